@@ -1,0 +1,158 @@
+"""Boxes as plain arrays: convert, check, clip, scale, compare.
+
+Every function takes and returns float32 arrays of shape (N, 4), never changes its input, and accepts
+N = 0. Unless a name says otherwise boxes are ``xyxy`` (left, top, right, bottom) in pixels, with
+(0, 0) the top left corner of the image and right/bottom exclusive.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm_fo1.errors import BoxError
+
+Array = npt.NDArray[np.float32]
+BoxesLike = npt.ArrayLike | Sequence[Sequence[float]]
+
+
+def as_boxes(boxes: BoxesLike) -> Array:
+    """Turn anything box-shaped into a fresh float32 array.
+
+    Args:
+        boxes: A list of four-number lists, an array or a CPU tensor; one bare box counts as a list
+            of one.
+
+    Returns:
+        Array of shape (N, 4); (0, 4) for an empty list.
+
+    Raises:
+        BoxError: Not numbers, or not four of them a box.
+    """
+    try:
+        array = np.array(boxes, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise BoxError(f"boxes must be rows of four numbers (x1, y1, x2, y2): {error}") from error
+    if array.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if array.ndim == 1 and array.shape[0] == 4:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BoxError(
+            f"boxes must have shape (N, 4), got {array.shape}: pass one (x1, y1, x2, y2) per box"
+        )
+    return array
+
+
+def check(boxes: BoxesLike, size_wh: tuple[int, int]) -> Array:
+    """Refuse boxes that cannot be used and clip the rest to the image.
+
+    A box that sticks out is clamped; one that lies outside, has no area, is reversed or is not
+    finite is refused with its index.
+
+    Args:
+        boxes: (N, 4) xyxy in image pixels.
+        size_wh: Width and height of the image in pixels.
+
+    Returns:
+        (N, 4) xyxy inside the image, in the given order.
+
+    Raises:
+        BoxError: With the index and value of the first box that breaks a rule.
+    """
+    array = as_boxes(boxes)
+    width, height = size_wh
+    for index, (x1, y1, x2, y2) in enumerate(array.tolist()):
+        where = f"box {index} = ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        if not np.isfinite([x1, y1, x2, y2]).all():
+            raise BoxError(f"{where} holds NaN or infinity: every coordinate must be finite")
+        if x2 < x1 or y2 < y1:
+            raise BoxError(
+                f"{where} is reversed: x2 >= x1 and y2 >= y1 are needed; "
+                "is it (x, y, width, height)? then use vlm_fo1.boxes.xywh_to_xyxy"
+            )
+        if x2 == x1 or y2 == y1:
+            raise BoxError(f"{where} has no area: drop it or widen it")
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            raise BoxError(
+                f"{where} lies outside the image of {width} x {height} pixels: "
+                "boxes are in pixels of the image as displayed (EXIF applied)"
+            )
+    return clip(array, size_wh)
+
+
+def clip(boxes: BoxesLike, size_wh: tuple[int, int]) -> Array:
+    """Clamp (N, 4) xyxy boxes to an image of the given width and height."""
+    limit = np.array([*size_wh, *size_wh], np.float32)
+    return np.clip(as_boxes(boxes), 0, limit)
+
+
+def scale(boxes: BoxesLike, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> Array:
+    """Carry (N, 4) xyxy boxes from one image size to another, each axis by its own factor."""
+    factor_xy = np.array([to_wh[0] / from_wh[0], to_wh[1] / from_wh[1]] * 2, np.float64)
+    return (as_boxes(boxes).astype(np.float64) * factor_xy).astype(np.float32)
+
+
+def xywh_to_xyxy(boxes: BoxesLike) -> Array:
+    """(x, y, width, height) to (x1, y1, x2, y2), as COCO files need; (N, 4) in and out."""
+    array = as_boxes(boxes)
+    return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes: BoxesLike) -> Array:
+    """(x1, y1, x2, y2) to (x, y, width, height); (N, 4) in and out."""
+    array = as_boxes(boxes)
+    return np.concatenate([array[:, :2], array[:, 2:] - array[:, :2]], axis=1)
+
+
+def cxcywh_to_xyxy(boxes: BoxesLike) -> Array:
+    """(centre x, centre y, width, height) to (x1, y1, x2, y2); (N, 4) in and out."""
+    array = as_boxes(boxes)
+    half = array[:, 2:] / 2
+    return np.concatenate([array[:, :2] - half, array[:, :2] + half], axis=1)
+
+
+def areas(boxes: BoxesLike) -> Array:
+    """Areas of (N, 4) xyxy boxes as (N,), zero for a reversed box."""
+    sides = np.maximum(xyxy_to_xywh(boxes)[:, 2:], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def iou(first: BoxesLike, second: BoxesLike) -> Array:
+    """Intersection over union of every pair.
+
+    Args:
+        first: (N, 4) xyxy.
+        second: (M, 4) xyxy, same frame.
+
+    Returns:
+        (N, M) in [0, 1]; 0 where both boxes have no area.
+    """
+    first_N4, second_M4 = as_boxes(first), as_boxes(second)
+    top_left = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
+    bottom_right = np.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
+    sides = np.maximum(bottom_right - top_left, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    union = areas(first_N4)[:, None] + areas(second_M4)[None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def nms(boxes: BoxesLike, scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.int64]:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,), higher is better; equal scores keep their order.
+        threshold: A box is dropped when its IoU with a kept one is strictly greater.
+
+    Returns:
+        Indices of the kept boxes, best first.
+    """
+    boxes_N4 = as_boxes(boxes)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    kept: list[int] = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        order = rest[iou(boxes_N4[best], boxes_N4[rest])[0] <= threshold]
+    return np.array(kept, np.int64)

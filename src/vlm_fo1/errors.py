@@ -1,0 +1,41 @@
+"""Everything this package raises on purpose.
+
+Each error is also the built-in that fits, so callers may catch either. A message says the rule,
+the value that broke it, and what to do.
+"""
+
+
+class FO1Error(Exception):
+    """Base of every error raised on purpose by `vlm_fo1`."""
+
+
+class BoxError(FO1Error, ValueError):
+    """A box, or a list of boxes, that cannot be used."""
+
+
+class ImageError(FO1Error, ValueError):
+    """An image that is missing, broken, too large, or of a kind we do not read."""
+
+
+class PromptError(FO1Error, ValueError):
+    """A question that cannot be asked: no label, an empty text, a region that does not exist."""
+
+
+class SpliceError(FO1Error, ValueError):
+    """Placeholders in the token ids and features for them differ in number."""
+
+
+class ConfigError(FO1Error, ValueError):
+    """A configuration that this package refuses rather than guesses about."""
+
+
+class CheckpointError(FO1Error, ValueError):
+    """A folder that is not a checkpoint, or weights that do not fit the configuration."""
+
+
+class ProposerError(FO1Error, ValueError):
+    """A proposer that is unknown, was asked wrongly, or returned something unusable."""
+
+
+class MissingExtraError(FO1Error, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

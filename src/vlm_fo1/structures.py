@@ -1,0 +1,346 @@
+"""What travels between the layers: `Regions` and `Answer`, frozen and validated.
+
+Boxes are float32 xyxy in pixels of the image as displayed (EXIF orientation applied).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm_fo1 import boxes as box_math
+from vlm_fo1._extras import require
+from vlm_fo1.errors import BoxError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Floats = npt.NDArray[np.float32]
+Selector = int | slice | Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+
+
+def _floats(values: npt.ArrayLike, count: int, name: str) -> Floats:
+    """One finite number a region, or NaN where it is unknown; read-only."""
+    array = np.array(values, np.float32)
+    if array.shape != (count,):
+        raise BoxError(f"{name} has shape {array.shape} for {count} boxes: pass one value per box")
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Boxes in one image, with what is known about each; best first when a proposer made them.
+
+    Args:
+        xyxy: (N, 4) pixels of the image.
+        size_wh: Width and height of that image in pixels.
+        scores: (N,) the proposer's own score, or None.
+        confidence: (N,) the model's probability of its region token while decoding, or None; NaN
+            for a region the model did not choose.
+        labels: N names, or None.
+        masks: (N, H, W) bool at image size, or None.
+    """
+
+    xyxy: Floats
+    size_wh: tuple[int, int]
+    scores: Floats | None = None
+    confidence: Floats | None = None
+    labels: tuple[str, ...] | None = None
+    masks: npt.NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Coerce, copy and freeze.
+
+        Raises:
+            BoxError: A field does not have one entry per box.
+        """
+        xyxy = box_math.as_boxes(self.xyxy)
+        xyxy.setflags(write=False)
+        object.__setattr__(self, "xyxy", xyxy)
+        width, height = self.size_wh
+        object.__setattr__(self, "size_wh", (int(width), int(height)))
+        for name in ("scores", "confidence"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _floats(value, len(xyxy), name))
+        if self.labels is not None:
+            labels = tuple(self.labels)
+            if len(labels) != len(xyxy):
+                raise BoxError(f"{len(labels)} labels for {len(xyxy)} boxes: pass one per box")
+            object.__setattr__(self, "labels", labels)
+        if self.masks is not None:
+            masks = np.array(self.masks, np.bool_)
+            if masks.shape != (len(xyxy), height, width):
+                raise BoxError(
+                    f"masks have shape {masks.shape}, ({len(xyxy)}, {height}, {width}) is needed: "
+                    "one mask per box at image size"
+                )
+            masks.setflags(write=False)
+            object.__setattr__(self, "masks", masks)
+
+    @classmethod
+    def empty(cls, size_wh: tuple[int, int]) -> "Regions":
+        """No regions in an image of this size."""
+        return cls(np.zeros((0, 4), np.float32), size_wh)
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, which: Selector) -> "Regions":
+        """A subset, in the given order: an index, a slice, indices or a boolean mask."""
+        indices = np.atleast_1d(np.arange(len(self))[which])
+        return Regions(
+            self.xyxy[indices],
+            self.size_wh,
+            None if self.scores is None else self.scores[indices],
+            None if self.confidence is None else self.confidence[indices],
+            None if self.labels is None else tuple(self.labels[i] for i in indices),
+            None if self.masks is None else self.masks[indices],
+        )
+
+    def best(self, limit: int) -> "Regions":
+        """At most ``limit`` regions: the best by score, or the first ones without scores.
+
+        Equal scores keep their order, and the regions that stay keep theirs.
+        """
+        if len(self) <= limit:
+            return self
+        if self.scores is None:
+            return self[:limit]
+        order = np.argsort(-self.scores, kind="stable")[:limit]
+        return self[np.sort(order)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, one list per field; masks are left out."""
+        result: dict[str, Any] = {"xyxy": [[_short(v) for v in box] for box in self.xyxy.tolist()]}
+        for name in ("scores", "confidence"):
+            values = getattr(self, name)
+            if values is not None:
+                result[name] = [None if np.isnan(v) else _short(v, 6) for v in values.tolist()]
+        if self.labels is not None:
+            result["labels"] = list(self.labels)
+        return result
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A label and the regions it points at, as positions in `Answer.regions`."""
+
+    label: str
+    indices: tuple[int, ...]
+    confidence: tuple[float, ...] | None = None
+    """Probability of each region's token while decoding, in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """A dense label x region table of scores, for models that give one."""
+
+    labels: tuple[str, ...]
+    scores: Floats
+    """(labels, regions) in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model said about one image, tied to the regions it was shown."""
+
+    text: str
+    """The model's words, markup kept."""
+    regions: Regions
+    """Every region that was offered, in the order of the model's numbers."""
+    mentions: tuple[Mention, ...] = ()
+    task: str = "free"
+    labels: tuple[str, ...] = ()
+    """What was asked for; a label without regions is an answer too."""
+    plain: str = ""
+    """The text without markup."""
+    count: int | None = None
+    """For counting: the number the answer states, else the number of regions it chose."""
+    problems: tuple[str, ...] = ()
+    """Everything that was cut, repaired or could not be used. Empty is good."""
+    table: ScoreTable | None = None
+    timing_s: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Seconds per part; not part of `to_dict`, which is the same for the same input."""
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the image in pixels."""
+        return self.regions.size_wh
+
+    @cached_property
+    def chosen(self) -> Regions:
+        """Every mentioned region with its label, mention by mention; repeats are kept once."""
+        indices: list[int] = []
+        labels: list[str] = []
+        confidence: list[float] = []
+        for mention in self.mentions:
+            for position, index in enumerate(mention.indices):
+                if (index, mention.label) in zip(indices, labels, strict=True):
+                    continue
+                indices.append(index)
+                labels.append(mention.label)
+                known = mention.confidence
+                confidence.append(np.nan if known is None else known[position])
+        picked = self.regions[indices]
+        return Regions(
+            picked.xyxy,
+            picked.size_wh,
+            picked.scores,
+            None if not indices or np.isnan(confidence).all() else np.array(confidence, np.float32),
+            tuple(labels),
+            picked.masks,
+        )
+
+    def __getitem__(self, label: str) -> Regions:
+        """The regions of one label, empty if the model named none.
+
+        Raises:
+            KeyError: The label was neither asked for nor mentioned.
+        """
+        chosen = self.chosen
+        assert chosen.labels is not None
+        if label not in self.labels and label not in {m.label for m in self.mentions}:
+            known = ", ".join(map(repr, self)) or "nothing"
+            raise KeyError(f"{label!r} was not asked for; this answer is about {known}")
+        return chosen[[i for i, name in enumerate(chosen.labels) if name == label]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Labels asked for, then others that were mentioned."""
+        return iter(dict.fromkeys([*self.labels, *(m.label for m in self.mentions)]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the same for the same input (no times, no paths)."""
+        width, height = self.size_wh
+        result: dict[str, Any] = {
+            "task": self.task,
+            "text": self.text,
+            "plain": self.plain,
+            "labels": list(self.labels),
+            "count": self.count,
+            "image": {"width": width, "height": height},
+            "mentions": [
+                {
+                    "label": mention.label,
+                    "regions": [
+                        self._region_dict(mention, position)
+                        for position in range(len(mention.indices))
+                    ],
+                }
+                for mention in self.mentions
+            ],
+            "regions": self.regions.to_dict(),
+            "problems": list(self.problems),
+        }
+        if self.table is not None:
+            result["table"] = {
+                "labels": list(self.table.labels),
+                "scores": [[_short(v, 6) for v in row] for row in self.table.scores.tolist()],
+            }
+        return result
+
+    def _region_dict(self, mention: Mention, position: int) -> dict[str, Any]:
+        index = mention.indices[position]
+        region: dict[str, Any] = {
+            "index": index,
+            "xyxy": [_short(v) for v in self.regions.xyxy[index].tolist()],
+        }
+        if mention.confidence is not None:
+            region["confidence"] = _short(mention.confidence[position], 6)
+        if self.regions.scores is not None:
+            region["score"] = _short(float(self.regions.scores[index]), 6)
+        return region
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """`to_dict` as JSON text with a fixed order of keys."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+
+    def to_coco(
+        self,
+        image_id: int,
+        category_ids: Mapping[str, int] | None = None,
+        *,
+        score: Literal["confidence", "proposal"] = "confidence",
+    ) -> list[dict[str, Any]]:
+        """Detections in COCO's result format.
+
+        Args:
+            image_id: COCO id of the image.
+            category_ids: Label to category id; labels it lacks are left out. Without it, labels are
+                numbered from 1 in the order of `iter(answer)`.
+            score: Which number to write: the model's probability of the region's token, or the
+                proposal's own score. Where that is unknown the other is taken, else 1.
+
+        Returns:
+            One dict per chosen region: ``image_id``, ``category_id``, ``bbox`` (xywh pixels),
+            ``score``.
+        """
+        if category_ids is None:
+            category_ids = {label: number for number, label in enumerate(self, start=1)}
+        chosen = self.chosen
+        assert chosen.labels is not None
+        wanted = (chosen.confidence, chosen.scores)
+        scores = _first_known(wanted if score == "confidence" else wanted[::-1], len(chosen))
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "bbox": [_short(v) for v in box],
+                "score": _short(value, 6),
+            }
+            for label, box, value in zip(
+                chosen.labels,
+                box_math.xyxy_to_xywh(chosen.xyxy).tolist(),
+                scores,
+                strict=True,
+            )
+            if label in category_ids
+        ]
+
+    def to_supervision(self) -> Any:
+        """The chosen regions as ``supervision.Detections``; labels stand in ``class_name``.
+
+        ``confidence`` is filled as in `to_coco`.
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        supervision = require("supervision", extra="supervision")
+        chosen = self.chosen
+        assert chosen.labels is not None
+        order = list(self)
+        return supervision.Detections(
+            xyxy=np.array(chosen.xyxy),
+            mask=None if chosen.masks is None or not len(chosen) else np.array(chosen.masks),
+            confidence=np.array(
+                _first_known((chosen.confidence, chosen.scores), len(chosen)), np.float32
+            ),
+            class_id=np.array([order.index(label) for label in chosen.labels], np.int64),
+            data={"class_name": np.array(chosen.labels, dtype=np.str_)},
+        )
+
+    def draw(self, image: Any, **options: Any) -> "Image.Image":
+        """The chosen regions on the image; see `vlm_fo1.draw.draw_answer` for the options."""
+        from vlm_fo1.draw import draw_answer  # sugar: the only upward import, allowed by name
+
+        draw: Callable[..., Image.Image] = draw_answer
+        return draw(image, self, **options)
+
+
+def _first_known(candidates: Sequence[Floats | None], count: int) -> list[float]:
+    """Per region the first number that is there and not NaN, else 1."""
+    result = np.full(count, np.nan, np.float32)
+    for values in candidates:
+        if values is not None:
+            result = np.where(np.isnan(result), values, result)
+    return np.where(np.isnan(result), 1.0, result).tolist()
+
+
+def _short(value: float, digits: int = 2) -> float:
+    """Round for files: two decimals for pixels, six for scores."""
+    return round(float(value), digits)
