@@ -1,0 +1,49 @@
+"""What happens around the host's decoding loop: a confidence for every region that is named.
+
+Shapes: B rows, S steps, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+class RegionTokenProbabilities(LogitsProcessor):
+    """Records, step by step, how likely each region tag was; changes nothing.
+
+    Args:
+        tag_ids: Token ids of the region tags, in order of their numbers.
+    """
+
+    def __init__(self, tag_ids: Sequence[int]) -> None:
+        self.tag_ids = torch.tensor(list(tag_ids))
+        self.steps: list[Tensor] = []
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, scores: Tensor
+    ) -> Tensor:
+        """Called by ``generate`` before each choice with (B, V) scores."""
+        del input_ids
+        tags = self.tag_ids.to(scores.device)
+        log_total = scores.float().logsumexp(-1, keepdim=True)
+        self.steps.append((scores[:, tags].float() - log_total).exp().cpu())
+        return scores
+
+    def of_tokens(self, new_ids: Tensor, row: int) -> list[float]:
+        """Probability of each region tag that was written, in order.
+
+        Args:
+            new_ids: (S,) tokens generated for one row.
+            row: Which row of the batch.
+
+        Returns:
+            One number in [0, 1] per region tag among ``new_ids``.
+        """
+        number = {int(token): position for position, token in enumerate(self.tag_ids.tolist())}
+        return [
+            float(self.steps[step][row, number[token]])
+            for step, token in enumerate(new_ids.tolist())
+            if token in number
+        ]

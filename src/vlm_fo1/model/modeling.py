@@ -1,0 +1,356 @@
+"""`FO1ForConditionalGeneration`: a host VLM that reads regions and points at them.
+
+The forward pass is the paper's figure: both towers look at the image, the region encoder turns
+boxes into tokens, the splice puts them where the text names them, the host's decoder answers.
+
+Shapes: B rows, T tokens, D width of the language model, V vocabulary, I images, P patches of all
+images, N regions of an image, H and W sides of an auxiliary image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vlm_fo1.errors import SpliceError
+from vlm_fo1.model.auxiliary import AuxiliaryTower
+from vlm_fo1.model.backbones import find_backbone
+from vlm_fo1.model.configuration import FO1Config
+from vlm_fo1.model.connectors import build_connector
+from vlm_fo1.model.region_encoder import HybridRegionEncoder
+from vlm_fo1.model.splice import check_counts, splice
+from vlm_fo1.model.weights import load_pretrained
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """What the language model sees of a batch of images; reusable for many questions."""
+
+    image_tokens: list[Tensor]
+    """Per image (n, D)."""
+    region_tokens: list[Tensor]
+    """Per image (N, D)."""
+    image_grid_thw: Tensor
+    """(I, 3) frames, rows and columns of patches."""
+
+
+class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """VLM-FO1 on any host that `backbones` has an adapter for."""
+
+    config_class = FO1Config
+    base_model_prefix = "host"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = [
+        "Qwen2_5_VLDecoderLayer",
+        "Qwen2_5_VLVisionBlock",
+        "Florence2VisionBlock",
+        "Level",
+    ]
+
+    def __init__(self, config: FO1Config) -> None:
+        super().__init__(config)
+        host, regions = config.host, config.regions
+        self.backbone = find_backbone(host.model_type)
+        self.host = AutoModelForImageTextToText.from_config(host)
+        self.image_connector = build_connector(
+            config.image_connector, config.hidden_size, config.hidden_size
+        )
+        self.auxiliary = AuxiliaryTower(config.auxiliary, tuple(regions.auxiliary_strides))
+        self.region_encoder = HybridRegionEncoder(
+            regions, self.backbone.map_channels(host), self.backbone.map_stride(host)
+        )
+        self.region_connector = build_connector(
+            config.region_connector, config.region_width, config.hidden_size
+        )
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> "FO1ForConditionalGeneration":
+        """Load a released folder, one of ours, or a Hub id; see `weights.load_pretrained`."""
+        return load_pretrained(cls, pretrained_model_name_or_path, **options)
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **options: Any
+    ) -> None:
+        """Save in our own layout, which `from_pretrained` reads; options as in transformers."""
+        super().save_pretrained(save_directory, **{"save_original_format": False, **options})
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The host's word embeddings."""
+        return self.host.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the host's word embeddings, e.g. after adding tokens."""
+        self.host.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The host's language-model head."""
+        return self.host.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the host's language-model head."""
+        self.host.set_output_embeddings(new_embeddings)
+
+    def encode_images(
+        self,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor | None,
+        aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
+        region_boxes: Sequence[Tensor] | None = None,
+    ) -> EncodedImages:
+        """Both towers, the region encoder and the connectors.
+
+        Args:
+            pixel_values: (P, patch values) flattened patches of all images.
+            image_grid_thw: (I, 3) frames, rows and columns of patches.
+            aux_pixel_values: Per image (3, H, W); None if no image has boxes.
+            region_boxes: Per image (N, 4) xyxy in auxiliary pixels; None for no boxes at all.
+
+        Returns:
+            Tokens per image; (0, D) region tokens for an image without boxes, whose auxiliary
+            image is then not looked at.
+
+        Raises:
+            SpliceError: No grid, or lists that do not have one entry per image.
+        """
+        if image_grid_thw is None:
+            raise SpliceError("pixel_values need image_grid_thw: the grid of patches of each image")
+        images = len(image_grid_thw)
+        if region_boxes is None:
+            region_boxes = [pixel_values.new_zeros(0, 4)] * images
+        if aux_pixel_values is None:
+            if any(len(boxes) for boxes in region_boxes):
+                raise SpliceError("region_boxes need aux_pixel_values: pass one image per entry")
+            aux_pixel_values = [pixel_values.new_zeros(3, 1, 1)] * images
+        for name, values in (
+            ("aux_pixel_values", aux_pixel_values),
+            ("region_boxes", region_boxes),
+        ):
+            if len(values) != images:
+                raise SpliceError(
+                    f"{len(values)} {name} for {images} images: pass one entry per image"
+                )
+        primary = self.backbone.encode_images(self.host, pixel_values, image_grid_thw)
+        regions = [
+            self._encode_regions(primary_map, pixels, boxes)
+            for primary_map, pixels, boxes in zip(
+                primary.maps, aux_pixel_values, region_boxes, strict=True
+            )
+        ]
+        tokens = [self.image_connector(tokens) for tokens in primary.tokens]
+        return EncodedImages(tokens, regions, image_grid_thw)
+
+    def _encode_regions(self, primary_map: Any, pixels_3HW: Tensor, boxes_N4: Tensor) -> Tensor:
+        """Region tokens (N, D) of one image."""
+        connector = self.region_connector
+        dtype = next(connector.parameters()).dtype
+        if not len(boxes_N4):
+            return pixels_3HW.new_zeros((0, self.config.hidden_size), dtype=dtype)
+        height, width = pixels_3HW.shape[1:]
+        features_NR = self.region_encoder(
+            self.auxiliary(pixels_3HW), primary_map, boxes_N4.float(), (width, height)
+        )
+        return connector(features_NR.to(dtype))
+
+    def get_region_features(
+        self,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor,
+        aux_pixel_values: Sequence[Tensor],
+        region_boxes: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Region tokens as the language model reads them; arguments as in `encode_images`.
+
+        Returns:
+            Per image (N, D).
+        """
+        return self.encode_images(
+            pixel_values, image_grid_thw, aux_pixel_values, region_boxes
+        ).region_tokens
+
+    def embed_prompt(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        encoded: EncodedImages | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Text with image and region tokens in place, and its positions.
+
+        Args:
+            input_ids: (B, T) with ``config.image_token_id`` once per merged image token and
+                ``config.region_token_id`` once per region.
+            attention_mask: (B, T), 0 on padding.
+            encoded: The images of all rows, in reading order; None for text alone.
+
+        Returns:
+            Embeddings (B, T, D) and position ids in the host's shape.
+
+        Raises:
+            SpliceError: Placeholders and features differ in number.
+        """
+        is_image = input_ids == self.config.image_token_id
+        is_region = input_ids == self.config.region_token_id
+        check_counts(
+            is_image.sum(-1).tolist(),
+            is_region.sum(-1).tolist(),
+            [len(tokens) for tokens in encoded.image_tokens] if encoded else [],
+            [len(tokens) for tokens in encoded.region_tokens] if encoded else [],
+        )
+        embeds = self.get_input_embeddings()(input_ids)
+        if encoded is not None:
+            embeds = splice(embeds, is_image, encoded.image_tokens)
+            embeds = splice(embeds, is_region, encoded.region_tokens)
+        position_ids = self.backbone.position_ids(
+            self.host,
+            input_ids,
+            attention_mask,
+            encoded.image_grid_thw if encoded else None,
+            self.config.image_token_id,
+        )
+        return embeds, position_ids
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
+        region_boxes: Sequence[Tensor] | None = None,
+        encoded: EncodedImages | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits for a batch of prompts.
+
+        Args:
+            input_ids: (B, T), see `embed_prompt`. Left-pad a batch.
+            attention_mask: (B, T), 0 on padding.
+            pixel_values: See `encode_images`; images of all rows in reading order, rows may have
+                none.
+            image_grid_thw: See `encode_images`.
+            aux_pixel_values: See `encode_images`.
+            region_boxes: See `encode_images`.
+            encoded: What `encode_images` returned, instead of the four above.
+            position_ids: Positions in the host's shape; worked out for a whole prompt, needed when
+                a cache holds part of it.
+            past_key_values: Cache of earlier tokens; then ``input_ids`` are plain text.
+            inputs_embeds: (B, T, D) instead of ``input_ids``, placeholders already replaced.
+            labels: (B, T) token ids, -100 where no loss is wanted.
+            use_cache: Return the cache.
+            logits_to_keep: Only the last so many positions (0 for all), or indices of positions.
+            **kwargs: Passed to the host's decoder.
+
+        Returns:
+            ``logits`` (B, T, V), ``loss`` with labels, ``past_key_values``.
+
+        Raises:
+            SpliceError: Placeholders and features differ in number, or positions are missing.
+        """
+        started = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if inputs_embeds is not None:
+            embeds = inputs_embeds
+        elif input_ids is None:
+            raise SpliceError("input_ids or inputs_embeds are needed, got neither")
+        elif started:
+            embeds = self.get_input_embeddings()(input_ids)
+        else:
+            if encoded is None and pixel_values is not None:
+                encoded = self.encode_images(
+                    pixel_values, image_grid_thw, aux_pixel_values, region_boxes
+                )
+            embeds, positions = self.embed_prompt(input_ids, attention_mask, encoded)
+            position_ids = positions if position_ids is None else position_ids
+        if position_ids is None:
+            raise SpliceError(
+                "position_ids are needed with inputs_embeds or a started cache: "
+                "embed_prompt returns those of the prompt"
+            )
+        outputs = self.backbone.decode(
+            self.host,
+            embeds,
+            position_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        assert outputs.last_hidden_state is not None
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(outputs.last_hidden_state[:, keep, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.get_text_config().vocab_size
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
+        region_boxes: Sequence[Tensor] | None = None,
+        encoded: EncodedImages | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue a batch of prompts.
+
+        Images and regions are encoded once, and positions travel with the call: nothing is kept on
+        the module, so threads may generate on one model at the same time.
+
+        Args:
+            input_ids: (B, T) prompts, left-padded; placeholders as in `forward`.
+            attention_mask: (B, T), 0 on padding; all ones if left out.
+            pixel_values: As in `forward`.
+            image_grid_thw: As in `forward`.
+            aux_pixel_values: As in `forward`.
+            region_boxes: As in `forward`.
+            encoded: What `encode_images` returned, instead of the four above.
+            **options: As in transformers: ``max_new_tokens``, ``do_sample``, ``streamer``,
+                ``logits_processor``, ``num_beams``, ``return_dict_in_generate``, ... With
+                ``inputs_embeds`` and ``position_ids`` (from `embed_prompt`) nothing is encoded.
+
+        Returns:
+            (B, T + new) token ids, prompts first, as transformers gives them.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if "inputs_embeds" not in options:
+            if encoded is None and pixel_values is not None:
+                encoded = self.encode_images(
+                    pixel_values, image_grid_thw, aux_pixel_values, region_boxes
+                )
+            embeds, positions = self.embed_prompt(input_ids, attention_mask, encoded)
+            options |= {"inputs_embeds": embeds, "position_ids": positions}
+        return super().generate(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids=input_ids, attention_mask=attention_mask, **options
+        )

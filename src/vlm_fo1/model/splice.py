@@ -1,0 +1,69 @@
+"""Put image and region tokens where the text holds their placeholders.
+
+Shapes: B rows, T tokens, D width of the language model, I images of all rows, n tokens of an image.
+"""
+
+import torch
+from torch import Tensor
+
+from vlm_fo1.errors import SpliceError
+
+
+def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:
+    """Replace placeholders by features, in reading order.
+
+    Args:
+        embeds_BTD: Embedded text.
+        placeholder_BT: True where a feature goes.
+        features: (n, D) each; all of them together as many as placeholders.
+
+    Returns:
+        (B, T, D), with gradients to both inputs.
+    """
+    if not features:
+        return embeds_BTD
+    flat = torch.cat([part.to(embeds_BTD.device, embeds_BTD.dtype) for part in features])
+    return embeds_BTD.masked_scatter(placeholder_BT[..., None], flat)
+
+
+def check_counts(
+    image_slots_B: list[int],
+    region_slots_B: list[int],
+    image_sizes_I: list[int],
+    region_counts_I: list[int],
+) -> None:
+    """Refuse a batch whose placeholders and features differ in number.
+
+    Args:
+        image_slots_B: Image placeholders of each row.
+        region_slots_B: Region placeholders of each row.
+        image_sizes_I: Merged tokens of each image, images in reading order.
+        region_counts_I: Regions of each image.
+
+    Raises:
+        SpliceError: With the row and both counts.
+    """
+    image = 0
+    for row, (image_slots, region_slots) in enumerate(
+        zip(image_slots_B, region_slots_B, strict=True)
+    ):
+        first, filled = image, 0
+        while filled < image_slots and image < len(image_sizes_I):
+            filled += image_sizes_I[image]
+            image += 1
+        if filled != image_slots:
+            raise SpliceError(
+                f"row {row}: {image_slots} image placeholders but its images give {filled} tokens: "
+                "repeat the image token once per merged token (grid height x width / merge^2)"
+            )
+        regions = sum(region_counts_I[first:image])
+        if regions != region_slots:
+            raise SpliceError(
+                f"row {row}: {region_slots} region placeholders but {regions} boxes: "
+                "pass one box per region placeholder"
+            )
+    if image != len(image_sizes_I):
+        raise SpliceError(
+            f"{len(image_sizes_I)} images but the text has room for {image}: "
+            "every image needs its placeholders in input_ids"
+        )
