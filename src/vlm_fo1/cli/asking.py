@@ -4,6 +4,7 @@ One bad picture is reported and counted; the others are done. With ``--save`` no
 lost: each answer is on disk before the next picture is opened.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,9 +188,9 @@ def _in_folder(out: Path, pictures: list[Path]) -> dict[Path, Path]:
     while not all(path.is_relative_to(root) for path in pictures):
         root = root.parent
     plain = {path: path.relative_to(root).with_suffix(".jpg") for path in pictures}
-    names = list(plain.values())
+    times = Counter(plain.values())
     for path, name in plain.items():
-        if names.count(name) > 1:
+        if times[name] > 1:
             plain[path] = name.with_name(f"{path.name}.jpg")
     return {path: out / name for path, name in plain.items()}
 
@@ -329,7 +330,7 @@ def _show(path: Path, answer: "Answer", *, streamed: bool) -> None:
 
 
 def _conclude(options: Run, outcome: _Outcome, errors: Console, pictures: int) -> None:
-    if pictures > 1:
+    if pictures > 1 or outcome.skipped:
         line = f"{outcome.done} answered"
         if outcome.skipped:
             line += f", {outcome.skipped} were already in {options.save}"
