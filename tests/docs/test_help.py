@@ -2,9 +2,9 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -62,13 +62,14 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 def test_help_takes_less_than_three_tenths_of_a_second():
-    # The quickest of several: how long it takes when nothing else has the core. The other test
-    # worker and the machine's neighbours only ever make it slower.
+    # Of a core's time, the quickest of several: a wall clock would measure what else is running.
     quickest_s = float("inf")
     for _ in range(15):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         text_of("--help")
-        quickest_s = min(quickest_s, time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        quickest_s = min(quickest_s, spent_s)
         if quickest_s < 0.3:
             return
     pytest.fail(f"fo1 --help took {quickest_s:.2f} s at best, 0.3 s is the limit")
