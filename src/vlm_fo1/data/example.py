@@ -226,11 +226,11 @@ def _faults(example: Example) -> Iterator[str]:
     if isinstance(example.image, Path):
         try:
             with Image.open(example.image) as image:
-                size = image.size
+                width, height = image.size
                 if image.getexif().get(0x0112, 1) in {5, 6, 7, 8}:  # turned by a quarter
-                    size = size[::-1]
+                    width, height = height, width
             if len(example.regions_xyxy):
-                box_math.check(example.regions_xyxy, size)
+                box_math.check(example.regions_xyxy, (width, height))
         except FileNotFoundError:
             yield f"image {example.image} does not exist"
         except BoxError as error:

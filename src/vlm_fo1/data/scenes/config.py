@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from vlm_fo1.errors import ConfigError
 
@@ -97,14 +97,17 @@ class SceneConfig:
             ConfigError: A range that is reversed, a share outside [0, 1], an unknown task.
         """
         for item in fields(self):
-            value = getattr(self, item.name)
+            value: Any = getattr(self, item.name)
             if isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, item.name, value)
-            if item.name in _RANGES and not (len(value) == 2 and 0 <= value[0] <= value[1]):
-                raise ConfigError(f"{item.name} = {value} must be (least, greatest), both >= 0")
-            if item.name in _SHARES and not 0 <= value <= 1:
-                raise ConfigError(f"{item.name} = {value} is a share: a number from 0 to 1")
+                object.__setattr__(self, item.name, tuple(value))
+        for name in _RANGES:
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
+        for name in _SHARES:
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
         unknown = sorted(set(self.tasks) - set(TASKS))
         if unknown:
             raise ConfigError(f"tasks {unknown} are unknown: the tasks are {', '.join(TASKS)}")

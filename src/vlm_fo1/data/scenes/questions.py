@@ -7,16 +7,14 @@ ask. Answers are short and of one form each, so that a small model can learn the
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from vlm_fo1.data.answers import count_answer, label_answer
 from vlm_fo1.data.example import Turn
 from vlm_fo1.data.scenes.kinds import SIGN, plural, with_article
 from vlm_fo1.data.scenes.referring import nothing, phrases
 from vlm_fo1.data.scenes.view import Item, Rng, View, brief, mention
-from vlm_fo1.data.scenes.whole import amount, ask_reasoning, ask_whole
-from vlm_fo1.markup import RELEASED
+from vlm_fo1.data.scenes.whole import ask_reasoning, ask_whole
 from vlm_fo1.prompts import Question, Task, ask_grounded_caption, ask_labels, ask_regions
 
-NOTHING = "None"
-"""The whole answer when nothing that was asked for is there and absence is not spelt out."""
 BACKGROUND = "background"
 """Caption of a region that holds nothing."""
 
@@ -61,21 +59,8 @@ def ask(view: View, rng: Rng) -> tuple[Turn, ...]:
     return tuple(turns.values())
 
 
-def label_answer(view: View, labels: Mapping[str, tuple[Item, ...]]) -> str:
-    """Labels with their regions, a line each; absent ones as the config wants them."""
-    spelt = view.config.absent_style == "none"
-    lines = [
-        mention(label, group) if group else absent_mention(label)
-        for label, group in labels.items()
-        if group or spelt
-    ]
-    return "\n".join(lines) or NOTHING
-
-
-def absent_mention(label: str) -> str:
-    """A label with ``None`` in place of regions."""
-    objects, end_objects = RELEASED.objects
-    return f"{RELEASED.ground[0]}{label}{RELEASED.ground[1]}{objects}None{end_objects}"
+def _regions(labels: Mapping[str, tuple[Item, ...]]) -> dict[str, list[int]]:
+    return {label: [item.region for item in group] for label, group in labels.items()}
 
 
 def _turn(question: Question, answer: str) -> Turn:
@@ -102,7 +87,10 @@ def _detection(view: View, rng: Rng) -> Turn | None:
         return None
     order = [list(labels)[index] for index in rng.permutation(len(labels))]
     labels = {name: labels[name] for name in order}
-    return _turn(ask_labels(Task.DETECTION, list(labels)), label_answer(view, labels))
+    return _turn(
+        ask_labels(Task.DETECTION, list(labels)),
+        label_answer(_regions(labels), view.config.absent_style),
+    )
 
 
 def _counting(view: View, rng: Rng) -> Turn | None:
@@ -114,13 +102,9 @@ def _counting(view: View, rng: Rng) -> Turn | None:
     assert name is not None
     group = view.by_name.get(name, ())
     label = plural(name) if rng.random() < 0.5 else name
-    sentence = amount(1, name) if len(group) == 1 else f"There are {len(group)} {label}."
-    if group:
-        answer = f"{mention(label, group)} {sentence}"
-    elif view.config.absent_style == "none":
-        answer = f"{absent_mention(label)} {sentence}"
-    else:
-        answer = sentence
+    answer = count_answer(
+        label, [item.region for item in group], view.config.absent_style, one=name
+    )
     return _turn(ask_labels(Task.COUNTING, label), answer)
 
 
@@ -128,7 +112,10 @@ def _referring(view: View, rng: Rng) -> Turn | None:
     if rng.random() < view.config.absent / 3:
         phrase = nothing(view, rng)
         if phrase is not None:
-            return _turn(ask_labels(Task.REFERRING, phrase), label_answer(view, {phrase: ()}))
+            return _turn(
+                ask_labels(Task.REFERRING, phrase),
+                label_answer({phrase: ()}, view.config.absent_style),
+            )
     forms = phrases(view)
     if len(forms) > 1 and rng.random() < 0.85:
         forms.pop("only", None)  # the easiest, and nearly always there
@@ -136,7 +123,7 @@ def _referring(view: View, rng: Rng) -> Turn | None:
         return None
     found = forms[list(forms)[rng.integers(len(forms))]]
     phrase, item = found[rng.integers(len(found))]
-    return _turn(ask_labels(Task.REFERRING, phrase), label_answer(view, {phrase: (item,)}))
+    return _turn(ask_labels(Task.REFERRING, phrase), label_answer({phrase: (item.region,)}))
 
 
 def _about(view: View, task: Task, item: Item, answer: str) -> Turn:
@@ -212,7 +199,8 @@ def _visual_prompt(view: View, rng: Rng) -> Turn | None:
     group = groups[rng.integers(len(groups))]
     item = group[rng.integers(len(group))]
     others = tuple(other for other in group if other is not item)
-    return _about(view, Task.VISUAL_PROMPT, item, label_answer(view, {item.thing.name: others}))
+    answer = label_answer(_regions({item.thing.name: others}), view.config.absent_style)
+    return _about(view, Task.VISUAL_PROMPT, item, answer)
 
 
 def _grounded_caption(view: View, rng: Rng) -> Turn | None:

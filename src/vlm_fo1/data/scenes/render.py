@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlm_fo1.data.scenes import backgrounds
+from vlm_fo1.data.scenes.backgrounds import lit, plain, varied, with_effect
 from vlm_fo1.data.scenes.colours import COLOURS
 from vlm_fo1.data.scenes.config import SceneConfig
 from vlm_fo1.data.scenes.kinds import COLOURABLE, SIGN
@@ -126,14 +126,14 @@ def render(config: SceneConfig, sprites: SpriteSet, rng: Rng) -> RenderedScene:
     shown = _hidden_removed(placed, size_wh, config)
     background = None
     if rng.random() < config.plain_background:
-        canvas, background = backgrounds.plain(size_wh, rng)
+        canvas, background = plain(size_wh, rng)
     else:
-        canvas = backgrounds.varied(size_wh, rng)
+        canvas = varied(size_wh, rng)
     for layer, _ in shown:
         _paint(canvas, layer)
-    canvas = backgrounds.lit(canvas, rng)
+    canvas = lit(canvas, rng)
     if rng.random() < config.effects:
-        canvas = backgrounds.with_effect(canvas, rng)
+        canvas = with_effect(canvas, rng)
     return RenderedScene(
         image=Image.fromarray(canvas),
         objects=tuple(truth for _, truth in shown),
@@ -149,8 +149,8 @@ def _within(rng: Rng, limits: tuple[int, int]) -> int:
 def _things(
     config: SceneConfig,
     sprites: SpriteSet,
-    kinds: Sequence[str],
-    styles: Sequence[str],
+    kinds: tuple[str, ...],
+    styles: tuple[str, ...],
     size_wh: tuple[int, int],
     rng: Rng,
 ) -> list[_Layer]:
@@ -158,20 +158,22 @@ def _things(
     if not count:
         return []
     distinct = int(np.clip(round(count * rng.uniform(0.3, 0.8)), 1, len(kinds)))
-    names = [kinds[index] for index in rng.choice(len(kinds), distinct, replace=False)]
-    names += [names[index] for index in rng.integers(0, distinct, count - distinct)]
+    names: list[str] = [
+        kinds[index] for index in rng.choice(len(kinds), distinct, replace=False).tolist()
+    ]
+    names += [names[int(rng.integers(distinct))] for _ in range(count - distinct)]
     painted = {
         n for n in dict.fromkeys(names) if n in COLOURABLE and rng.random() < config.coloured
     }
     # A few colours a scene, so that "the one that is not black" happens.
     palette = rng.choice(list(COLOURS), int(rng.integers(2, 5)), replace=False)
-    one_style = styles[rng.integers(len(styles))] if rng.random() < 0.5 else None
+    one_style = styles[int(rng.integers(len(styles)))] if rng.random() < 0.5 else None
     low, high = config.object_size
     crowded = 1.6 * np.sqrt(size_wh[0] * size_wh[1] / max(count, 1))
     high = int(max(low, min(high, crowded, 0.6 * min(size_wh))))
     layers: list[_Layer] = []
     for name in names:
-        style = one_style or styles[rng.integers(len(styles))]
+        style = one_style or styles[int(rng.integers(len(styles)))]
         colour = str(rng.choice(palette)) if name in painted else None
         side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         angle = rng.uniform(-config.rotation_deg, config.rotation_deg)
@@ -186,7 +188,7 @@ def _signs(config: SceneConfig, rng: Rng) -> list[_Layer]:
     words = config.words or WORDS
     count = min(_within(rng, config.signs), len(words))
     layers: list[_Layer] = []
-    for index in rng.choice(len(words), count, replace=False):
+    for index in rng.choice(len(words), count, replace=False).tolist():
         plate = draw_sign(words[index], _within(rng, config.letter_height), rng)
         levels = (plate.convert("RGBa"),)
         angle = rng.uniform(-6, 6) * config.rotation_deg / 25
@@ -247,7 +249,7 @@ def _placed(
                 taken = np.concatenate([taken, box[None]])
                 placed.append(layer)
                 break
-    rng.shuffle(placed)  # pyright: ignore[reportArgumentType] (a list is shuffled in place)
+    rng.shuffle(placed)  # a list is shuffled in place
     return sorted(placed, key=lambda layer: layer.text is not None)
 
 
