@@ -96,18 +96,7 @@ class SceneConfig:
         Raises:
             ConfigError: A range that is reversed, a share outside [0, 1], an unknown task.
         """
-        for item in fields(self):
-            value: Any = getattr(self, item.name)
-            if isinstance(value, list):
-                object.__setattr__(self, item.name, tuple(value))
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
-        for name in _SHARES:
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
+        _check_values(self)
         unknown = sorted(set(self.tasks) - set(TASKS))
         if unknown:
             raise ConfigError(f"tasks {unknown} are unknown: the tasks are {', '.join(TASKS)}")
@@ -127,3 +116,23 @@ _SHARES = frozenset(
     {"overlap", "min_visible", "coloured", "plain_background", "effects", "jitter", "drop"}
     | {"no_regions", "absent"}
 )
+
+
+def _check_values(config: SceneConfig) -> None:
+    """Take lists for tuples, then look at ranges and shares.
+
+    Raises:
+        ConfigError: One that cannot be.
+    """
+    for item in fields(config):
+        value: Any = getattr(config, item.name)
+        if isinstance(value, list):
+            object.__setattr__(config, item.name, tuple(value))
+    for name in _RANGES:
+        low, high = getattr(config, name)
+        if not 0 <= low <= high:
+            raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
+    for name in _SHARES:
+        share = getattr(config, name)
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
