@@ -3,69 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import Vocabulary, neutralise
+from vlm_fo1.markup import neutralise
+from vlm_fo1.processing import FO1Processor
 
 IGNORED = -100
 """Label of a token that is not learnt."""
-
-
-class Chat(Protocol):
-    """What is read of `vlm_fo1.processing.ChatFormat`."""
-
-    @property
-    def opening(self) -> str:
-        """Everything before the user's first words."""
-        ...
-
-    @property
-    def closing(self) -> str:
-        """Everything between a question and its answer."""
-        ...
-
-    @property
-    def stop_token(self) -> str:
-        """The token that ends an answer."""
-        ...
-
-
-class Processor(Protocol):
-    """What is read of `vlm_fo1.processing.FO1Processor`."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The host's tokenizer."""
-        ...
-
-    @property
-    def image_processor(self) -> Any:
-        """Images and boxes to tensors, with ``image_tokens``."""
-        ...
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """How regions are spelt."""
-        ...
-
-    @property
-    def chat(self) -> Any:
-        """A `Chat`."""
-        ...
-
-    @property
-    def stop_token_id(self) -> int:
-        """Id of the token that ends an answer."""
-        ...
-
-    def encode_prompt(self, question: str, count: int, image_tokens: int) -> list[int]:
-        """Ids of a prompt up to the first token of the answer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +44,7 @@ class Collator:
         max_tokens: Longest sequence; questions beyond it are left out, the first must fit.
     """
 
-    def __init__(self, processor: Processor, max_tokens: int | None = None) -> None:
+    def __init__(self, processor: FO1Processor, max_tokens: int | None = None) -> None:
         self.processor = processor
         self.max_tokens = max_tokens
 
@@ -215,7 +164,7 @@ class Collator:
 
     def _later_prompt(self, question: str) -> list[int]:
         # What opens the user's turn in the first prompt opens it here; a system turn comes once.
-        chat: Chat = self.processor.chat
+        chat = self.processor.chat
         opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
         return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
 
