@@ -95,6 +95,14 @@ def _scenes(values: dict[str, Any], seed: int) -> Source:
 def _coco(values: dict[str, Any], seed: int) -> Source:
     questions = dict(values.pop("questions", {}))
     _check_keys("questions", questions, [item.name for item in fields(InstanceConfig)])
+    default = InstanceConfig()
+    for key, value in questions.items():
+        if isinstance(value, list):
+            questions[key] = tuple(value)
+        elif isinstance(getattr(default, key), float):
+            questions[key] = float(value)
+    if "tasks" in questions:
+        questions["tasks"] = {name: float(share) for name, share in questions["tasks"].items()}
     return _made(CocoSource, {**values, "config": InstanceConfig(**questions)}, seed)
 
 

@@ -45,10 +45,10 @@ class InstanceConfig:
     """Greatest number of regions."""
 
     def __post_init__(self) -> None:
-        """Check the tasks and take lists for ranges.
+        """Check the tasks and the ranges.
 
         Raises:
-            ConfigError: A task that boxes cannot answer.
+            ConfigError: A task that boxes cannot answer, or a range that is reversed.
         """
         unknown = sorted(set(self.tasks) - set(_default_tasks()))
         if unknown or sum(self.tasks.values()) <= 0:
@@ -57,7 +57,9 @@ class InstanceConfig:
                 "one with a weight above 0"
             )
         for name in ("turns", "labels", "distractors"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
