@@ -68,6 +68,9 @@ _COLOURABLE = """
 COLOURABLE = frozenset(_COLOURABLE.split())
 """Kinds that come in colours, so that a colour word about them means something."""
 
+PRINTED = frozenset({"calendar", "newspaper"})
+"""Kinds with print on them, which is never mirrored."""
+
 SIGN = "sign"
 """The kind of a plate with a printed word."""
 

@@ -10,7 +10,7 @@ from PIL import Image
 from vlm_fo1.data.scenes.backgrounds import lit, plain, varied, with_effect
 from vlm_fo1.data.scenes.colours import COLOURS
 from vlm_fo1.data.scenes.config import SceneConfig
-from vlm_fo1.data.scenes.kinds import COLOURABLE, SIGN
+from vlm_fo1.data.scenes.kinds import COLOURABLE, PRINTED, SIGN
 from vlm_fo1.data.scenes.signs import WORDS, draw_sign
 from vlm_fo1.data.scenes.sprites import SpriteSet
 from vlm_fo1.errors import ConfigError
@@ -20,6 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _SOLID = 100  # alpha from here on hides what lies below
 _SHOWN = 40  # alpha from here on counts for the box
+_TRIES = 40  # places looked at for a thing before it is left out
 _LEAST_SIDE = 8  # pixels; a thing that shows less is left out
 _ORDER_SEED = 20250701  # fixes the order in which `SceneConfig.kinds` counts
 
@@ -178,7 +179,8 @@ def _things(
         side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         angle = rng.uniform(-config.rotation_deg, config.rotation_deg)
         levels = sprites.sprite(name, style, colour)
-        picture = _turned(levels, side, angle, flip=bool(rng.random() < 0.5))
+        flip = bool(rng.random() < 0.5) and name not in PRINTED
+        picture = _turned(levels, side, angle, flip=flip)
         truth = colour or sprites.natural_colour(name, style)
         layers.append(_Layer(picture, name, truth, style=style))
     return layers
@@ -231,7 +233,7 @@ def _placed(
 ) -> list[_Layer]:
     """Find a place for each, signs in front; what finds none is left out."""
     allowed = rng.uniform(0.2, 0.55) if rng.random() < config.overlap else 0.03
-    taken = np.zeros((0, 4))
+    taken = np.zeros((0, 4), np.int64)
     placed: list[_Layer] = []
     # The greatest first: they are the hardest to place.
     order = sorted(range(len(layers)), key=lambda i: -layers[i].picture.size)
@@ -240,27 +242,31 @@ def _placed(
         height, width = layer.picture.shape[:2]
         over = 0 if layer.text or rng.random() < 0.85 else 0.25
         limit = 0.03 if layer.text else allowed
-        for _ in range(40):
-            left = int(rng.uniform(-over * width, max(size_wh[0] - (1 - over) * width, 1)))
-            top = int(rng.uniform(-over * height, max(size_wh[1] - (1 - over) * height, 1)))
-            box = np.array([left, top, left + width, top + height], float)
-            if _shared(box, taken) <= limit:
-                layer.left, layer.top = left, top
-                taken = np.concatenate([taken, box[None]])
-                placed.append(layer)
-                break
+        reach = np.array([size_wh[0] - (1 - over) * width, size_wh[1] - (1 - over) * height])
+        least = np.array([-over * width, -over * height])
+        corners = rng.uniform(least, np.maximum(reach, least + 1), (_TRIES, 2)).astype(np.int64)
+        tried = np.concatenate([corners, corners + np.array([width, height])], axis=1)
+        free = np.flatnonzero(_shared(tried, taken) <= limit)
+        if free.size:
+            layer.left, layer.top = corners[free[0]].tolist()
+            taken = np.concatenate([taken, tried[free[:1]]])
+            placed.append(layer)
     rng.shuffle(placed)  # a list is shuffled in place
     return sorted(placed, key=lambda layer: layer.text is not None)
 
 
-def _shared(box: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
-    """Greatest share of the smaller of two boxes that lies in both."""
+def _shared(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(N,) greatest share of the smaller of two boxes that lies in both, over all others."""
     if not len(others):
-        return 0.0
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
-    return float((shared / np.minimum(areas, (box[2:] - box[:2]).prod())).max())
+        return np.zeros(len(boxes))
+    sides = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(
+        boxes[:, None, :2], others[:, :2]
+    )
+    np.maximum(sides, 0, out=sides)
+    shared = sides[..., 0] * sides[..., 1]
+    own = (boxes[0, 2] - boxes[0, 0]) * (boxes[0, 3] - boxes[0, 1])  # tries of one thing
+    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    return (shared / np.minimum(areas, own)).max(axis=1)
 
 
 def _hidden_removed(
