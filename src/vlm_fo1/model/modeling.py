@@ -67,7 +67,9 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_connector = build_connector(
             config.image_connector, config.hidden_size, config.hidden_size
         )
-        self.auxiliary = AuxiliaryTower(config.auxiliary, tuple(regions.auxiliary_strides))
+        self.auxiliary = AuxiliaryTower(
+            config.auxiliary, tuple(map(float, regions.auxiliary_strides))
+        )
         self.region_encoder = HybridRegionEncoder(
             regions, self.backbone.map_channels(host), self.backbone.map_stride(host)
         )

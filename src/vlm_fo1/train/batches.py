@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -13,6 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vlm_fo1.errors import ConfigError, FO1Error, TrainingError
 
 
+_BALLAST_SEARCH = 1000
+
+
+@runtime_checkable
 class Source(Protocol):
     """Examples without end, or until they run out; its state is plain values (JSON)."""
 
@@ -39,9 +43,11 @@ class BucketedBatches:
     Args:
         source: The examples.
         length: Tokens of an example.
-        batch_size: Examples a batch.
+        batch_size: Examples a batch, at most.
         pool_batches: Batches a pool.
         seed: Of the order.
+        batch_tokens: Tokens a batch with padding, at most; 0 for no limit. A longer example is a
+            batch of its own.
     """
 
     def __init__(
@@ -52,13 +58,14 @@ class BucketedBatches:
         batch_size: int,
         pool_batches: int = 32,
         seed: int = 0,
+        batch_tokens: int = 0,
     ) -> None:
         self.source = source
         self.length = length
         self.batch_size = batch_size
         self.pool_batches = pool_batches
         self.seed = seed
-        self.pool: list[Any] = []
+        self.batch_tokens = batch_tokens
         self._state: dict[str, Any] = {"source": None, "pool": 0, "taken": 0}
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -72,7 +79,6 @@ class BucketedBatches:
             pool = list(islice(examples, self.batch_size * self.pool_batches))
             if not pool:
                 return
-            self.pool = pool
             batches = self._cut(pool, pool_number)
             while taken < len(batches):
                 taken += 1
@@ -83,9 +89,12 @@ class BucketedBatches:
     def _cut(self, pool: list[Any], number: int) -> list[list[Any]]:
         order = random.Random(f"{self.seed}/{number}")
         keyed = [(self.length(example), order.random(), index) for index, example in enumerate(pool)]
-        ranked = [pool[index] for _, _, index in sorted(keyed)]
-        size = self.batch_size
-        batches = [ranked[at : at + size] for at in range(0, len(ranked), size)]
+        batches: list[list[Any]] = [[]]
+        for tokens, _, index in sorted(keyed):  # shortest first: the last of a batch is its width
+            wide = self.batch_tokens and (len(batches[-1]) + 1) * tokens > self.batch_tokens
+            if batches[-1] and (wide or len(batches[-1]) == self.batch_size):
+                batches.append([])
+            batches[-1].append(pool[index])
         order.shuffle(batches)
         return batches
 
@@ -203,6 +212,7 @@ class FeedSettings:
     batch_size: int
     pool_batches: int = 32
     seed: int = 0
+    batch_tokens: int = 0
     workers: int = 0
     """Reading processes; 0 reads in the caller."""
     ballast: bool = False
@@ -308,8 +318,6 @@ class _Stream(IterableDataset[Fed]):
         self.settings, self.rank, self.world = settings, rank, world
         self.states: list[dict[str, Any] | None] = [None]
         self.first = 0
-        self._pool_seen: list[Any] | None = None
-        self._ballast_found: Any = None
 
     def __iter__(self) -> Iterator[Fed]:
         worker = get_worker_info()
@@ -323,13 +331,14 @@ class _Stream(IterableDataset[Fed]):
             batch_size=settings.batch_size,
             pool_batches=settings.pool_batches,
             seed=settings.seed,
+            batch_tokens=settings.batch_tokens,
         )
         state = self.states[shard]
         if state is not None:
             batches.load_state_dict(state)
+        ballast = self._find_ballast() if settings.ballast else None
         pending: list[BadRecord] = []
         for examples in batches:
-            ballast = self._ballast(batches.pool) if settings.ballast else None
             fed, bad = collate_usable(
                 examples, self.collate, ballast=ballast, stop=settings.stop_on_bad
             )
@@ -340,20 +349,16 @@ class _Stream(IterableDataset[Fed]):
             fed.shard, fed.state = shard, batches.state_dict()
             yield fed
 
-    def _ballast(self, pool: list[Any]) -> Any:
-        """The shortest usable example with regions of a pool.
+    def _find_ballast(self) -> Any:
+        """The first usable example with regions, the same one after a restart.
 
         Raises:
-            TrainingError: There is none.
+            TrainingError: There is none near the beginning.
         """
-        if pool is self._pool_seen:
-            return self._ballast_found
-        for example in sorted(filter(has_regions, pool), key=self.length):
-            fed, _ = collate_usable([example], self.collate)
-            if fed is not None:
-                self._pool_seen, self._ballast_found = pool, example
+        for example in islice(self.make_source(self.rank, self.world), _BALLAST_SEARCH):
+            if has_regions(example) and collate_usable([example], self.collate)[0] is not None:
                 return example
         raise TrainingError(
-            f"none of {len(pool)} examples shows regions: FSDP needs one in every pool, so raise "
-            "data.pool_batches or the weight of region data, or use distributed.strategy: ddp"
+            f"none of the first {_BALLAST_SEARCH} examples shows regions: FSDP needs one; "
+            "use distributed.strategy: ddp for a stage without regions"
         )

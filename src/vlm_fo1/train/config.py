@@ -75,7 +75,9 @@ class StageConfig:
     steps: int
     """Optimiser steps."""
     batch_size: int = 8
-    """Examples a micro-batch and process."""
+    """Examples a micro-batch and process, at most."""
+    batch_tokens: int = 0
+    """Tokens a micro-batch with padding, at most: bounds memory, wastes less; 0 for no limit."""
     accumulation: int = 1
     """Micro-batches an optimiser step; the loss is a mean over all their answer tokens."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -117,7 +119,10 @@ class StageConfig:
         for name in ("steps", "batch_size", "accumulation"):
             value = getattr(self, name)
             _need(value >= 1, f"{name} = {value} of stage {self.name!r}: it must be at least 1")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "eval_every", "save_every"):
+        for name in (
+            *("batch_tokens", "warmup_steps", "weight_decay", "clip_norm"),
+            *("eval_every", "save_every"),
+        ):
             value = getattr(self, name)
             _need(value >= 0, f"{name} = {value} of stage {self.name!r}: it cannot be negative")
         _need(

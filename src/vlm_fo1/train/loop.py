@@ -18,7 +18,7 @@ from vlm_fo1.settings import dump, plain
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.batches import Feed, FeedSettings
 from vlm_fo1.train.config import StageConfig, TrainConfig
-from vlm_fo1.train.distributed import inner, start, total
+from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
 from vlm_fo1.train.export import CONFIG_FILE, export
 from vlm_fo1.train.journal import Journal
 from vlm_fo1.train.loss import answer_loss, clip, to_device
@@ -37,10 +37,10 @@ class Meters:
     """What is counted between two lines of the log, on one process."""
 
     loss: Tensor
-    answer_tokens: float = 0
-    examples: float = 0
-    tokens: float = 0
-    slots: float = 0
+    answer_tokens: float = 0.0
+    examples: float = 0.0
+    tokens: float = 0.0
+    slots: float = 0.0
     started_s: float = field(default_factory=time.perf_counter)
 
 
@@ -78,12 +78,15 @@ def train(
                 folder = out / stage.name
                 continue
             run = StageRun(config, stage, parts, stop, watch, folder)
-            run.prepare(allow_changes=allow_changes)
-            finished = run.steps()
-            bad_records += run.bad_records
-            if not finished:
-                return Outcome(folder=None, stopped_by=run.stopped_by, bad_records=bad_records)
-            folder = run.finish()
+            try:
+                run.prepare(allow_changes=allow_changes)
+                finished = run.steps()
+                bad_records += run.bad_records
+                if not finished:
+                    return Outcome(folder=None, stopped_by=run.stopped_by, bad_records=bad_records)
+                folder = run.finish()
+            finally:
+                run.close()
     return Outcome(folder=folder, stopped_by=None, bad_records=bad_records)
 
 
@@ -133,6 +136,9 @@ class StageRun:
             tensorboard=config.output.tensorboard,
         )
         self.step, self.bad_records = 0, 0
+        self.model: Any = None
+        self.optimizer: Any = None
+        self.feed = self._feed(stage.mixture)
         self.stopped_by: int | None = None
         self.warned_of_padding = False
 
@@ -153,9 +159,9 @@ class StageRun:
             logger.info("stage %s: %s trains %s numbers", stage.name, rule, f"{count:,}")
         if stage.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        adamw = torch.optim.AdamW(self.plan.groups, betas=stage.betas, eps=stage.eps)
-        self.model, self.optimizer = accelerator.prepare(model, adamw)
-        self.feed = self._feed(stage.mixture)
+        self.model = wrap(model, config, accelerator)
+        groups = self.plan.parameter_groups(inner(self.model))
+        self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=stage.eps)
         set_seed(config.seed + accelerator.process_index)
         self.fingerprints = plain(dict(self.parts.fingerprint(stage.mixture)))
         self.meters = Meters(torch.zeros((), dtype=torch.float64, device=accelerator.device))
@@ -178,6 +184,7 @@ class StageRun:
                 batch_size=self.stage.batch_size,
                 pool_batches=config.data.pool_batches,
                 seed=config.seed,
+                batch_tokens=self.stage.batch_tokens,
                 workers=0 if held_out else config.data.workers,
                 ballast=config.distributed.strategy == "fsdp",
                 stop_on_bad=config.data.on_bad_record == "stop",
@@ -197,7 +204,7 @@ class StageRun:
         checkpoint.check_same_data(saved, self.fingerprints, allow_changes=allow_changes)
         rank = accelerator.process_index
         kept = checkpoint.restore(
-            path, inner(self.model), self.plan.names, self.optimizer.optimizer, rank
+            path, inner(self.model), self.plan.names, self.optimizer, rank
         )
         self.step = saved.step
         self.feed.load_state_dict(kept.data)
@@ -237,7 +244,6 @@ class StageRun:
             if stopping or (stage.save_every and self.step % stage.save_every == 0):
                 self._save()
             if stopping and not last:
-                self.close()
                 return False
         return True
 
@@ -259,12 +265,9 @@ class StageRun:
             group["lr"] = group["peak_lr"] * learning_rate_share(stage, self.step)
         for number, batch in enumerate(fed, 1):
             inputs = to_device(batch.inputs, accelerator.device)
-            if number < len(fed):
-                with accelerator.no_sync(self.model):
+            with gradients_summed(self.model, on=number == len(fed)):
+                with accelerator.autocast():
                     loss = answer_loss(self.model, inputs)
-                    accelerator.backward(loss * share)
-            else:
-                loss = answer_loss(self.model, inputs)
                 accelerator.backward(loss * share)
             meters.loss += loss.detach().double()
         parameters = dict(inner(self.model).named_parameters())
@@ -340,7 +343,9 @@ class StageRun:
         loss, answers = self.meters.loss.new_zeros(()), 0
         for _ in range(batches):
             fed = next(feed)
-            loss += answer_loss(self.model, to_device(fed.inputs, self.accelerator.device)).double()
+            inputs = to_device(fed.inputs, self.accelerator.device)
+            with self.accelerator.autocast():
+                loss += answer_loss(self.model, inputs).double()
             answers += fed.answer_tokens
         summed, count = total(self.accelerator, loss, answers)
         return summed / max(1.0, count)
@@ -376,7 +381,7 @@ class StageRun:
             ),
             inner(self.model),
             self.plan.names,
-            self.optimizer.optimizer,
+            self.optimizer,
             self.accelerator,
             keep=self.config.output.keep_checkpoints,
         )
@@ -390,16 +395,14 @@ class StageRun:
             "data": self.fingerprints,
             "started_from": str(self.start_from or self.config.model.path),
         }
-        folder = export(
+        return export(
             inner(self.model), self.config, self.stage, self.accelerator, facts,
             self.parts.save_extras,
         )  # fmt: skip
-        self.close()
-        return folder
 
     def close(self) -> None:
         """End workers and logs, free the network."""
         self.feed.close()
         self.journal.close()
         self.accelerator.free_memory()
-        del self.model, self.optimizer
+        self.model = self.optimizer = None

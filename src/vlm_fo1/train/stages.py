@@ -44,17 +44,43 @@ class RowMask:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Parameters with one learning rate and one decay."""
+
+    lr: float
+    weight_decay: float
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """What `apply_stage` decided."""
 
-    groups: list[dict[str, Any]]
-    """AdamW's parameter groups; ``peak_lr`` is the rate the schedule scales."""
+    groups: tuple[Group, ...]
+    """What trains alike."""
     names: tuple[str, ...]
     """Parameters that train, in the model's order."""
     row_masks: tuple[RowMask, ...]
     """Matrices of which only some rows train."""
     counts: dict[str, int]
     """Rule (its pattern, or ``lora``) to how many numbers it trains."""
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """AdamW's groups; ``peak_lr`` is the rate the schedule scales.
+
+        Args:
+            model: The network as it is now: FSDP replaces parameters.
+        """
+        parameters = dict(model.named_parameters())
+        return [
+            {
+                "params": [parameters[name] for name in group.names],
+                "lr": group.lr,
+                "peak_lr": group.lr,
+                "weight_decay": group.weight_decay,
+            }
+            for group in self.groups
+        ]
 
 
 def apply_stage(
@@ -68,7 +94,7 @@ def apply_stage(
         new_token_ids: Rows of the region markup in the embedding, for ``rows: new_tokens``.
 
     Returns:
-        The groups for the optimiser. Trained parameters are float32, frozen ones as
+        What trains, for the optimiser. Trained parameters are float32, frozen ones as
         ``frozen_precision`` says. Frozen modules stop dropping out.
 
     Raises:
@@ -81,7 +107,7 @@ def apply_stage(
     found = assign(model, stage)
     named = dict(model.named_parameters())
     undecayed = _embedding_parameters(model)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], list[str]] = {}
     masks: list[RowMask] = []
     counts: dict[str, int] = {}
     for name, parameter in named.items():
@@ -99,17 +125,14 @@ def apply_stage(
             trained = len(new_token_ids) * parameter.shape[1]
         decays = parameter.ndim > 1 and id(parameter) not in undecayed and rule.rows == "all"
         decay = stage.weight_decay if rule.weight_decay is None else rule.weight_decay
-        key = (rule.lr, decay if decays else 0.0)
-        group = groups.setdefault(
-            key, {"params": [], "lr": key[0], "peak_lr": key[0], "weight_decay": key[1]}
-        )
-        group["params"].append(parameter)
+        groups.setdefault((rule.lr, decay if decays else 0.0), []).append(name)
         counts[rule.pattern] = counts.get(rule.pattern, 0) + trained
     names = tuple(name for name in named if name in found)
     if not names:
         raise ConfigError(f"stage {stage.name!r}: freeze leaves nothing to train; narrow it")
     _quiet_frozen_modules(model)
-    return StagePlan(list(groups.values()), names, tuple(masks), counts)
+    alike = tuple(Group(*key, tuple(members)) for key, members in groups.items())
+    return StagePlan(alike, names, tuple(masks), counts)
 
 
 def assign(model: nn.Module, stage: StageConfig) -> dict[str, TrainRule]:

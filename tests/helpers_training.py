@@ -50,7 +50,7 @@ def tiny_config(**options: Any) -> FO1Config:
     return FO1Config(
         host_config=host,
         auxiliary_config=auxiliary,
-        region_config={"pyramid_channels": 8, "pyramid_strides": [7, 14]},
+        region_config={"pyramid_channels": 8, "pyramid_strides": [7.0, 14.0]},
         image_token_id=IMAGE,
         region_token_id=REGION,
         **options,
@@ -81,7 +81,7 @@ class TokenExample:
 class TokenSource:
     """Endless seeded examples; shard i of n takes every n-th."""
 
-    def __init__(self, shard=0, shards=1, *, longest=12, bad_every=0, regions=True, skew=False):
+    def __init__(self, shard=0, shards=1, *, longest=12, bad_every=0, regions=True, skew=""):
         self.shard, self.shards, self.at = shard, shards, 0
         self.longest, self.bad_every = longest, bad_every
         self.regions, self.skew = regions, skew
@@ -92,15 +92,16 @@ class TokenSource:
         def below(high: int) -> int:
             return int(torch.randint(high, (1,), generator=draw))
 
-        if self.skew:  # most are short, a few are very long
-            words = int(8 + 12 * torch.rand(1, generator=draw).item() ** -0.7)
-            words = min(words, 2000)
+        if self.skew == "lognormal":  # most are short, a few are very long
+            words = int(20 + 40 * torch.randn(1, generator=draw).exp().item())
+        elif self.skew == "pareto":  # worse: the longest few hold most of the tokens
+            words = min(2000, int(8 + 12 * torch.rand(1, generator=draw).item() ** -0.7))
         else:
             words = 3 + below(self.longest)
         count = below(4) if self.regions else 0
         boxes = [[4.0 * k, 4.0, 4.0 * k + 20, 30.0] for k in range(count)]
-        answer = [1 + below(40)] * (1 + below(4))
-        example = TokenExample([1 + below(50) for _ in range(words)], answer, boxes)
+        ids = [1 + below(50) for _ in range(words)]
+        example = TokenExample(ids, [1 + ids[-1] % 4] * (1 + below(4)), boxes)
         example.id = str(number)
         if self.bad_every and number % self.bad_every == self.bad_every - 1:
             example.words = []
