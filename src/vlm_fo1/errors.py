@@ -25,6 +25,10 @@ class SpliceError(FO1Error, ValueError):
     """Placeholders in the token ids and features for them differ in number."""
 
 
+class DataError(FO1Error, ValueError):
+    """A training record, or a file of them, that cannot be used."""
+
+
 class ConfigError(FO1Error, ValueError):
     """A configuration that this package refuses rather than guesses about."""
 

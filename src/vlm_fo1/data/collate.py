@@ -1,0 +1,210 @@
+"""Records to the tensors of a training step: several questions on one image in one sequence."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from vlm_fo1.data.example import Example
+from vlm_fo1.errors import DataError
+from vlm_fo1.markup import Vocabulary, neutralise
+
+IGNORED = -100
+"""Label of a token that is not learnt."""
+
+
+class Chat(Protocol):
+    """What is read of `vlm_fo1.processing.ChatFormat`."""
+
+    @property
+    def opening(self) -> str:
+        """Everything before the user's first words."""
+        ...
+
+    @property
+    def closing(self) -> str:
+        """Everything between a question and its answer."""
+        ...
+
+    @property
+    def stop_token(self) -> str:
+        """The token that ends an answer."""
+        ...
+
+
+class Processor(Protocol):
+    """What is read of `vlm_fo1.processing.FO1Processor`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The host's tokenizer."""
+        ...
+
+    @property
+    def image_processor(self) -> Any:
+        """Images and boxes to tensors, with ``image_tokens``."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """How regions are spelt."""
+        ...
+
+    @property
+    def chat(self) -> Any:
+        """A `Chat`."""
+        ...
+
+    @property
+    def stop_token_id(self) -> int:
+        """Id of the token that ends an answer."""
+        ...
+
+    def encode_prompt(self, question: str, count: int, image_tokens: int) -> list[int]:
+        """Ids of a prompt up to the first token of the answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record as token ids."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """`IGNORED` except on answers and the token that ends each."""
+    turns: int
+    """How many questions fitted."""
+
+
+class Collator:
+    """Turns records into a batch; pads on the right.
+
+    The first question comes in the processor's own prompt, later ones as further turns::
+
+        PROMPT(Q1)A1<|im_end|>
+        <|im_start|>user
+        Q2<|im_end|>
+        <|im_start|>assistant
+        A2<|im_end|>...
+
+    Args:
+        processor: The model's `FO1Processor`.
+        max_tokens: Longest sequence; questions beyond it are left out, the first must fit.
+    """
+
+    def __init__(self, processor: Processor, max_tokens: int | None = None) -> None:
+        self.processor = processor
+        self.max_tokens = max_tokens
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Make a batch.
+
+        Args:
+            examples: At least one record, each with or without an image.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels`` (rows, T) int64; if any record has an
+            image also ``pixel_values``, ``image_grid_thw``, ``aux_pixel_values`` and
+            ``region_boxes``, one entry per image in the order of the rows.
+
+        Raises:
+            DataError: No record, or one that does not fit.
+        """
+        if not examples:
+            raise DataError("a batch needs at least one record")
+        shown = [example for example in examples if example.image is not None]
+        images: dict[str, Any] = {}
+        tokens: list[int] = []
+        if shown:
+            images = dict(
+                self.processor.image_processor(
+                    [example.image for example in shown],
+                    [example.regions_xyxy for example in shown],
+                )
+            )
+            tokens = self.processor.image_processor.image_tokens(images["image_grid_thw"])
+        per_image = iter(tokens)
+        rows = [
+            self.encode(example, next(per_image) if example.image is not None else 0)
+            for example in examples
+        ]
+        return {**self.pad(rows), **images}
+
+    def encode(self, example: Example, image_tokens: int) -> Encoded:
+        """Token ids and labels of one record.
+
+        Args:
+            example: The record.
+            image_tokens: Merged patches of its image; 0 without one.
+
+        Returns:
+            Ids and labels of the turns that fit.
+
+        Raises:
+            DataError: The first question and its answer are longer than `max_tokens`.
+        """
+        stop = self.processor.stop_token_id
+        ids: list[int] = []
+        labels: list[int] = []
+        taken = 0
+        for turn in example.turns:
+            if taken == 0:
+                prompt = self.processor.encode_prompt(
+                    turn.question, len(example.regions_xyxy), image_tokens
+                )
+            else:
+                prompt = self._later_prompt(turn.question)
+            answer = [*self._tokenise(turn.answer), stop]
+            if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
+                self.max_tokens
+            ):
+                if taken == 0:
+                    raise DataError(
+                        f"record {example.id!r} of {example.source} needs "
+                        f"{len(prompt) + len(answer)} tokens for its first question, at most "
+                        f"{self.max_tokens} are allowed: raise max_tokens or shrink the image"
+                    )
+                break
+            ids += [*prompt, *answer]
+            labels += [*[IGNORED] * len(prompt), *answer]
+            taken += 1
+        return Encoded(ids, labels, taken)
+
+    def pad(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """Rows of one length: (rows, T) ``input_ids``, ``attention_mask`` and ``labels``."""
+        longest = max(len(row.input_ids) for row in rows)
+        pad = self.processor.tokenizer.pad_token_id
+        fill = self.processor.stop_token_id if pad is None else pad
+        shape = (len(rows), longest)
+        ids = torch.full(shape, fill, dtype=torch.int64)
+        mask = torch.zeros(shape, dtype=torch.int64)
+        labels = torch.full(shape, IGNORED, dtype=torch.int64)
+        for index, row in enumerate(rows):
+            length = len(row.input_ids)
+            ids[index, :length] = torch.tensor(row.input_ids)
+            mask[index, :length] = 1
+            labels[index, :length] = torch.tensor(row.labels)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def _later_prompt(self, question: str) -> list[int]:
+        # What opens the user's turn in the first prompt opens it here; a system turn comes once.
+        chat: Chat = self.processor.chat
+        opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
+        return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
+
+    def _disarmed(self, question: str) -> str:
+        """The question with its region tags and no other control token."""
+        vocabulary, tokenizer = self.processor.vocabulary, self.processor.tokenizer
+        own = [token for token in vocabulary.special_tokens() if token != vocabulary.region_feature]
+        pattern = "|".join(map(re.escape, sorted(own, key=len, reverse=True)))
+        special = sorted({*tokenizer.all_special_tokens, self.processor.chat.stop_token} - {*own})
+        parts = re.split(f"({pattern})", question)
+        parts[::2] = [neutralise(part, vocabulary, special) for part in parts[::2]]
+        return "".join(parts)
+
+    def _tokenise(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return self.processor.tokenizer([text], add_special_tokens=False)["input_ids"][0]

@@ -1,0 +1,272 @@
+"""One training record, and the JSONL file of such records: `docs/data.md` is its description.
+
+A line of a file is one JSON object::
+
+    {"id": "12", "image": "images/12.jpg", "regions": [[10, 20, 110, 90]], "scores": [0.8],
+     "turns": [{"task": "brief_caption", "question": "Provide a brief description for <region0>.",
+                "answer": "a dog"}], "source": "mine"}
+
+``image`` is a path beside the file, or null; ``regions`` are xyxy in pixels of the image as
+displayed; ``scores``, ``source``, ``id`` and ``task`` may be left out.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vlm_fo1 import boxes as box_math
+from vlm_fo1.errors import BoxError, DataError
+from vlm_fo1.markup import RELEASED, scan
+
+_KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
+_TURN_KEYS = frozenset({"question", "answer", "task"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A question and its answer, with region tags that index `Example.regions_xyxy`."""
+
+    question: str
+    """What stands in the user's turn after the line of regions."""
+    answer: str
+    """What the model should write, markup included; may be empty."""
+    task: str = "free"
+    """A value of `vlm_fo1.prompts.Task`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """An image, its regions, and what is asked about them."""
+
+    image: Path | Image.Image | None
+    """A file, a picture in memory, or None for a conversation without one."""
+    turns: tuple[Turn, ...]
+    regions_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: box_math.as_boxes([]))
+    """(N, 4) float32 in pixels of the image as displayed, in the order of their tags."""
+    scores: npt.NDArray[np.float32] | None = None
+    """(N,) of the proposer, or None."""
+    source: str = ""
+    """Where it comes from: a file with line, or a stream with index."""
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit.
+
+        Raises:
+            DataError: No turn, regions without an image, scores of another number than regions, or
+                a tag of a region that does not exist.
+            BoxError: Regions that are no boxes.
+        """
+        regions = box_math.as_boxes(self.regions_xyxy)
+        object.__setattr__(self, "regions_xyxy", regions)
+        object.__setattr__(self, "turns", tuple(self.turns))
+        if self.scores is not None:
+            scores = np.asarray(self.scores, np.float32)
+            if scores.shape != (len(regions),):
+                raise DataError(
+                    f"scores have shape {scores.shape} for {len(regions)} regions: one each"
+                )
+            object.__setattr__(self, "scores", scores)
+        if not self.turns:
+            raise DataError("turns is empty: a record needs at least one question and answer")
+        if self.image is None and len(regions):
+            raise DataError(f"{len(regions)} regions but no image: regions need an image")
+        tags = RELEASED.tag_pattern()
+        for number, turn in enumerate(self.turns):
+            if not turn.question.strip():
+                raise DataError(f"turn {number} has an empty question")
+            for name, text in (("question", turn.question), ("answer", turn.answer)):
+                for match in tags.finditer(text):
+                    if int(match.group(1)) >= len(regions):
+                        raise DataError(
+                            f"the {name} of turn {number} names {match.group()} but the record "
+                            f"has {len(regions)} regions (numbers start at 0)"
+                        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line that cannot be used."""
+
+    line: int
+    """Counted from 1; 0 is the file as a whole."""
+    reason: str
+
+
+def read_examples(path: str | Path) -> Iterator[Example]:
+    """The records of a JSONL file, in order.
+
+    Args:
+        path: The file; image paths in it are relative to its folder.
+
+    Yields:
+        Examples; empty lines are skipped.
+
+    Raises:
+        DataError: The file does not exist, or a line cannot be used; the message has file and line.
+    """
+    path = Path(path)
+    for number, line in read_lines(path):
+        yield parse_line(line, path, number)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbers (from 1) and texts of the lines that are not empty.
+
+    Raises:
+        DataError: No such file, or it is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def parse_line(line: str, path: Path, number: int) -> Example:
+    """One line of a file.
+
+    Raises:
+        DataError: With file and line, what is wrong and what is needed.
+    """
+    try:
+        return _from_dict(json.loads(line), path, number)
+    except (DataError, BoxError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}:{number}: {error}") from error
+
+
+def to_dict(example: Example, folder: Path) -> dict[str, Any]:
+    """Plain values of a record, image path relative to ``folder`` where it lies in it.
+
+    Raises:
+        DataError: The image is in memory: save it first.
+    """
+    if isinstance(example.image, Image.Image):
+        raise DataError(f"record {example.id!r} holds its picture in memory: save it to a file")
+    image = example.image
+    if image is not None and image.is_relative_to(folder):
+        image = image.relative_to(folder)
+    record: dict[str, Any] = {
+        "id": example.id,
+        "image": None if image is None else image.as_posix(),
+        "regions": [[round(v, 2) for v in box] for box in example.regions_xyxy.tolist()],
+    }
+    if example.scores is not None:
+        record["scores"] = [round(v, 4) for v in example.scores.tolist()]
+    record["turns"] = [
+        {"task": turn.task, "question": turn.question, "answer": turn.answer}
+        for turn in example.turns
+    ]
+    record["source"] = example.source
+    return record
+
+
+def write_examples(path: str | Path, examples: Iterable[Example]) -> int:
+    """Write records to a JSONL file.
+
+    Args:
+        path: The file, replaced if it exists.
+        examples: Records whose image is a file or None.
+
+    Returns:
+        How many were written.
+    """
+    path = Path(path)
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for example in examples:
+            file.write(json.dumps(to_dict(example, path.parent), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def check_file(path: str | Path) -> list[Problem]:
+    """Every line of a file that cannot be used, with its reason.
+
+    Beyond the form of a record this looks at what training would trip over: images that are missing
+    or broken, boxes outside their image, too many regions, damaged markup in answers.
+
+    Args:
+        path: A JSONL file.
+
+    Returns:
+        Problems in the order of the lines; empty is good.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    try:
+        for number, line in read_lines(path):
+            try:
+                example = parse_line(line, path, number)
+            except DataError as error:
+                problems.append(Problem(number, str(error).removeprefix(f"{path}:{number}: ")))
+            else:
+                problems += [Problem(number, reason) for reason in _faults(example)]
+    except DataError as error:
+        problems.append(Problem(0, str(error)))
+    return problems
+
+
+def _faults(example: Example) -> Iterator[str]:
+    if len(example.regions_xyxy) > RELEASED.max_regions:
+        yield f"{len(example.regions_xyxy)} regions, at most {RELEASED.max_regions} have tags"
+    for number, turn in enumerate(example.turns):
+        for problem in scan(turn.answer).problems:
+            yield f"answer of turn {number}: {problem}"
+    if isinstance(example.image, Path):
+        try:
+            with Image.open(example.image) as image:
+                width, height = image.size
+                if image.getexif().get(0x0112, 1) in {5, 6, 7, 8}:  # turned by a quarter
+                    width, height = height, width
+            if len(example.regions_xyxy):
+                box_math.check(example.regions_xyxy, (width, height))
+        except FileNotFoundError:
+            yield f"image {example.image} does not exist"
+        except BoxError as error:
+            yield str(error)
+        except (OSError, ValueError) as error:
+            yield f"image {example.image} cannot be read: {error}"
+
+
+def _from_dict(record: Any, path: Path, number: int) -> Example:
+    if not isinstance(record, dict):
+        raise DataError(f"a record is a JSON object, this is {type(record).__name__}")
+    unknown = sorted(set(record) - _KEYS)
+    if unknown:
+        raise DataError(f"unknown keys {unknown}: a record has {', '.join(sorted(_KEYS))}")
+    image = record.get("image")
+    if image is not None and not (isinstance(image, str) and image):
+        raise DataError(f"image = {image!r} must be a path or null")
+    turns = record.get("turns")
+    if not isinstance(turns, list):
+        raise DataError("turns must be a list of {question, answer, task}")
+    return Example(
+        image=None if image is None else path.parent / image,
+        regions_xyxy=record.get("regions") or box_math.as_boxes([]),
+        turns=tuple(_turn(turn, index) for index, turn in enumerate(turns)),
+        scores=record.get("scores"),
+        source=f"{path}:{number}",
+        id=str(record.get("id", number)),
+    )
+
+
+def _turn(values: Any, index: int) -> Turn:
+    if not isinstance(values, dict) or set(values) - _TURN_KEYS:
+        raise DataError(f"turn {index} must be an object with {', '.join(sorted(_TURN_KEYS))}")
+    for key in ("question", "answer"):
+        if not isinstance(values.get(key), str):
+            raise DataError(f"turn {index} has no text {key!r}")
+    return Turn(
+        question=values["question"], answer=values["answer"], task=str(values.get("task", "free"))
+    )

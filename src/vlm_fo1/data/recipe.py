@@ -1,0 +1,139 @@
+"""A mixture as a config file gives it: which sources, how much of each."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from inspect import signature
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vlm_fo1.data.mixture import Mixture, Part
+from vlm_fo1.data.scenes.config import SceneConfig
+from vlm_fo1.data.scenes.curriculum import CurriculumSource, changed
+from vlm_fo1.data.sources import (
+    CocoSource,
+    CocoTextSource,
+    ConversationsSource,
+    InstanceConfig,
+    JsonlSource,
+    ReferencesSource,
+    Source,
+    VisualGenomeSource,
+)
+from vlm_fo1.errors import ConfigError
+
+_PATHS = ("path", "annotations", "references", "conversations", "descriptions")
+
+
+def make_mixture(
+    recipe: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    strict: bool = False,
+) -> Mixture:
+    """A mixture from plain values.
+
+    Args:
+        recipe: ``{"sources": [{"type": "scenes", "weight": 3, "name": "scenes", ...}, ...]}``:
+            beside ``type``, ``weight``, ``name`` and ``seed`` every key is an argument of that
+            source. ``scenes`` takes the settings of `SceneConfig` and ``curriculum``, a list of
+            steps as in `CurriculumSource`; ``coco`` takes those of `InstanceConfig` under
+            ``questions``.
+        seed: Of the draws, and of every source that has none of its own.
+        rank: Which shard this is.
+        world_size: How many shards there are.
+        strict: Raise at a bad record instead of leaving it out.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ConfigError: An unknown type or key, or a value that cannot be used.
+    """
+    unknown = sorted(set(recipe) - {"sources"})
+    if unknown or not isinstance(recipe.get("sources"), list | tuple) or not recipe["sources"]:
+        raise ConfigError(f"a mixture has a list 'sources' and nothing else, got {sorted(recipe)}")
+    parts: list[Part] = []
+    for number, entry in enumerate(recipe["sources"]):
+        values = dict(entry)
+        kind = values.pop("type", None)
+        if kind not in SOURCES:
+            near = get_close_matches(str(kind), SOURCES, 1)
+            raise ConfigError(
+                f"source {number} has type {kind!r}: one of {', '.join(SOURCES)} is needed"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        name = str(values.pop("name", f"{kind}-{number}"))
+        weight = float(values.pop("weight", 1.0))
+        own_seed = int(values.pop("seed", seed))
+        parts.append(Part(name, SOURCES[kind](values, own_seed), weight))
+    return Mixture(parts, seed=seed, rank=rank, world_size=world_size, strict=strict)
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file that a recipe names, and of the sprites; by path."""
+    found: dict[str, str] = {}
+    for entry in recipe.get("sources", ()):
+        paths = [Path(str(entry[key])) for key in _PATHS if key in entry]
+        if entry.get("type") == "scenes" and entry.get("sprites"):
+            paths.append(Path(str(entry["sprites"])) / "sprites.json")
+        for path in paths:
+            with path.open("rb") as file:
+                found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _scenes(values: dict[str, Any], seed: int) -> Source:
+    steps = values.pop("curriculum", ())
+    return CurriculumSource(changed(SceneConfig(), values), steps, seed)
+
+
+def _coco(values: dict[str, Any], seed: int) -> Source:
+    questions = dict(values.pop("questions", {}))
+    _check_keys("questions", questions, [item.name for item in fields(InstanceConfig)])
+    return _made(CocoSource, {**values, "config": InstanceConfig(**questions)}, seed)
+
+
+def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int], Source]:
+    def make(values: dict[str, Any], seed: int) -> Source:
+        return _made(kind, values, seed)
+
+    return make
+
+
+def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int) -> Source:
+    parameters = signature(kind).parameters
+    _check_keys(kind.__name__, values, [name for name in parameters if name != "seed"])
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
+    if missing:
+        raise ConfigError(f"{kind.__name__} needs {', '.join(missing)}")
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return kind(**{**values, **lists}, seed=seed)
+
+
+def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise ConfigError(
+                f"{name} has no {key!r}: it has {', '.join(known)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+SOURCES: Mapping[str, Callable[[dict[str, Any], int], Source]] = MappingProxyType(
+    {
+        "scenes": _scenes,
+        "jsonl": _reader(JsonlSource),
+        "coco": _coco,
+        "references": _reader(ReferencesSource),
+        "coco_text": _reader(CocoTextSource),
+        "visual_genome": _reader(VisualGenomeSource),
+        "conversations": _reader(ConversationsSource),
+    }
+)
+"""Type of a source in a recipe to what makes it."""

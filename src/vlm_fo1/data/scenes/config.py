@@ -1,0 +1,129 @@
+"""What a stream of scenes looks like, as one flat set of values that a curriculum can change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from vlm_fo1.errors import ConfigError
+
+TASKS = (
+    *("detection", "counting", "referring", "brief_caption", "detailed_caption", "region_ocr"),
+    *("visual_prompt", "grounded_caption", "reasoning", "free"),
+)
+"""Kinds of questions that a scene can be asked, as values of `vlm_fo1.prompts.Task`; ``free`` asks
+about the whole picture and needs no region."""
+
+
+def _default_tasks() -> dict[str, float]:
+    return {
+        "detection": 3.0,
+        "counting": 2.0,
+        "referring": 3.0,
+        "brief_caption": 2.0,
+        "detailed_caption": 0.5,
+        "region_ocr": 1.0,
+        "visual_prompt": 1.5,
+        "grounded_caption": 0.3,
+        "reasoning": 0.7,
+        "free": 1.0,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneConfig:
+    """Settings of rendered scenes, their regions and their questions."""
+
+    sprites: str | None = None
+    """Sprite folder made by ``python -m vlm_fo1.data.scenes.build``; None draws plain shapes."""
+    styles: tuple[str, ...] = ()
+    """Drawing styles to use; empty takes all that are not held out."""
+    kinds: int | tuple[str, ...] | None = None
+    """Which kinds appear: the first so many of a fixed order (a larger number keeps those of a
+    smaller one), names, or None for all."""
+
+    width: tuple[int, int] = (256, 320)
+    """Least and greatest width of the picture in pixels."""
+    height: tuple[int, int] = (256, 320)
+    """Least and greatest height of the picture in pixels."""
+    objects: tuple[int, int] = (4, 14)
+    """Least and greatest number of things, signs not counted."""
+    object_size: tuple[int, int] = (20, 110)
+    """Least and greatest long side of a thing in pixels."""
+    rotation_deg: float = 25.0
+    """Greatest turn to either side in degrees."""
+    overlap: float = 0.5
+    """Share of scenes where things may hide each other in part."""
+    min_visible: float = 0.4
+    """A thing that shows less of itself than this share is left out."""
+    signs: tuple[int, int] = (0, 2)
+    """Least and greatest number of plates with a word."""
+    letter_height: tuple[int, int] = (10, 18)
+    """Least and greatest height of printed capitals in pixels."""
+    words: tuple[str, ...] = ()
+    """Words for signs, upper case; empty takes `vlm_fo1.data.scenes.signs.WORDS`."""
+    coloured: float = 0.4
+    """Share of the kinds that come in colours which are tinted, each thing in its own colour."""
+    plain_background: float = 0.4
+    """Share of scenes with a background of one colour."""
+    effects: float = 0.5
+    """Share of scenes with uneven light, noise or blur."""
+
+    distractors: tuple[int, int] = (0, 6)
+    """Least and greatest number of boxes around nothing, parts, or two things at once."""
+    jitter: float = 0.5
+    """Share of things whose box is a proposal (shifted by a few percent) and not the exact box."""
+    drop: float = 0.0
+    """Share of things that get no box; counts and absences then go by the boxes."""
+    region_limit: int = 100
+    """Greatest number of regions."""
+    no_regions: float = 0.0
+    """Share of examples without any region; these have ``free`` questions only."""
+
+    turns: tuple[int, int] = (6, 6)
+    """Least and greatest number of questions per scene; fewer where the scene gives no more."""
+    tasks: Mapping[str, float] = field(default_factory=_default_tasks)
+    """How often each of `TASKS` is asked, in any unit; absent tasks are not asked."""
+    labels: tuple[int, int] = (1, 4)
+    """Least and greatest number of labels of a detection question."""
+    absent: float = 0.3
+    """Share of asked labels that are not in the picture; half of them look-alikes by category."""
+    absent_style: Literal["omit", "none"] = "omit"
+    """How a missing label is answered: not at all, or with ``None`` in its place."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn or asked.
+
+        Raises:
+            ConfigError: A range that is reversed, a share outside [0, 1], an unknown task.
+        """
+        for item in fields(self):
+            value: Any = getattr(self, item.name)
+            if isinstance(value, list):
+                object.__setattr__(self, item.name, tuple(value))
+        for name in _RANGES:
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
+        for name in _SHARES:
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown:
+            raise ConfigError(f"tasks {unknown} are unknown: the tasks are {', '.join(TASKS)}")
+        if min(self.tasks.values(), default=0) < 0 or sum(self.tasks.values()) <= 0:
+            raise ConfigError(f"tasks = {dict(self.tasks)}: weights >= 0 and one above 0 needed")
+        if self.absent_style not in {"omit", "none"}:
+            raise ConfigError(f"absent_style = {self.absent_style!r} must be 'omit' or 'none'")
+        if self.labels[0] < 1:
+            raise ConfigError(f"labels = {self.labels}: a question has at least one label")
+
+
+_RANGES = frozenset(
+    {"width", "height", "objects", "object_size", "signs", "letter_height", "distractors", "turns"}
+    | {"labels"}
+)
+_SHARES = frozenset(
+    {"overlap", "min_visible", "coloured", "plain_background", "effects", "jitter", "drop"}
+    | {"no_regions", "absent"}
+)

@@ -1,0 +1,97 @@
+"""Visual Genome region descriptions: say what is in a region."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlm_fo1.data.example import Example, Turn
+from vlm_fo1.data.regions import build_regions
+from vlm_fo1.data.sources.base import Epochs
+from vlm_fo1.data.sources.files import read_json, usable_xyxy
+from vlm_fo1.errors import DataError
+from vlm_fo1.prompts import Task, ask_regions
+
+
+class VisualGenomeSource:
+    """Records from ``region_descriptions.json``.
+
+    Args:
+        descriptions: The JSON file: a list of ``{"id", "regions": [{"x", "y", "width", "height",
+            "phrase"}]}``.
+        images: Folder with ``<id>.jpg``.
+        seed: Of the order and of the regions.
+        distractors: Least and greatest number of boxes that are nothing.
+        regions: Greatest number of described regions that a record takes from an image, which has
+            about fifty.
+        turns: Greatest number of regions asked about.
+
+    Raises:
+        DataError: A file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        descriptions: str | Path,
+        images: str | Path,
+        seed: int = 0,
+        distractors: tuple[int, int] = (0, 10),
+        regions: int = 20,
+        turns: int = 4,
+    ) -> None:
+        self.path, self.folder = Path(descriptions), Path(images)
+        self.distractors, self.regions, self.turns = distractors, regions, turns
+        rows = read_json(self.path)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{descriptions} must be a list of images with regions")
+        self._rows: list[dict[str, Any]] = [row for row in rows if row.get("regions")]
+        self._epochs = Epochs(len(self._rows), seed, str(descriptions))
+
+    def __len__(self) -> int:
+        return self._epochs.size
+
+    def example(self, index: int) -> Example:
+        """Record ``index``.
+
+        Raises:
+            DataError: No image, or no usable region in it.
+        """
+        position, rng = self._epochs.at(index)
+        row = self._rows[position]
+        where = f"{self.path}: image {row.get('id')}"
+        image = self.folder / f"{row.get('id')}.jpg"
+        try:
+            with Image.open(image) as file:
+                size_wh = file.size
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where}: {image} cannot be read ({error})") from error
+        keys = ("x", "y", "width", "height")
+        usable = [
+            (str(item.get("phrase", "")).strip(), box)
+            for item in row["regions"]
+            if (box := usable_xyxy([item.get(key) for key in keys], size_wh)) is not None
+        ]
+        usable = [(phrase, box) for phrase, box in usable if phrase]
+        if not usable:
+            raise DataError(f"{where} has no region with a box and a phrase")
+        usable = [usable[i] for i in rng.permutation(len(usable))[: self.regions]]
+        built = build_regions(
+            np.array([box for _, box in usable], np.float32),
+            size_wh,
+            rng,
+            distractors=self.distractors,
+        )
+        turns: list[Turn] = []
+        for truth, region in list(built.region_of().items())[: self.turns]:
+            question = ask_regions(Task.BRIEF_CAPTION, [region], len(built.xyxy))
+            task = str(Task.BRIEF_CAPTION)
+            turns.append(Turn(question=question.text, answer=usable[truth][0], task=task))
+        return Example(
+            image=image,
+            regions_xyxy=built.xyxy,
+            scores=built.scores,
+            turns=tuple(turns),
+            source=str(self.path),
+            id=str(row.get("id")),
+        )
