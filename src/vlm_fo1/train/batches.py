@@ -112,7 +112,7 @@ class BadRecord:
     """An example that could not be used."""
 
     source: str
-    """File it came from, as the example says."""
+    """File it came from, as the example says; empty if ``reason`` says it."""
     id: str
     """Line or name in that file."""
     reason: str
@@ -325,8 +325,11 @@ class _Stream(IterableDataset[Fed]):
         # The loader always begins with worker 0: give it the shard whose turn it is.
         shard = (self.first + (worker.id if worker else 0)) % shards
         settings = self.settings
+        source = self.make_source(self.rank * shards + shard, self.world * shards)
+        unread: list[str] = getattr(source, "problems", [])  # what a Mixture left out by itself
+        reported = 0
         batches = BucketedBatches(
-            self.make_source(self.rank * shards + shard, self.world * shards),
+            source,
             length=self.length,
             batch_size=settings.batch_size,
             pool_batches=settings.pool_batches,
@@ -342,7 +345,8 @@ class _Stream(IterableDataset[Fed]):
             fed, bad = collate_usable(
                 examples, self.collate, ballast=ballast, stop=settings.stop_on_bad
             )
-            pending += bad
+            pending += [BadRecord("", "", reason) for reason in unread[reported:]] + bad
+            reported = len(unread)
             if fed is None:
                 continue
             fed.bad, pending = pending, []

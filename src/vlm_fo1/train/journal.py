@@ -61,11 +61,15 @@ class Journal:
                     self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
 
     def bad(self, records: Iterable[BadRecord]) -> None:
-        """Add records that could not be used; every process may call."""
-        records = list(records)
-        if records:
-            with (self.folder / "bad_records.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
+        """Add records that could not be used, each once; every process may call."""
+        lines = [json.dumps(asdict(record)) + "\n" for record in records]
+        if not lines:
+            return
+        path = self.folder / "bad_records.jsonl"
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        known = set(before.splitlines(keepends=True))
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(line for line in lines if line not in known)
 
     def close(self) -> None:
         """Flush and close."""
