@@ -1,6 +1,7 @@
 """Small stand-ins for the data side: examples of plain token ids and a network of few weights."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ IMAGE, REGION, NEW = 60, 63, (61, 62, 63)
 GRID = (4, 4)
 
 
-def tiny_config(**options: Any) -> FO1Config:
+def tiny_config(vocabulary_size: int = 64, **options: Any) -> FO1Config:
     host = Qwen2_5_VLConfig(
         vision_config={
             "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2,
@@ -35,7 +36,8 @@ def tiny_config(**options: Any) -> FO1Config:
             "fullatt_block_indexes": [1], "out_hidden_size": 24, "temporal_patch_size": 2,
         },
         text_config={
-            "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2,
+            "vocab_size": vocabulary_size, "bos_token_id": 0, "eos_token_id": 0,
+            "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
             "rope_scaling": {"type": "default", "mrope_section": [2, 2, 2], "rope_type": "default"},
         },
@@ -51,9 +53,7 @@ def tiny_config(**options: Any) -> FO1Config:
         host_config=host,
         auxiliary_config=auxiliary,
         region_config={"pyramid_channels": 8, "pyramid_strides": [7.0, 14.0]},
-        image_token_id=IMAGE,
-        region_token_id=REGION,
-        **options,
+        **{"image_token_id": IMAGE, "region_token_id": REGION, **options},
     )
 
 
@@ -120,7 +120,7 @@ class TokenSource:
         self.at = state["at"]
 
 
-def collate(examples: list[TokenExample]) -> dict[str, Any]:
+def collate(examples: Sequence[TokenExample]) -> dict[str, Any]:
     rows: list[list[int]] = []
     labels: list[list[int]] = []
     images: list[TokenExample] = []
@@ -160,7 +160,9 @@ def length(example: TokenExample) -> int:
 
 
 def parts(model_seed: int = 0, **options: Any) -> Parts:
-    source_options = {k: options.pop(k) for k in ("longest", "bad_every", "regions") if k in options}
+    source_options = {
+        k: options.pop(k) for k in ("longest", "bad_every", "regions") if k in options
+    }
 
     def load(folder: Path | None) -> FO1ForConditionalGeneration:
         if folder is None:
@@ -181,7 +183,10 @@ def run_config(folder: Path, **stage: Any) -> TrainConfig:
     whole = {key: stage.pop(key) for key in ("data", "distributed", "output") if key in stage}
     values: dict[str, Any] = {
         "name": "stage1",
-        "train": (TrainRule(pattern="region_connector", lr=1e-2), TrainRule(pattern="host", lr=1e-3)),
+        "train": (
+            TrainRule(pattern="region_connector", lr=1e-2),
+            TrainRule(pattern="host", lr=1e-3),
+        ),
         "steps": 6,
         "batch_size": 2,
         "precision": "fp32",

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.helpers_training import (
     NEW,
     TokenExample,
@@ -210,9 +209,7 @@ def test_stage_1_leaves_the_host_and_old_tokens_bit_for_bit(tmp_path):
             assert not same, name
         elif name.startswith(("host", "auxiliary")):
             assert same, name
-    assert not torch.equal(
-        after["region_connector.0.weight"], before["region_connector.0.weight"]
-    )
+    assert not torch.equal(after["region_connector.0.weight"], before["region_connector.0.weight"])
 
 
 def test_stages_follow_each_other_and_a_finished_one_is_not_run_again(tmp_path):
@@ -270,7 +267,7 @@ def test_a_loss_that_is_not_a_number_is_an_error(tmp_path):
     def broken(folder):
         model = tiny_model()
         with torch.no_grad():
-            model.region_connector[0].weight.fill_(float("nan"))
+            model.get_parameter("region_connector.0.weight").fill_(float("nan"))
         return model
 
     with pytest.raises(TrainingError, match="gradient is nan at step"):
@@ -344,7 +341,7 @@ def test_ballast_shows_regions_but_has_no_say():
     loss = answer_loss(model, fed.inputs)
     assert loss.item() == pytest.approx(answer_loss(model, alone.inputs).item(), rel=1e-5)
     loss.backward()
-    assert model.region_connector[0].weight.grad is not None
+    assert model.get_parameter("region_connector.0.weight").grad is not None
     kept, _ = collate_usable([text, shown], collate, ballast=shown)
     assert kept is not None
     assert len(kept.inputs["input_ids"]) == 2
@@ -382,7 +379,12 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, strategy):
     def launch(folder: str, processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable]
         if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={processes}",
+            ]
         return subprocess.run(
             [*command, str(script), str(tmp_path / folder), *arguments],
             env=environment, capture_output=True, text=True, timeout=400, check=False,
@@ -394,8 +396,8 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, strategy):
     assert two.returncode == 0, two.stderr
     curve_one, curve_two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(curve_two) == 8
-    for (_, first), (_, second) in zip(curve_one, curve_two, strict=True):
-        assert second == pytest.approx(first, rel=2e-3)
+    for (_, expected), (_, found) in zip(curve_one, curve_two, strict=True):
+        assert found == pytest.approx(expected, rel=2e-3)
     killed = launch("cut", 2, strategy, "2", "5")
     assert killed.returncode != 0
     again = launch("cut", 2, strategy, "2")

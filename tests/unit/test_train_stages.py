@@ -120,12 +120,12 @@ def test_adapters_train_on_frozen_layers_and_merge_to_the_same_function():
 
 def test_adapters_on_nothing_are_refused():
     lora = LoraConfig(targets=("host.model.language_model.*.qq_proj",))
-    with pytest.raises(ConfigError, match=r"matches no linear module: nearest are host\..*q_proj"):
+    with pytest.raises(ConfigError, match=r"matches no linear module: nearest are host"):
         apply_stage(tiny_model(), stage("region_connector", lora=lora))
 
 
 def test_frozen_weights_can_be_held_in_bfloat16_and_trained_ones_are_float32():
-    model = tiny_model().to(torch.bfloat16)
+    model = tiny_model().bfloat16()
     apply_stage(model, stage("region_connector", frozen_precision="bf16"))
     kinds = {name: value.dtype for name, value in model.named_parameters()}
     assert kinds.pop("region_connector.0.weight") is torch.float32

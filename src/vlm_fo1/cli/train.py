@@ -52,7 +52,9 @@ def command(
     main = os.environ.get("RANK", "0") == "0"  # set by torchrun: the others keep quiet
     errors = Console(stderr=True)
     logging.basicConfig(
-        level="INFO" if main else "ERROR", format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
+        level="INFO" if main else "ERROR",
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False)],
     )
     try:
         outcome = _run(config, list(change or ()), out, errors, resume, allow_changes)

@@ -52,12 +52,16 @@ class ExampleLength:
         else:
             with Image.open(image) as opened:
                 width, height = opened.size
-        size = tuple(max(1, round(side / _SIZE_STEP)) * _SIZE_STEP for side in (width, height))
+        size = (_rounded(width), _rounded(height))
         if size not in self._image_tokens:
             processor = self.collator.processor.image_processor
             blank = processor([Image.new("RGB", size)])
             self._image_tokens[size] = processor.image_tokens(blank["image_grid_thw"])[0]
         return self._image_tokens[size]
+
+
+def _rounded(side: int) -> int:
+    return max(1, round(side / _SIZE_STEP)) * _SIZE_STEP
 
 
 def assemble(config: TrainConfig) -> Parts:
@@ -76,9 +80,7 @@ def assemble(config: TrainConfig) -> Parts:
     strict = config.data.on_bad_record == "stop"
 
     def make_source(mixture: Mapping[str, Any], shard: int, shards: int) -> Mixture:
-        return make_mixture(
-            mixture, seed=config.seed, rank=shard, world_size=shards, strict=strict
-        )
+        return make_mixture(mixture, seed=config.seed, rank=shard, world_size=shards, strict=strict)
 
     def load_model(folder: Path | None) -> FO1ForConditionalGeneration:
         options: dict[str, Any] = {"attn_implementation": config.model.attention}

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vlm_fo1.errors import ConfigError, FO1Error, TrainingError
 
-
 _BALLAST_SEARCH = 1000
 
 
@@ -88,7 +87,9 @@ class BucketedBatches:
 
     def _cut(self, pool: list[Any], number: int) -> list[list[Any]]:
         order = random.Random(f"{self.seed}/{number}")
-        keyed = [(self.length(example), order.random(), index) for index, example in enumerate(pool)]
+        keyed = [
+            (self.length(example), order.random(), index) for index, example in enumerate(pool)
+        ]
         batches: list[list[Any]] = [[]]
         for tokens, _, index in sorted(keyed):  # shortest first: the last of a batch is its width
             wide = self.batch_tokens and (len(batches[-1]) + 1) * tokens > self.batch_tokens

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``step-00000400`` without pickles: ``model.safetensors`` (what the stage
 trains), ``optimizer.safetensors``, ``state.json``, and per process ``rank-0.json`` and
-``rank-0.safetensors``. It is written beside its place, flushed to disk and renamed, so a kill at any
-moment leaves the one before.
+``rank-0.safetensors``. It is written beside its place, flushed to disk and renamed, so a kill at
+any moment leaves the one before.
 """
 
 import importlib.metadata

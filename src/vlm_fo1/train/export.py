@@ -25,7 +25,7 @@ def export(
     stage: StageConfig,
     accelerator: Accelerator,
     facts: Mapping[str, Any],
-    save_extras: Callable[[Path], None],
+    save_extras: Callable[[Path], Any],
 ) -> Path:
     """Write the folder of a finished stage, at once or not at all; every process must call.
 

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
 
 from vlm_fo1.errors import CheckpointError, TrainingError
 from vlm_fo1.settings import dump, plain
@@ -22,7 +20,7 @@ from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wra
 from vlm_fo1.train.export import CONFIG_FILE, export
 from vlm_fo1.train.journal import Journal
 from vlm_fo1.train.loss import answer_loss, clip, to_device
-from vlm_fo1.train.parts import Outcome, Parts, StepReport, do_nothing
+from vlm_fo1.train.parts import Meters, Outcome, Parts, StepReport, do_nothing
 from vlm_fo1.train.stages import StagePlan, apply_stage, learning_rate_share
 from vlm_fo1.train.stop import Stop, stop_on_signals
 
@@ -30,18 +28,6 @@ logger = logging.getLogger(__name__)
 
 PADDING_LIMIT = 0.15
 """Share of padding above which the log warns."""
-
-
-@dataclass
-class Meters:
-    """What is counted between two lines of the log, on one process."""
-
-    loss: Tensor
-    answer_tokens: float = 0.0
-    examples: float = 0.0
-    tokens: float = 0.0
-    slots: float = 0.0
-    started_s: float = field(default_factory=time.perf_counter)
 
 
 def train(
@@ -203,9 +189,7 @@ class StageRun:
             )
         checkpoint.check_same_data(saved, self.fingerprints, allow_changes=allow_changes)
         rank = accelerator.process_index
-        kept = checkpoint.restore(
-            path, inner(self.model), self.plan.names, self.optimizer, rank
-        )
+        kept = checkpoint.restore(path, inner(self.model), self.plan.names, self.optimizer, rank)
         self.step = saved.step
         self.feed.load_state_dict(kept.data)
         counts = dict(kept.meters)
@@ -234,9 +218,7 @@ class StageRun:
                 metrics = self._log(grad_norm)
             if self.accelerator.is_main_process:
                 self.watch(
-                    StepReport(
-                        stage=stage.name, step=self.step, steps=stage.steps, metrics=metrics
-                    )
+                    StepReport(stage=stage.name, step=self.step, steps=stage.steps, metrics=metrics)
                 )
             if last or (stage.eval_every and self.step % stage.eval_every == 0):
                 self._evaluate()
@@ -248,7 +230,14 @@ class StageRun:
         return True
 
     def _one_step(self) -> float:
-        """One optimiser step; returns the norm of the gradient before clipping."""
+        """One optimiser step.
+
+        Returns:
+            The norm of the gradient before clipping.
+
+        Raises:
+            TrainingError: It is not a finite number.
+        """
         stage, accelerator, meters = self.stage, self.accelerator, self.meters
         fed = [next(self.feed) for _ in range(stage.accumulation)]
         for batch in fed:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -25,7 +24,7 @@ def answer_loss(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     if not len(keep):
         keep = keep.new_zeros(1)
     logits_BKV = model(**inputs, logits_to_keep=keep, use_cache=False).logits
-    return F.cross_entropy(
+    return nn.functional.cross_entropy(
         logits_BKV.float().flatten(0, 1), targets_BT[:, keep].flatten(), reduction="sum"
     )
 

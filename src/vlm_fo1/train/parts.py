@@ -1,9 +1,12 @@
 """What a training run is put together from, and what it says about itself."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vlm_fo1.train.batches import Collate, Source
 from vlm_fo1.train.config import StageConfig
@@ -31,7 +34,7 @@ class Parts:
     """Further figures at each evaluation: (unwrapped network, stage, step); every process calls."""
     fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
     """What identifies the data of a mixture."""
-    save_extras: Callable[[Path], None] = do_nothing
+    save_extras: Callable[[Path], Any] = do_nothing
     """Writes what belongs beside the weights: the processor."""
 
 
@@ -56,3 +59,15 @@ class Outcome:
     """The signal that ended it after saving; None if it ran to its end."""
     bad_records: int
     """Examples left out in this run on all processes, listed in ``bad_records.jsonl``."""
+
+
+@dataclass
+class Meters:
+    """What is counted between two lines of the log, on one process."""
+
+    loss: Tensor
+    answer_tokens: float = 0.0
+    examples: float = 0.0
+    tokens: float = 0.0
+    slots: float = 0.0
+    started_s: float = field(default_factory=time.perf_counter)
