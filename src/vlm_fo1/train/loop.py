@@ -126,7 +126,7 @@ class StageRun:
         self.optimizer: Any = None
         self.feed = self._feed(stage.mixture)
         self.stopped_by: int | None = None
-        self.warned_of_padding = False
+        self.tokens, self.slots, self.warned_of_padding = 0.0, 0.0, False
 
     def prepare(self, *, allow_changes: bool) -> None:
         """Load, freeze, wrap, and go to where the newest checkpoint stood.
@@ -297,15 +297,23 @@ class StageRun:
             "tokens_per_s": tokens / seconds,
         }
         self.journal.write(self.stage.name, self.step, "train", metrics)
-        if metrics["padding"] > PADDING_LIMIT and not self.warned_of_padding:
-            self.warned_of_padding = True
-            logger.warning(
-                "%.0f %% of the tokens are padding at step %d: raise data.pool_batches",
-                100 * metrics["padding"],
-                self.step,
-            )
+        self._watch_padding(tokens, slots)
         self.meters = Meters(torch.zeros_like(meters.loss))
         return metrics
+
+    def _watch_padding(self, tokens: float, slots: float) -> None:
+        """Warn once when much of what the network reads is padding, a pool of batches seen."""
+        self.tokens += tokens
+        self.slots += slots
+        share = 1 - self.tokens / max(1.0, self.slots)
+        seen = self.step * self.stage.accumulation >= self.config.data.pool_batches
+        if seen and share > PADDING_LIMIT and not self.warned_of_padding:
+            self.warned_of_padding = True
+            logger.warning(
+                "%.0f %% of the tokens so far are padding: raise data.pool_batches, or set "
+                "batch_tokens",
+                100 * share,
+            )
 
     def _evaluate(self) -> None:
         """Held-out figures; leaves random numbers and the clock as they were."""
