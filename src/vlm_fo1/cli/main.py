@@ -17,10 +17,12 @@ COMMANDS = {
     "ground": ("vlm_fo1.cli.ground", "Describe the image and point at everything mentioned."),
     "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
     "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
+    "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is installed and what is missing."),
 }
-"""Command to the module whose ``command`` function it is, and its line in ``fo1 --help``."""
+"""Command to its line in ``fo1 --help`` and the module whose ``command`` function, or whose ``app``
+of commands, it is."""
 
 
 class LazyGroup(TyperGroup):
@@ -55,7 +57,12 @@ class LazyGroup(TyperGroup):
 
 
 def _load(name: str, module: str) -> Any:
-    return _build(name, importlib.import_module(module).command)
+    found = importlib.import_module(module)
+    if hasattr(found, "app"):
+        group = typer.main.get_command(found.app)
+        group.name = name
+        return group
+    return _build(name, found.command)
 
 
 def _build(name: str, function: Callable[..., None]) -> Any:

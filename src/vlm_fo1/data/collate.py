@@ -3,68 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from PIL import Image
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import Vocabulary, neutralise
+from vlm_fo1.markup import neutralise
+from vlm_fo1.processing import FO1Processor
 
 IGNORED = -100
 """Label of a token that is not learnt."""
-
-
-class Chat(Protocol):
-    """What is read of `vlm_fo1.processing.ChatFormat`."""
-
-    @property
-    def opening(self) -> str:
-        """Everything before the user's first words."""
-        ...
-
-    @property
-    def closing(self) -> str:
-        """Everything between a question and its answer."""
-        ...
-
-    @property
-    def stop_token(self) -> str:
-        """The token that ends an answer."""
-        ...
-
-
-class Processor(Protocol):
-    """What is read of `vlm_fo1.processing.FO1Processor`."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The host's tokenizer."""
-        ...
-
-    @property
-    def image_processor(self) -> Any:
-        """Images and boxes to tensors, with ``image_tokens``."""
-        ...
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """How regions are spelt."""
-        ...
-
-    @property
-    def chat(self) -> Any:
-        """A `Chat`."""
-        ...
-
-    @property
-    def stop_token_id(self) -> int:
-        """Id of the token that ends an answer."""
-        ...
-
-    def encode_prompt(self, question: str, count: int, image_tokens: int) -> list[int]:
-        """Ids of a prompt up to the first token of the answer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +44,7 @@ class Collator:
         max_tokens: Longest sequence; questions beyond it are left out, the first must fit.
     """
 
-    def __init__(self, processor: Processor, max_tokens: int | None = None) -> None:
+    def __init__(self, processor: FO1Processor, max_tokens: int | None = None) -> None:
         self.processor = processor
         self.max_tokens = max_tokens
 
@@ -131,6 +81,30 @@ class Collator:
             for example in examples
         ]
         return {**self.pad(rows), **images}
+
+    def length(self, example: Example) -> int:
+        """About how many tokens a record takes, without decoding its image; for bucketing."""
+        tokens = 0
+        if isinstance(example.image, Image.Image):
+            tokens = self._about_image_tokens(example.image.size)
+        elif example.image is not None:
+            try:
+                with Image.open(example.image) as image:
+                    tokens = self._about_image_tokens(image.size)
+            except (OSError, ValueError):
+                tokens = 0  # collating will say what is wrong with it
+        texts = [text for turn in example.turns for text in (turn.question, turn.answer)]
+        encoded = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        whole = tokens + sum(map(len, encoded)) + 2 * len(example.regions_xyxy)
+        return whole if self.max_tokens is None else min(whole, self.max_tokens)
+
+    def _about_image_tokens(self, size_wh: tuple[int, int]) -> int:
+        primary = getattr(self.processor.image_processor, "primary", {})
+        side = primary.get("patch_size", 14) * primary.get("merge_size", 2)
+        limits = primary.get("size", {})
+        area = max(size_wh[0] * size_wh[1], limits.get("shortest_edge", 0))
+        area = min(area, limits.get("longest_edge", area))
+        return area // side**2
 
     def encode(self, example: Example, image_tokens: int) -> Encoded:
         """Token ids and labels of one record.
@@ -190,7 +164,7 @@ class Collator:
 
     def _later_prompt(self, question: str) -> list[int]:
         # What opens the user's turn in the first prompt opens it here; a system turn comes once.
-        chat: Chat = self.processor.chat
+        chat = self.processor.chat
         opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
         return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
 

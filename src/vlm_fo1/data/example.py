@@ -253,12 +253,21 @@ def _from_dict(record: Any, path: Path, number: int) -> Example:
         raise DataError("turns must be a list of {question, answer, task}")
     return Example(
         image=None if image is None else path.parent / image,
-        regions_xyxy=record.get("regions") or box_math.as_boxes([]),
+        regions_xyxy=box_math.as_boxes(record.get("regions") or []),
         turns=tuple(_turn(turn, index) for index, turn in enumerate(turns)),
-        scores=record.get("scores"),
+        scores=_scores(record.get("scores")),
         source=f"{path}:{number}",
         id=str(record.get("id", number)),
     )
+
+
+def _scores(values: Any) -> npt.NDArray[np.float32] | None:
+    if values is None:
+        return None
+    try:
+        return np.array(values, np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"scores must be a list of numbers: {error}") from error
 
 
 def _turn(values: Any, index: int) -> Turn:

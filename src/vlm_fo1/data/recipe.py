@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from vlm_fo1.data.mixture import Mixture, Part
-from vlm_fo1.data.scenes.config import SceneConfig
-from vlm_fo1.data.scenes.curriculum import CurriculumSource, changed
+from vlm_fo1.data.scenes.config import SceneConfig, changed
+from vlm_fo1.data.scenes.curriculum import CurriculumSource
 from vlm_fo1.data.sources import (
     CocoSource,
     CocoTextSource,

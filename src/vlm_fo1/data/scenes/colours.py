@@ -55,7 +55,7 @@ def tinted(pixels: Pixels, colour: Rgb) -> Pixels:
     shade = np.clip((light - low) / max(float(high - low), 24.0), 0, 1)[..., None]
     base = np.array(colour, np.float32)
     dark = base * 0.5
-    top = base + (255 - base) * 0.22
+    top = base + (255 - base) * (0.22 if base.max() > 60 else 0.06)  # black stays black
     painted = np.where(
         shade < 0.5, dark + (base - dark) * shade * 2, base + (top - base) * (shade - 0.5) * 2
     )

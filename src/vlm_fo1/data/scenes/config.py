@@ -1,7 +1,7 @@
 """What a stream of scenes looks like, as one flat set of values that a curriculum can change."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from vlm_fo1.errors import ConfigError
@@ -96,18 +96,7 @@ class SceneConfig:
         Raises:
             ConfigError: A range that is reversed, a share outside [0, 1], an unknown task.
         """
-        for item in fields(self):
-            value: Any = getattr(self, item.name)
-            if isinstance(value, list):
-                object.__setattr__(self, item.name, tuple(value))
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
-        for name in _SHARES:
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
+        _check_values(self)
         unknown = sorted(set(self.tasks) - set(TASKS))
         if unknown:
             raise ConfigError(f"tasks {unknown} are unknown: the tasks are {', '.join(TASKS)}")
@@ -127,3 +116,54 @@ _SHARES = frozenset(
     {"overlap", "min_visible", "coloured", "plain_background", "effects", "jitter", "drop"}
     | {"no_regions", "absent"}
 )
+
+
+def _check_values(config: SceneConfig) -> None:
+    """Look at ranges and shares.
+
+    Raises:
+        ConfigError: One that cannot be.
+    """
+    for name in _RANGES:
+        low, high = getattr(config, name)
+        if not 0 <= low <= high:
+            raise ConfigError(f"{name} = {(low, high)} must be (least, greatest), both >= 0")
+    for name in _SHARES:
+        share = getattr(config, name)
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} = {share} is a share: a number from 0 to 1")
+
+
+def changed(config: SceneConfig, values: Mapping[str, Any]) -> SceneConfig:
+    """A config with other values, as a file gives them: lists for tuples, 1 for 1.0.
+
+    Raises:
+        ConfigError: A key that is no setting, or a value that it cannot have.
+    """
+    known = [item.name for item in fields(SceneConfig)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"scenes have no {unknown}: the settings are {', '.join(known)}")
+    return replace(config, **{name: _fitting(name, value) for name, value in values.items()})
+
+
+def _fitting(name: str, value: Any) -> Any:
+    """A value from a file in the type that its setting has.
+
+    Raises:
+        ConfigError: It has none of the types that will do.
+    """
+    default = getattr(SceneConfig(), name)
+    if name == "tasks" and isinstance(value, Mapping):
+        return {str(task): float(weight) for task, weight in value.items()}
+    if isinstance(default, float) and isinstance(value, int | float) and value is not True:
+        return float(value)
+    if name in _RANGES:
+        if isinstance(value, list | tuple) and [type(limit) for limit in value] == [int, int]:
+            return tuple(value)
+        raise ConfigError(f"{name} = {value!r}: two whole numbers, [least, greatest], are needed")
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if name in {"styles", "words", "tasks"} or isinstance(default, float):
+        raise ConfigError(f"{name} = {value!r} cannot be: its default is {default!r}")
+    return value

@@ -1,11 +1,10 @@
 """Scenes that grow harder: other settings up to given record numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 from vlm_fo1.data.example import Example
-from vlm_fo1.data.scenes.config import SceneConfig
+from vlm_fo1.data.scenes.config import SceneConfig, changed
 from vlm_fo1.data.scenes.source import ScenesSource
 from vlm_fo1.errors import ConfigError
 
@@ -47,16 +46,3 @@ class CurriculumSource:
             if index < until:
                 return config
         return self._source.config
-
-
-def changed(config: SceneConfig, values: Mapping[str, Any]) -> SceneConfig:
-    """A config with other values, as a file gives them (lists for tuples).
-
-    Raises:
-        ConfigError: A key that is no setting, or a value that it cannot have.
-    """
-    known = [item.name for item in fields(SceneConfig)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(f"scenes have no {unknown}: the settings are {', '.join(known)}")
-    return replace(config, **values)

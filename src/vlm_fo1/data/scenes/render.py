@@ -192,7 +192,7 @@ def _signs(config: SceneConfig, rng: Rng) -> list[_Layer]:
         plate = draw_sign(words[index], _within(rng, config.letter_height), rng)
         levels = (plate.convert("RGBa"),)
         angle = rng.uniform(-6, 6) * config.rotation_deg / 25
-        picture = _turned(levels, max(plate.size), angle)
+        picture = _turned(levels, float(max(plate.size)), angle)
         layers.append(_Layer(picture, SIGN, text=words[index], style="sign"))
     return layers
 

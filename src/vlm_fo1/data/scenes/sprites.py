@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from vlm_fo1.data.scenes.colours import COLOURS, dominant_colour, tinted
 from vlm_fo1.data.scenes.kinds import COLOURABLE
@@ -156,12 +156,10 @@ def _draw_shape(kind: str) -> Pixels:
         pen.polygon([*low, (size * 0.5, size * 0.3)], fill=255)
     else:
         pen.polygon(points(*_POLYGONS[kind]), fill=255)
-    inner = mask.resize((int(size * 0.86), int(size * 0.86)))
-    fill = Image.new("L", (size, size))
-    fill.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    fill = mask.filter(ImageFilter.MinFilter(15))
     picture = Image.new("RGBA", (size, size), (70, 55, 45, 0))
     picture.putalpha(mask)
-    picture.paste((170, 140, 105, 255), mask=ImageChops.darker(fill, mask))
+    picture.paste((170, 140, 105, 255), mask=fill)
     return np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 

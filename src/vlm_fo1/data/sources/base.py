@@ -1,7 +1,7 @@
 """What a source of training records is, and the order in which a finite one is gone through."""
 
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from vlm_fo1.errors import DataError
 Rng = np.random.Generator
 
 
+@runtime_checkable
 class Source(Protocol):
     """Records by index, without end: a finite set starts again in another order."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.sources.base import Epochs
 from vlm_fo1.data.sources.files import read_json
@@ -76,7 +77,7 @@ class ConversationsSource:
             turns = _turns(row["conversations"], reader)
             return Example(
                 image=image,
-                regions_xyxy=reader.boxes if reader else boxes,  # pyright: ignore[reportArgumentType]
+                regions_xyxy=as_boxes(reader.boxes if reader else boxes),
                 turns=tuple(turns),
                 source=str(self.path),
                 id=str(row.get("id", position)),
