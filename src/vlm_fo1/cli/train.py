@@ -44,6 +44,14 @@ def command(
     On several GPUs: torchrun --no-python --nproc-per-node 8 fo1 train CONFIG
 
     fo1 train configs/train/stage1.yaml --set model.path=grafted --out runs/first
+    """
+    _train_and_exit(config, list(change or ()), out, resume, allow_changes)
+
+
+def _train_and_exit(
+    config: Path, changes: list[str], out: Path | None, resume: bool, allow_changes: bool
+) -> None:
+    """Train, say how it ended, and turn that into an exit code.
 
     Raises:
         typer.Exit: Code 2 when the run cannot go on, 1 when records were left out, 128 and the
@@ -57,7 +65,7 @@ def command(
         handlers=[RichHandler(console=errors, show_path=False)],
     )
     try:
-        outcome = _run(config, list(change or ()), out, errors, resume, allow_changes)
+        outcome = _run(config, changes, out, errors, resume, allow_changes)
     except FO1Error as error:
         errors.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -401,5 +401,6 @@ class StageRun:
         """End workers and logs, free the network."""
         self.feed.close()
         self.journal.close()
-        self.accelerator.free_memory()
+        if self.accelerator.device.type != "cpu":
+            self.accelerator.free_memory()
         self.model = self.optimizer = None
