@@ -41,5 +41,9 @@ class ProposerError(FO1Error, ValueError):
     """A proposer that is unknown, was asked wrongly, or returned something unusable."""
 
 
+class TrainingError(FO1Error, RuntimeError):
+    """A training run that cannot go on; what it finished is saved."""
+
+
 class MissingExtraError(FO1Error, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""

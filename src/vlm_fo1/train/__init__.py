@@ -1,0 +1,1 @@
+"""Training in stages: which parameters train on which data, and a loop that can be killed."""

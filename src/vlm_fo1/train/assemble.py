@@ -1,0 +1,109 @@
+"""From a configuration to the parts of a run: the network, its processor, the data."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vlm_fo1.data.collate import Collator
+from vlm_fo1.data.example import Example
+from vlm_fo1.data.mixture import Mixture
+from vlm_fo1.data.recipe import fingerprint, make_mixture
+from vlm_fo1.errors import FO1Error
+from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.model.weights import read_config, resolve_folder
+from vlm_fo1.processing import FO1Processor
+from vlm_fo1.train.config import TrainConfig
+from vlm_fo1.train.parts import Parts
+
+logger = logging.getLogger(__name__)
+
+_SIZE_STEP = 28  # pixels: sizes this close give the same number of image tokens, nearly
+
+
+class ExampleLength:
+    """Tokens of a record, without decoding its image.
+
+    How many tokens an image takes is learnt from a blank one of about its size, so it holds for
+    every host. Near enough to sort by; what is sent to the network is counted there.
+
+    Args:
+        collator: What will make the batch.
+    """
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+        self._image_tokens: dict[tuple[int, int], int] = {}
+
+    def __call__(self, example: Example) -> int:
+        """Tokens; 0 for a record that cannot be used, which `collate` will say."""
+        try:
+            tokens = 0 if example.image is None else self._tokens(example.image)
+            return len(self.collator.encode(example, tokens).input_ids)
+        except (FO1Error, OSError):
+            return 0
+
+    def _tokens(self, image: Path | Image.Image) -> int:
+        if isinstance(image, Image.Image):
+            width, height = image.size
+        else:
+            with Image.open(image) as opened:
+                width, height = opened.size
+        size = (_rounded(width), _rounded(height))
+        if size not in self._image_tokens:
+            processor = self.collator.processor.image_processor
+            blank = processor([Image.new("RGB", size)])
+            self._image_tokens[size] = processor.image_tokens(blank["image_grid_thw"])[0]
+        return self._image_tokens[size]
+
+
+def _rounded(side: int) -> int:
+    return max(1, round(side / _SIZE_STEP)) * _SIZE_STEP
+
+
+def assemble(config: TrainConfig) -> Parts:
+    """The parts of a run on the package's own data and networks.
+
+    Args:
+        config: The run; ``model.path`` is a folder or Hub id with a processor in it.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        ConfigError: A mixture cannot be made.
+    """
+    start = resolve_folder(config.model.path)
+    processor = FO1Processor.from_pretrained(start)
+    collator = Collator(processor, config.data.max_tokens)
+    strict = config.data.on_bad_record == "stop"
+
+    def make_source(mixture: Mapping[str, Any], shard: int, shards: int) -> Mixture:
+        return make_mixture(mixture, seed=config.seed, rank=shard, world_size=shards, strict=strict)
+
+    def load_model(folder: Path | None) -> FO1ForConditionalGeneration:
+        options: dict[str, Any] = {"attn_implementation": config.model.attention}
+        if folder is None and config.model.init == "random":
+            model_config = read_config(start)
+            model = FO1ForConditionalGeneration._from_config(  # noqa: SLF001 - its public form
+                model_config, dtype=torch.float32, **options  # would look up an Auto class
+            )  # fmt: skip
+            logger.info("weights are drawn by seed %d", config.seed)
+            return model
+        return FO1ForConditionalGeneration.from_pretrained(
+            folder or start, dtype=torch.float32, **options
+        )
+
+    for stage in config.stages:  # a mistake in the last stage should not wait for the first to end
+        make_source(stage.mixture, 0, 1)
+    ids = processor.tokenizer.convert_tokens_to_ids(processor.vocabulary.special_tokens())
+    return Parts(
+        load_model=load_model,
+        make_source=make_source,
+        collate=collator,
+        length=ExampleLength(collator),
+        new_token_ids=ids,
+        fingerprint=fingerprint,
+        save_extras=processor.save_pretrained,
+    )

@@ -1,0 +1,82 @@
+"""The weights a stage leaves behind, as a checkpoint folder that says how it was made."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vlm_fo1.settings import dump
+from vlm_fo1.train.checkpoint import versions
+from vlm_fo1.train.config import StageConfig, TrainConfig
+from vlm_fo1.train.distributed import whole
+from vlm_fo1.train.lora import merge
+
+CONFIG_FILE, PROVENANCE_FILE = "train.yaml", "provenance.json"
+
+
+def export(
+    model: Any,
+    config: TrainConfig,
+    stage: StageConfig,
+    accelerator: Accelerator,
+    facts: Mapping[str, Any],
+    save_extras: Callable[[Path], Any],
+) -> Path:
+    """Write the folder of a finished stage, at once or not at all; every process must call.
+
+    Args:
+        model: Unwrapped; adapters are merged in what is written.
+        config: Of the run, written beside the weights.
+        stage: The stage that ended.
+        accelerator: Of the stage.
+        facts: Written to ``provenance.json`` with the versions: data, steps, figures.
+        save_extras: Writes what else belongs there, such as the processor.
+
+    Returns:
+        The folder.
+    """
+    folder = config.output.folder / stage.name
+    state = gather_state(model, accelerator)
+    if accelerator.is_main_process:
+        if stage.lora is not None:
+            state = merge(state, stage.lora)
+        dtype = getattr(torch, config.output.dtype)
+        state = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+        part = folder.with_name(f".part-{folder.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        model.save_pretrained(part, state_dict=state)
+        _state_dtype(part / "config.json", config.output.dtype)
+        save_extras(part)
+        (part / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
+        provenance = {"stage": stage.name, "versions": versions(), **facts}
+        (part / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def gather_state(model: nn.Module, accelerator: Accelerator) -> dict[str, Tensor]:
+    """All tensors of a model, whole and on the CPU; empty on other than the main process."""
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        complete = whole(value)
+        if accelerator.is_main_process:
+            state[name] = complete
+    return state
+
+
+def _state_dtype(path: Path, dtype: str) -> None:
+    """Have ``config.json`` name the dtype of the weights rather than that of the training."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["dtype"] = dtype
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

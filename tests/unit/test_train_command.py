@@ -1,0 +1,152 @@
+"""`fo1 train` from a folder and a file of records to weights that load."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tests.helpers_tokenizer import char_tokenizer
+from tests.helpers_training import tiny_config
+from typer.testing import CliRunner
+
+from vlm_fo1.cli.main import app
+from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
+from vlm_fo1.train.assemble import assemble
+from vlm_fo1.train.config import (
+    DataConfig,
+    ModelConfig,
+    OutputConfig,
+    StageConfig,
+    TrainConfig,
+    TrainRule,
+)
+from vlm_fo1.train.journal import read_log
+
+CONFIG = """
+model: {{path: {folder}/start, init: random}}
+output: {{folder: {folder}/run, log_every: 1, tensorboard: true}}
+data: {{max_tokens: 400, pool_batches: 2}}
+distributed: {{device: cpu}}
+evaluation:
+  mixture: {{sources: [{{type: jsonl, path: {folder}/records.jsonl}}]}}
+  batches: 1
+stages:
+  - name: stage1
+    steps: 3
+    batch_size: 2
+    precision: fp32
+    save_every: 2
+    train:
+      - {{pattern: region_connector, lr: 1e-2}}
+      - {{pattern: host.lm_head.weight, lr: 1e-2, rows: new_tokens}}
+    mixture: {{sources: [{{type: jsonl, path: {folder}/records.jsonl}}]}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before, handlers = torch.get_num_threads(), list(logging.getLogger().handlers)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    processor = FO1Processor(FO1ImageProcessor(), char_tokenizer())
+    processor.save_pretrained(tmp_path / "start")
+    config = tiny_config(
+        len(processor.tokenizer),
+        image_token_id=processor.image_token_id,
+        region_token_id=processor.region_token_id,
+    )
+    config.save_pretrained(tmp_path / "start")
+    lines = []
+    for number in range(4):
+        picture = Image.new("RGB", (64, 56 + 28 * (number % 2)), "white")
+        ImageDraw.Draw(picture).rectangle((8, 8, 40, 40), "red")
+        picture.save(tmp_path / f"{number}.png")
+        turn = {"question": "What is <region0>?", "answer": "red", "task": "brief_caption"}
+        regions = [[8, 8, 41, 41], [44, 44, 60, 54]]
+        lines.append({"image": f"{number}.png", "regions": regions, "turns": [turn]})
+    text = "\n".join(map(json.dumps, lines)) + "\n"
+    (tmp_path / "records.jsonl").write_text(text)
+    (tmp_path / "train.yaml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path
+
+
+def fo1(*arguments: object):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def test_records_train_a_model_that_loads_again(folder):
+    done = fo1(folder / "train.yaml")
+    assert done.exit_code == 0, done.output
+    run = folder / "run"
+    assert f"weights: {run / 'stage1'}" in done.output
+    assert [line["step"] for line in read_log(run)] == [1, 2, 3]
+    assert read_log(run, "eval")[0]["loss"] > 0
+    assert list((run / "tensorboard").iterdir())
+    FO1ForConditionalGeneration.from_pretrained(run / "stage1")
+    FO1Processor.from_pretrained(run / "stage1")
+    facts = json.loads((run / "stage1" / "provenance.json").read_text())
+    assert list(facts["data"]) == [str(folder / "records.jsonl")]
+    again = fo1(run / "stage1" / "train.yaml", "--out", folder / "again")
+    assert again.exit_code == 0, again.output
+    curves = [[line["loss"] for line in read_log(folder / name)] for name in ("run", "again")]
+    assert curves[0] == curves[1]
+    fresh = fo1(folder / "train.yaml", "--fresh")
+    assert fresh.exit_code == 0, fresh.output
+    assert (folder / "run.1" / "stage1").is_dir()
+
+
+def test_a_bad_line_is_named_and_the_run_ends_with_1(folder):
+    text = (folder / "records.jsonl").read_text().splitlines()
+    text[2] = text[2].replace("<region0>", "<region7>")
+    text[3] = text[3].replace("3.png", "missing.png")
+    (folder / "records.jsonl").write_text("\n".join(text) + "\n")
+    done = fo1(folder / "train.yaml")
+    assert done.exit_code == 1, done.output
+    bad = (folder / "run" / "bad_records.jsonl").read_text()
+    assert "records.jsonl:3: the question of turn 0 names <region7>" in bad
+    assert "missing.png" in bad
+    assert (folder / "run" / "stage1" / "model.safetensors").is_file()
+    stopped = fo1(folder / "train.yaml", "--fresh", "--set", "data.on_bad_record=stop")
+    assert stopped.exit_code == 2
+    assert "records.jsonl" in stopped.output
+
+
+def test_a_mistake_ends_with_2_and_one_line(folder):
+    done = fo1(folder / "train.yaml", "--set", "stages.0.stepz=3")
+    assert done.exit_code == 2
+    assert "unknown key 'stages.0.stepz': did you mean 'steps'?" in done.output
+    done = fo1(folder / "train.yaml", "--set", "stages.0.train.0.pattern=region_conector")
+    assert done.exit_code == 2
+    assert "matches no parameter: nearest are region_connector" in done.output
+
+
+def test_the_length_of_a_record_is_what_the_collator_makes_of_it(folder):
+    config = TrainConfig(
+        model=ModelConfig(path=str(folder / "start"), init="random"),
+        output=OutputConfig(folder=folder / "run"),
+        data=DataConfig(max_tokens=400),
+        stages=(
+            StageConfig(
+                name="one",
+                steps=1,
+                train=(TrainRule(pattern="*", lr=1e-3),),
+                mixture={"sources": [{"type": "jsonl", "path": str(folder / "records.jsonl")}]},
+            ),
+        ),
+    )
+    parts = assemble(config)
+    source = parts.make_source(config.stages[0].mixture, 0, 1)
+    examples = [example for example, _ in zip(source, range(4), strict=False)]
+    for example in examples:
+        made = parts.collate([example])["attention_mask"].sum().item()
+        assert parts.length(example) == made
+    assert len(parts.new_token_ids) == 107
