@@ -1,6 +1,7 @@
 """Put image and region tokens where the text holds their placeholders.
 
-Shapes: B rows, T tokens, D width of the language model, I images of all rows, n tokens of an image.
+Shapes: B rows, T tokens, D width of the language model, I images of all rows, n tokens of an image,
+L decoder layers.
 """
 
 import torch
@@ -24,6 +25,23 @@ def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -
         return embeds_BTD
     flat = torch.cat([part.to(embeds_BTD.device, embeds_BTD.dtype) for part in features])
     return embeds_BTD.masked_scatter(placeholder_BT[..., None], flat)
+
+
+def splice_deep(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:
+    """What the first decoder layers add at placeholders, zero elsewhere.
+
+    Args:
+        embeds_BTD: Embedded text, for shape and type.
+        placeholder_BT: True where a feature goes.
+        features: (n, L, D) each; all of them together as many as placeholders.
+
+    Returns:
+        (B, T, L, D), row by row, so that it can be repeated for beams and cut like the embeddings.
+    """
+    layers, width = features[0].shape[1:]
+    zeros = embeds_BTD.new_zeros(*embeds_BTD.shape[:2], layers * width)
+    flat = [part.flatten(1) for part in features]
+    return splice(zeros, placeholder_BT, flat).unflatten(-1, (layers, width))
 
 
 def check_counts(
