@@ -199,6 +199,7 @@ def read_davit_sizes(values: dict[str, Any]) -> dict[str, Any]:
     values = {"embed_dim": values.get("dim_embed"), **values, "drop_path_rate": 0.0}
     return {key: values[key] for key in davit_sizes("davit-base") if key in values}
 
+
 QWEN2_5_VL_VISION = {
     "depth": 32,
     "hidden_size": 1280,

@@ -42,6 +42,17 @@ class EncodedImages:
     """Per image (n, L, D), see `PrimaryFeatures.deep_tokens`; an empty list for most hosts."""
 
 
+def prompt_start(prompt: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The first ``length`` tokens of what `FO1ForConditionalGeneration.embed_prompt` returned.
+
+    Run through `forward` they fill a cache that all prompts with this start can go on from.
+    """
+    return {
+        name: value[..., :length] if name == "position_ids" else value[:, :length]
+        for name, value in prompt.items()
+    }
+
+
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """VLM-FO1 on any host that `backbones` has an adapter for.
 
@@ -65,13 +76,15 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         host, regions = config.host, config.regions
         self.backbone = find_backbone(host.model_type)
-        if host_model is None:
-            host_model = AutoModelForImageTextToText.from_config(host)
-        self.host = host_model
+        self.host: Any = (
+            AutoModelForImageTextToText.from_config(host) if host_model is None else host_model
+        )
         self.image_connector = build_connector(
             config.image_connector, config.hidden_size, config.hidden_size
         )
-        self.auxiliary = AuxiliaryTower(config.auxiliary, tuple(regions.auxiliary_strides))
+        self.auxiliary = AuxiliaryTower(
+            config.auxiliary, tuple(map(float, regions.auxiliary_strides))
+        )
         self.region_encoder = HybridRegionEncoder(
             regions, self.backbone.map_channels(host), self.backbone.map_stride(host)
         )
@@ -174,7 +187,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_region_features(
         self,
         pixel_values: Tensor,
-        image_grid_thw: Tensor,
+        image_grid_thw: Tensor | None,
         aux_pixel_values: Sequence[Tensor],
         region_boxes: Sequence[Tensor],
     ) -> list[Tensor]:
@@ -373,7 +386,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids=input_ids, attention_mask=attention_mask, **options
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
         inputs_embeds: Tensor | None = None,
@@ -382,7 +395,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one decoding step; deepstack belongs to the prompt, so to the first alone."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,

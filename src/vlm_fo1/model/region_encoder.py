@@ -29,7 +29,7 @@ class HybridRegionEncoder(nn.Module):
             primary_channels,
             config.pyramid_channels,
             primary_stride,
-            tuple(config.pyramid_strides),
+            tuple(map(float, config.pyramid_strides)),
         )
         self.bins = config.pooling_size
         self.temperature = config.position_temperature

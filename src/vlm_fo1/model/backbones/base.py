@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, D width of the language model, I images, L decoder layers.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from vlm_fo1.model.primary import PrimaryFeatures
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """What VLM-FO1 needs to know about a host VLM."""
 
