@@ -1,1 +1,57 @@
 """VLM-FO1: vision-language models that point at regions instead of guessing coordinates."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vlm_fo1._registration import register_on_use
+
+if TYPE_CHECKING:
+    from vlm_fo1.model.configuration import FO1Config
+    from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+    from vlm_fo1.pipeline import FO1, Scene
+    from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
+    from vlm_fo1.structures import Answer, Mention, Regions
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "FO1": "vlm_fo1.pipeline",
+    "Scene": "vlm_fo1.pipeline",
+    "Answer": "vlm_fo1.structures",
+    "Mention": "vlm_fo1.structures",
+    "Regions": "vlm_fo1.structures",
+    "FO1Config": "vlm_fo1.model.configuration",
+    "FO1ForConditionalGeneration": "vlm_fo1.model.modeling",
+    "FO1ImageProcessor": "vlm_fo1.processing",
+    "FO1Processor": "vlm_fo1.processing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'vlm_fo1' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
+
+__all__ = [
+    "FO1",
+    "Answer",
+    "FO1Config",
+    "FO1ForConditionalGeneration",
+    "FO1ImageProcessor",
+    "FO1Processor",
+    "Mention",
+    "Regions",
+    "Scene",
+]
+
+register_on_use()

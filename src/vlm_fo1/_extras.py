@@ -18,6 +18,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
     Raises:
         MissingExtraError: The module is not installed; the message is the command that adds it.
+        ModuleNotFoundError: It is installed, but a module that it needs in turn is not.
     """
     try:
         return importlib.import_module(module)

@@ -1,8 +1,8 @@
 """Boxes as plain arrays: convert, check, clip, scale, compare.
 
-Every function takes and returns float32 arrays of shape (N, 4), never changes its input, and accepts
-N = 0. Unless a name says otherwise boxes are ``xyxy`` (left, top, right, bottom) in pixels, with
-(0, 0) the top left corner of the image and right/bottom exclusive.
+Every function takes and returns float32 arrays of shape (N, 4), never changes its input, and
+accepts N = 0. Unless a name says otherwise boxes are ``xyxy`` (left, top, right, bottom) in pixels,
+with (0, 0) the top left corner of the image and right/bottom exclusive.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,50 @@ def as_boxes(boxes: BoxesLike) -> Array:
         BoxError: Not numbers, or not four of them a box.
     """
     try:
-        array = np.array(boxes, dtype=np.float32)
-    except (ValueError, TypeError) as error:
+        array = np.array(boxes)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, a tensor elsewhere
         raise BoxError(f"boxes must be rows of four numbers (x1, y1, x2, y2): {error}") from error
-    if array.size == 0:
+    if array.shape == (0,):
         return np.zeros((0, 4), np.float32)
-    if array.ndim == 1 and array.shape[0] == 4:
+    if array.dtype.kind not in "iuf":
+        raise BoxError(
+            f"boxes must be rows of four numbers (x1, y1, x2, y2), got {array.dtype.name} values"
+        )
+    if array.shape == (4,):
         array = array[None]
     if array.ndim != 2 or array.shape[1] != 4:
         raise BoxError(
             f"boxes must have shape (N, 4), got {array.shape}: pass one (x1, y1, x2, y2) per box"
+        )
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `check` names
+        return array.astype(np.float32)
+
+
+def well_formed(boxes: BoxesLike) -> Array:
+    """Refuse boxes that are not finite or are reversed; sides of zero length are let through.
+
+    Args:
+        boxes: (N, 4) xyxy.
+
+    Returns:
+        A fresh (N, 4) float32 array of the same boxes.
+
+    Raises:
+        BoxError: With the index and value of a box that breaks a rule.
+    """
+    array = as_boxes(boxes)
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise BoxError(
+            f"{_named(array, index)} holds NaN or infinity: every coordinate must be finite"
+        )
+    ordered = (array[:, 2:] >= array[:, :2]).all(axis=1)
+    if not ordered.all():
+        index = int(np.argmin(ordered))
+        raise BoxError(
+            f"{_named(array, index)} is reversed: x2 >= x1 and y2 >= y1 are needed; "
+            "is it (x, y, width, height)? then use vlm_fo1.boxes.xywh_to_xyxy"
         )
     return array
 
@@ -58,24 +92,16 @@ def check(boxes: BoxesLike, size_wh: tuple[int, int]) -> Array:
         (N, 4) xyxy inside the image, in the given order.
 
     Raises:
-        BoxError: With the index and value of the first box that breaks a rule.
+        BoxError: With the index and value of a box that breaks a rule.
     """
-    array = as_boxes(boxes)
+    array = well_formed(boxes)
     width, height = size_wh
     for index, (x1, y1, x2, y2) in enumerate(array.tolist()):
-        where = f"box {index} = ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
-        if not np.isfinite([x1, y1, x2, y2]).all():
-            raise BoxError(f"{where} holds NaN or infinity: every coordinate must be finite")
-        if x2 < x1 or y2 < y1:
-            raise BoxError(
-                f"{where} is reversed: x2 >= x1 and y2 >= y1 are needed; "
-                "is it (x, y, width, height)? then use vlm_fo1.boxes.xywh_to_xyxy"
-            )
         if x2 == x1 or y2 == y1:
-            raise BoxError(f"{where} has no area: drop it or widen it")
+            raise BoxError(f"{_named(array, index)} has no area: drop it or widen it")
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             raise BoxError(
-                f"{where} lies outside the image of {width} x {height} pixels: "
+                f"{_named(array, index)} lies outside the image of {width} x {height} pixels: "
                 "boxes are in pixels of the image as displayed (EXIF applied)"
             )
     return clip(array, size_wh)
@@ -109,13 +135,12 @@ def cxcywh_to_xyxy(boxes: BoxesLike) -> Array:
     """(centre x, centre y, width, height) to (x1, y1, x2, y2); (N, 4) in and out."""
     array = as_boxes(boxes)
     half = array[:, 2:] / 2
-    return np.concatenate([array[:, :2] - half, array[:, :2] + half], axis=1)
+    return np.concatenate([array[:, :2] - half, array[:, :2] + half], axis=1, dtype=np.float32)
 
 
 def areas(boxes: BoxesLike) -> Array:
     """Areas of (N, 4) xyxy boxes as (N,), zero for a reversed box."""
-    sides = np.maximum(xyxy_to_xywh(boxes)[:, 2:], 0)
-    return sides[:, 0] * sides[:, 1]
+    return _areas(as_boxes(boxes).astype(np.float64)).astype(np.float32)
 
 
 def iou(first: BoxesLike, second: BoxesLike) -> Array:
@@ -128,13 +153,15 @@ def iou(first: BoxesLike, second: BoxesLike) -> Array:
     Returns:
         (N, M) in [0, 1]; 0 where both boxes have no area.
     """
-    first_N4, second_M4 = as_boxes(first), as_boxes(second)
+    first_N4 = as_boxes(first).astype(np.float64)  # float32 areas of large images lose whole pixels
+    second_M4 = as_boxes(second).astype(np.float64)
     top_left = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
     bottom_right = np.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
     sides = np.maximum(bottom_right - top_left, 0)
     shared = sides[..., 0] * sides[..., 1]
-    union = areas(first_N4)[:, None] + areas(second_M4)[None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    union = _areas(first_N4)[:, None] + _areas(second_M4)[None] - shared
+    ratio = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ratio.astype(np.float32)
 
 
 def nms(boxes: BoxesLike, scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.int64]:
@@ -147,12 +174,30 @@ def nms(boxes: BoxesLike, scores: npt.ArrayLike, threshold: float) -> npt.NDArra
 
     Returns:
         Indices of the kept boxes, best first.
+
+    Raises:
+        BoxError: Boxes and scores differ in number.
     """
     boxes_N4 = as_boxes(boxes)
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    scores_N = np.asarray(scores, np.float64)
+    if scores_N.shape != (len(boxes_N4),):
+        raise BoxError(
+            f"scores have shape {scores_N.shape} for {len(boxes_N4)} boxes: pass one per box"
+        )
+    order = np.argsort(-scores_N, kind="stable")
     kept: list[int] = []
     while order.size:
         best, rest = order[0], order[1:]
         kept.append(int(best))
         order = rest[iou(boxes_N4[best], boxes_N4[rest])[0] <= threshold]
     return np.array(kept, np.int64)
+
+
+def _areas(boxes_N4: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    sides = np.maximum(boxes_N4[:, 2:] - boxes_N4[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def _named(boxes_N4: Array, index: int) -> str:
+    """How a message names a box: its index and its values."""
+    return f"box {index} = ({', '.join(f'{value:g}' for value in boxes_N4[index].tolist())})"

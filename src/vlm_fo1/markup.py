@@ -9,10 +9,20 @@ a successor with other names (``<objN>``, ``<objfeat>``) is a value, not a fork:
 `scan` is total: it never raises on model output and reports what it could not use.
 """
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from vlm_fo1.errors import ConfigError
+
+_MAX_DIGITS = 9
+"""Longer numbers name no region of any image and are read as plain text."""
+_MAX_QUOTED = 60
+"""How many characters of model text a problem quotes."""
+_MAX_NESTING = 8
+"""Passes of `neutralise` before it drops every bracket: the work stays linear in the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +42,27 @@ class Vocabulary:
     max_regions: int = 100
     """How many region tags exist, so how many regions one question can hold."""
 
+    def __post_init__(self) -> None:
+        """Refuse a vocabulary that cannot be read back.
+
+        Raises:
+            ConfigError: No place for the number, a token that is empty or used twice, or no region.
+        """
+        before, hole, after = self.region_tag.partition("{}")
+        if not hole or not before or not after or "{}" in after:
+            raise ConfigError(
+                f"region_tag {self.region_tag!r} must hold one {{}} for the number with text on "
+                "both sides, e.g. '<region{}>'"
+            )
+        tokens = self.fixed_tokens()
+        if not all(tokens) or len(set(tokens)) < len(tokens):
+            raise ConfigError(f"tokens must differ and not be empty, got {tokens}")
+        if self.max_regions < 1:
+            raise ConfigError(f"max_regions is {self.max_regions}, at least 1 is needed")
+
     def tag(self, index: int) -> str:
         """The text that names region ``index``, e.g. ``<region7>``."""
-        return self.region_tag.format(index)
+        return self.region_tag.replace("{}", str(index))
 
     def tags(self, indices: Iterable[int]) -> str:
         """Several tags, one after the other."""
@@ -49,32 +77,52 @@ class Vocabulary:
         (ground, end_ground), (objects, end_objects) = self.ground, self.objects
         return f"{ground}{label}{end_ground}{objects}{self.tags(indices)}{end_objects}"
 
+    def fixed_tokens(self) -> list[str]:
+        """Every token of the vocabulary but the numbered tags."""
+        return [*self.ground, *self.objects, *self.think, self.region_feature]
+
     def special_tokens(self) -> list[str]:
         """Every token of the vocabulary, tags first; what a tokenizer must hold."""
-        tags = [self.tag(index) for index in range(self.max_regions)]
-        return [*tags, *self.ground, *self.objects, *self.think, self.region_feature]
+        return [*map(self.tag, range(self.max_regions)), *self.fixed_tokens()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a configuration file; ``Vocabulary.from_dict`` reads them back."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
+            "region_tag": self.region_tag,
+            "region_feature": self.region_feature,
+            "ground": list(self.ground),
+            "objects": list(self.objects),
+            "think": list(self.think),
+            "max_regions": self.max_regions,
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
-        """Inverse of `to_dict`; missing keys take their defaults."""
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in values.items()
-            }
-        )
+    def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
+        """Inverse of `to_dict`; missing keys take their defaults.
+
+        Raises:
+            ConfigError: An unknown key, a pair that is none, or tokens that `Vocabulary` refuses.
+        """
+        known = [item.name for item in fields(cls)]
+        plain = dict(values)
+        for key in plain:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1) or known
+                raise ConfigError(f"vocabulary has no {key!r}: did you mean {' or '.join(near)}?")
+        for key in ("ground", "objects", "think"):
+            if key in plain:
+                pair = list(plain[key])
+                if isinstance(plain[key], str) or len(pair) != 2:
+                    raise ConfigError(
+                        f"{key} {plain[key]!r} must be an opening and a closing token"
+                    )
+                plain[key] = (str(pair[0]), str(pair[1]))
+        return cls(**plain)
 
     def tag_pattern(self) -> re.Pattern[str]:
-        """Matches any region tag; group 1 is the number."""
+        """Matches any region tag; group 1 is the number, in ASCII digits."""
         before, after = map(re.escape, self.region_tag.split("{}"))
-        return re.compile(f"{before}(\\d+){after}")
+        return re.compile(f"{before}([0-9]{{1,{_MAX_DIGITS}}}){after}")
 
 
 RELEASED = Vocabulary()
@@ -97,13 +145,20 @@ class Scan:
 
     mentions: tuple[ScannedMention, ...] = ()
     plain: str = ""
-    """The text as a person would read it: labels stay, markup goes."""
+    """The text as a person would read it: labels stay, a region named in running text becomes
+    ``region3``, other markup goes."""
     problems: tuple[str, ...] = ()
+    tags: int = 0
+    """How many region tags stand in the whole text."""
 
 
 @dataclass
 class _Reader:
-    """A left-to-right pass over the pieces of one text."""
+    """A left-to-right pass over the pieces of one text.
+
+    Between mentions ``label`` and ``numbers`` are None. ``label`` is set from ``<ground>`` on,
+    ``in_label`` until ``</ground>``; ``numbers`` is set from ``<objects>`` until ``</objects>``.
+    """
 
     vocabulary: Vocabulary
     mentions: list[ScannedMention] = field(default_factory=list[ScannedMention])
@@ -114,6 +169,7 @@ class _Reader:
     numbers: list[int] | None = None
     first_tag: int = 0
     tags_seen: int = 0
+    outside: list[str] = field(default_factory=list[str])
 
     def token(self, token: str) -> None:
         ground, end_ground = self.vocabulary.ground
@@ -129,6 +185,8 @@ class _Reader:
             self.open_objects()
         elif token == end_objects:
             self.close(None)
+        else:
+            self.problems.append(f"{token} in an answer: left out")
 
     def open_objects(self) -> None:
         objects, end_objects = self.vocabulary.objects
@@ -147,33 +205,55 @@ class _Reader:
         if self.label is None:
             if self.numbers is None and problem is None:
                 self.problems.append(f"{self.vocabulary.objects[1]} without an opening")
-        elif self.numbers is not None:
-            label = self.label.strip()
-            self.mentions.append(ScannedMention(label, tuple(self.numbers), self.first_tag))
-            if problem is not None:
-                self.problems.append(f"label {label!r}: {problem}")
         else:
-            self.problems.append(
-                f"label {self.label.strip()!r} has no {self.vocabulary.objects[0]} behind it"
-            )
+            label = " ".join(self.label.split())
+            if not label:
+                self.problems.append(
+                    f"an empty label between {' and '.join(self.vocabulary.ground)}"
+                )
+            if self.numbers is None:
+                self.problems.append(
+                    f"label {_quoted(label)} has no {self.vocabulary.objects[0]} behind it"
+                )
+            else:
+                self.mentions.append(ScannedMention(label, tuple(self.numbers), self.first_tag))
+                if problem is not None:
+                    self.problems.append(f"label {_quoted(label)}: {problem}")
         self.label, self.numbers, self.in_label = None, None, False
 
     def tag(self, number: int) -> None:
+        self.tags_seen += 1
         if self.numbers is not None:
             self.numbers.append(number)
-        self.tags_seen += 1
+            return
+        tag = self.vocabulary.tag(number)
+        self.outside.append(tag)
+        self.text(_without_brackets(tag))
 
     def text(self, text: str) -> None:
-        if self.in_label and self.label is not None:
+        if self.numbers is not None:
+            said = text.strip(" \t\r\n,;")
+            if said and said.rstrip(".").lower() != "none":
+                self.problems.append(f"text inside {self.vocabulary.objects[0]}: {_quoted(said)}")
+        elif self.in_label and self.label is not None:
             self.label += text
             self.plain.append(text)
-        elif self.numbers is not None:
-            if text.strip() and text.strip().lower() != "none":
-                self.problems.append(f"text inside {self.vocabulary.objects[0]}: {text.strip()!r}")
         else:
             if self.label is not None and text.strip():
                 self.close(None)
             self.plain.append(text)
+
+    def finish(self) -> Scan:
+        if self.label is not None:
+            self.close("the text ends before it is closed")
+        if self.outside:
+            few = ", ".join(self.outside[:3]) + (", ..." if len(self.outside) > 3 else "")
+            self.problems.append(
+                f"{len(self.outside)} region tags outside {self.vocabulary.objects[0]} ({few}): "
+                "no box is taken from them"
+            )
+        plain = re.sub(r"[ \t]{2,}", " ", "".join(self.plain)).strip()
+        return Scan(tuple(self.mentions), plain, tuple(self.problems), self.tags_seen)
 
 
 def scan(text: str, vocabulary: Vocabulary = RELEASED) -> Scan:
@@ -190,27 +270,22 @@ def scan(text: str, vocabulary: Vocabulary = RELEASED) -> Scan:
 
     Source: the answer format in the paper, section 3; behaviour on damaged text is ours.
     """
-    before, after = map(re.escape, vocabulary.region_tag.split("{}"))
-    fixed = [*vocabulary.ground, *vocabulary.objects]
-    pieces = re.compile("|".join([f"{before}\\d+{after}", *map(re.escape, fixed)]))
     is_tag = vocabulary.tag_pattern()
+    fixed = [*vocabulary.ground, *vocabulary.objects, vocabulary.region_feature]
+    pieces = re.compile("|".join([is_tag.pattern, *map(re.escape, fixed)]))
     reader = _Reader(vocabulary)
     end = 0
     for match in pieces.finditer(text):
         if match.start() > end:
             reader.text(text[end : match.start()])
-        tag = is_tag.fullmatch(match.group())
-        if tag is not None:
-            reader.tag(int(tag.group(1)))
+        if match.group(1) is not None:
+            reader.tag(int(match.group(1)))
         else:
             reader.token(match.group())
         end = match.end()
     if end < len(text):
         reader.text(text[end:])
-    if reader.label is not None:
-        reader.close("the text ends before it is closed")
-    plain = re.sub(r"[ \t]{2,}", " ", "".join(reader.plain)).strip()
-    return Scan(tuple(reader.mentions), plain, tuple(reader.problems))
+    return reader.finish()
 
 
 def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()) -> str:
@@ -228,23 +303,31 @@ def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[
         The text with none of these tokens in it, however they were nested.
     """
     before, after = map(re.escape, vocabulary.region_tag.split("{}"))
-    fixed = {
-        *vocabulary.ground,
-        *vocabulary.objects,
-        *vocabulary.think,
-        vocabulary.region_feature,
-        *reserved,
-    }
-    patterns = [f"{before}\\d+{after}", r"<\|[^<>]*\|>"]
-    patterns += [re.escape(token) for token in sorted(fixed, key=len, reverse=True) if token]
+    tokens = {*vocabulary.fixed_tokens(), *reserved}
+    patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
+    patterns += [
+        re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
+    ]
     armed = re.compile("|".join(patterns))
 
     def disarm(match: re.Match[str]) -> str:
-        return re.sub(r"[<>|/\[\]]", "", match.group())
+        bare = _without_brackets(match.group())
+        return "" if bare == match.group() else bare  # nothing to take off: drop the whole token
 
+    for _ in range(_MAX_NESTING):
+        if not armed.search(text):
+            return text
+        text = armed.sub(disarm, text)
+    text = _without_brackets(text)  # only text built to get through comes here
     while armed.search(text):
-        disarmed = armed.sub(disarm, text)
-        if disarmed == text:  # a reserved token without brackets: nothing is left but to drop it
-            disarmed = armed.sub("", text)
-        text = disarmed
+        text = armed.sub("", text)
     return text
+
+
+def _without_brackets(text: str) -> str:
+    return re.sub(r"[<>|/\[\]]", "", text)
+
+
+def _quoted(text: str) -> str:
+    """Model text as a problem quotes it, cut to a length that can be read."""
+    return repr(text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 1] + "…")

@@ -7,10 +7,17 @@ from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
 from vlm_fo1.prompts import Question, Task
 from vlm_fo1.structures import Answer, Mention, Regions
 
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_DIGITS = re.compile(r"(?<!\w)(?<!\d\.)(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})(?!\w|\.\d)")
+_WORDS = re.compile(
+    rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[- ](?P<ones>{'|'.join(_UNITS[1:10])}))?"
+    rf"|(?P<units>{'|'.join(_UNITS)}))\b"
+)
 
 
 def parse(
@@ -41,13 +48,12 @@ def parse(
     problems = [*question.notes, *found.problems]
     if not finished:
         problems.append("the answer was cut at max_new_tokens: raise it to get the rest")
-    tags_in_text = len(vocabulary.tag_pattern().findall(text))
-    if tag_confidence is not None and len(tag_confidence) != tags_in_text:
+    if tag_confidence is not None and len(tag_confidence) != found.tags:
         problems.append(
-            f"{len(tag_confidence)} region scores for {tags_in_text} region tags: scores left out"
+            f"{len(tag_confidence)} region scores for {found.tags} region tags: scores left out"
         )
         tag_confidence = None
-    mentions = tuple(_mentions(found, len(regions), tag_confidence, problems))
+    mentions = tuple(_mentions(found, len(regions), question.labels, tag_confidence, problems))
     count = _count(found.plain, mentions, question, problems)
     return Answer(
         text=text,
@@ -62,27 +68,33 @@ def parse(
 
 
 def _mentions(
-    found: Scan, offered: int, tag_confidence: Sequence[float] | None, problems: list[str]
+    found: Scan,
+    offered: int,
+    asked: Sequence[str],
+    tag_confidence: Sequence[float] | None,
+    problems: list[str],
 ) -> list[Mention]:
+    spelt = {label.casefold(): label for label in reversed(asked)}
     mentions: list[Mention] = []
     for scanned in found.mentions:
+        known = scanned.label in asked
+        label = scanned.label if known else spelt.get(scanned.label.casefold(), scanned.label)
         indices: list[int] = []
         confidence: list[float] = []
         for position, number in enumerate(scanned.numbers):
             if number >= offered:
                 problems.append(
-                    f"label {scanned.label!r}: region {number} does not exist, "
-                    f"{offered} were offered"
+                    f"label {label!r}: region {number} does not exist, {offered} were offered"
                 )
             elif number in indices:
-                problems.append(f"label {scanned.label!r}: region {number} named twice")
+                problems.append(f"label {label!r}: region {number} named twice")
             else:
                 indices.append(number)
                 if tag_confidence is not None:
                     confidence.append(float(tag_confidence[scanned.first_tag + position]))
         mentions.append(
             Mention(
-                scanned.label,
+                label,
                 tuple(indices),
                 None if tag_confidence is None else tuple(confidence),
             )
@@ -93,11 +105,14 @@ def _mentions(
 def _count(
     plain: str, mentions: Sequence[Mention], question: Question, problems: list[str]
 ) -> int | None:
-    """The number a counting answer states, checked against the regions it chose."""
+    """The number a counting answer states, checked against the regions it chose.
+
+    Asked for several labels, an answer states several numbers: then the regions are counted.
+    """
     if question.task is not Task.COUNTING:
         return None
     chosen = len({index for mention in mentions for index in mention.indices})
-    stated = _stated_number(plain, question.labels)
+    stated = _stated_number(plain, question.labels) if len(question.labels) == 1 else None
     if stated is None:
         return chosen
     if stated != chosen:
@@ -106,14 +121,21 @@ def _count(
 
 
 def _stated_number(plain: str, labels: Sequence[str]) -> int | None:
-    """The last number in the text, labels (which may hold digits) left aside."""
+    """The last number in the text, labels (which may hold digits) left aside.
+
+    Digits go before words, and "one" is a number only where no other stands ("the last one").
+    """
     for label in labels:
-        plain = plain.replace(label, " ")
-    numbers = re.findall(r"(?<![\w.])\d{1,6}(?![\w])|" + _WORDS.pattern, plain.lower())
-    if not numbers:
-        return None
-    last = numbers[-1]
-    return int(last) if last.isdigit() else _NUMBER_WORDS.index(last)
+        plain = re.sub(rf"(?<!\w){re.escape(label)}(?:e?s)?(?!\w)", " ", plain, flags=re.IGNORECASE)
+    digits = _DIGITS.findall(plain)
+    if digits:
+        return int(digits[-1].replace(",", ""))
+    words = [_word_value(match) for match in _WORDS.finditer(plain.lower())]
+    return next((value for value in reversed(words) if value != 1), words[-1] if words else None)
 
 
-_WORDS = re.compile(r"\b(?:" + "|".join(_NUMBER_WORDS) + r")\b")
+def _word_value(match: re.Match[str]) -> int:
+    if match["units"]:
+        return _UNITS.index(match["units"])
+    tens = 10 * (2 + _TENS.index(match["tens"]))
+    return tens + (_UNITS.index(match["ones"]) if match["ones"] else 0)

@@ -79,7 +79,11 @@ class Question:
 
 
 def ask_labels(
-    task: Task, labels: str | Sequence[str], vocabulary: Vocabulary = RELEASED
+    task: Task,
+    labels: str | Sequence[str],
+    vocabulary: Vocabulary = RELEASED,
+    *,
+    reserved: Sequence[str] = (),
 ) -> Question:
     """A detection, referring or counting question.
 
@@ -87,13 +91,15 @@ def ask_labels(
         task: One of `LABEL_TASKS`.
         labels: One label or several; several are joined with a comma.
         vocabulary: The checkpoint's markup, disarmed in the labels.
+        reserved: The tokenizer's special tokens, disarmed as well.
 
     Returns:
         The question; repeated labels are asked once and noted.
 
     Raises:
-        PromptError: No label, an empty one, or one that is not text.
+        PromptError: No label, an empty one, one that is not text, or a task of another kind.
     """
+    _of_kind(task, LABEL_TASKS, "labels")
     given = [labels] if isinstance(labels, str) else list(labels)
     if not given:
         raise PromptError(f"{task} needs at least one label: pass a name such as 'orange'")
@@ -102,7 +108,7 @@ def ask_labels(
     for index, label in enumerate(given):
         if not isinstance(label, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PromptError(f"label {index} is {type(label).__name__}, a text is needed")
-        words = " ".join(neutralise(label, vocabulary).split())
+        words = " ".join(neutralise(label, vocabulary, reserved).split())
         if not words:
             raise PromptError(f"label {index} = {label!r} is empty: name the thing to look for")
         if words in clean:
@@ -130,9 +136,10 @@ def ask_regions(
         vocabulary: How tags are spelt.
 
     Raises:
-        PromptError: No region, or one that does not exist.
+        PromptError: No region, one that does not exist, or a task of another kind.
     """
-    if not indices:
+    _of_kind(task, REGION_TASKS, "regions")
+    if len(indices) == 0:
         raise PromptError(f"{task} needs at least one region")
     tags = ", ".join(vocabulary.tag(_existing(index, count)) for index in indices)
     return Question(task=task, text=TEMPLATES[task].format(tags))
@@ -145,6 +152,7 @@ def ask_text(
     about: Sequence[int] = (),
     count: int = 0,
     vocabulary: Vocabulary = RELEASED,
+    reserved: Sequence[str] = (),
 ) -> Question:
     """A free or a reasoning question in the user's own words.
 
@@ -154,14 +162,17 @@ def ask_text(
         about: Regions the question names, e.g. ``ask_text(task, "Is {} ripe?", about=[3], ...)``.
         count: How many regions the image has.
         vocabulary: How tags are spelt; disarmed in ``text``.
+        reserved: The tokenizer's special tokens, disarmed as well.
 
     Raises:
-        PromptError: An empty question, or ``{}`` and ``about`` differ in number.
+        PromptError: An empty question, ``{}`` and ``about`` differ in number, a region that does
+            not exist, or a task of another kind.
     """
-    words = neutralise(text, vocabulary).strip()
+    _of_kind(task, TEXT_TASKS, "a text")
+    words = neutralise(text, vocabulary, reserved).strip()
     if not words:
         raise PromptError("the question is empty: write what you want to know")
-    if about:
+    if len(about) > 0:
         pieces = words.split("{}")
         if len(pieces) - 1 != len(about):
             raise PromptError(
@@ -177,6 +188,11 @@ def ask_text(
 def ask_grounded_caption() -> Question:
     """Describe the image and point at everything mentioned."""
     return Question(task=Task.GROUNDED_CAPTION, text=TEMPLATES[Task.GROUNDED_CAPTION])
+
+
+def _of_kind(task: Task, kind: frozenset[Task], takes: str) -> None:
+    if task not in kind:
+        raise PromptError(f"{task} does not take {takes}: one of {', '.join(sorted(kind))} does")
 
 
 def _existing(index: int, count: int) -> int:

@@ -3,8 +3,9 @@
 Boxes are float32 xyxy in pixels of the image as displayed (EXIF orientation applied).
 """
 
+import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from vlm_fo1 import boxes as box_math
 from vlm_fo1._extras import require
+from vlm_fo1.boxes import well_formed, xyxy_to_xywh
 from vlm_fo1.errors import BoxError
 
 if TYPE_CHECKING:
@@ -24,10 +25,18 @@ Selector = int | slice | Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.
 
 
 def _floats(values: npt.ArrayLike, count: int, name: str) -> Floats:
-    """One finite number a region, or NaN where it is unknown; read-only."""
+    """One finite number a region, or NaN where it is unknown; read-only.
+
+    Raises:
+        BoxError: Another number of values than boxes, or an infinite one.
+    """
     array = np.array(values, np.float32)
     if array.shape != (count,):
         raise BoxError(f"{name} has shape {array.shape} for {count} boxes: pass one value per box")
+    if np.isinf(array).any():
+        raise BoxError(
+            f"{name} of box {int(np.argmax(np.isinf(array)))} is infinite: NaN is unknown"
+        )
     array.setflags(write=False)
     return array
 
@@ -57,9 +66,9 @@ class Regions:
         """Coerce, copy and freeze.
 
         Raises:
-            BoxError: A field does not have one entry per box.
+            BoxError: A box that is not finite or is reversed, or a field without one entry per box.
         """
-        xyxy = box_math.as_boxes(self.xyxy)
+        xyxy = well_formed(self.xyxy)
         xyxy.setflags(write=False)
         object.__setattr__(self, "xyxy", xyxy)
         width, height = self.size_wh
@@ -69,7 +78,7 @@ class Regions:
             if value is not None:
                 object.__setattr__(self, name, _floats(value, len(xyxy), name))
         if self.labels is not None:
-            labels = tuple(self.labels)
+            labels: tuple[str, ...] = tuple(self.labels)
             if len(labels) != len(xyxy):
                 raise BoxError(f"{len(labels)} labels for {len(xyxy)} boxes: pass one per box")
             object.__setattr__(self, "labels", labels)
@@ -92,14 +101,21 @@ class Regions:
         return len(self.xyxy)
 
     def __getitem__(self, which: Selector) -> "Regions":
-        """A subset, in the given order: an index, a slice, indices or a boolean mask."""
-        indices = np.atleast_1d(np.arange(len(self))[which])
+        """A subset, in the given order: an index, a slice, indices or a boolean mask.
+
+        Raises:
+            IndexError: An index beyond the regions, or a mask of another length.
+        """
+        if isinstance(which, tuple):
+            which = list(which)  # NumPy reads a tuple as one index per axis
+        indices: npt.NDArray[np.int64] = np.atleast_1d(np.arange(len(self))[which])
+        labels = self.labels
         return Regions(
             self.xyxy[indices],
             self.size_wh,
             None if self.scores is None else self.scores[indices],
             None if self.confidence is None else self.confidence[indices],
-            None if self.labels is None else tuple(self.labels[i] for i in indices),
+            None if labels is None else tuple(labels[int(i)] for i in indices),
             None if self.masks is None else self.masks[indices],
         )
 
@@ -118,10 +134,9 @@ class Regions:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, one list per field; masks are left out."""
         result: dict[str, Any] = {"xyxy": [[_short(v) for v in box] for box in self.xyxy.tolist()]}
-        for name in ("scores", "confidence"):
-            values = getattr(self, name)
+        for name, values in (("scores", self.scores), ("confidence", self.confidence)):
             if values is not None:
-                result[name] = [None if np.isnan(v) else _short(v, 6) for v in values.tolist()]
+                result[name] = [_known(value) for value in values.tolist()]
         if self.labels is not None:
             result["labels"] = list(self.labels)
         return result
@@ -134,7 +149,23 @@ class Mention:
     label: str
     indices: tuple[int, ...]
     confidence: tuple[float, ...] | None = None
-    """Probability of each region's token while decoding, in [0, 1]."""
+    """Probability of each region's token while decoding, in [0, 1]; NaN where it is unknown."""
+
+    def __post_init__(self) -> None:
+        """Coerce to tuples.
+
+        Raises:
+            BoxError: Indices and confidence differ in number.
+        """
+        object.__setattr__(self, "indices", tuple(map(int, self.indices)))
+        if self.confidence is not None:
+            confidence = tuple(map(float, self.confidence))
+            if len(confidence) != len(self.indices):
+                raise BoxError(
+                    f"label {self.label!r}: {len(confidence)} confidences for "
+                    f"{len(self.indices)} regions: pass one per region"
+                )
+            object.__setattr__(self, "confidence", confidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +174,22 @@ class ScoreTable:
 
     labels: tuple[str, ...]
     scores: Floats
-    """(labels, regions) in [0, 1]."""
+    """(labels, regions) in [0, 1]; NaN where it is unknown."""
+
+    def __post_init__(self) -> None:
+        """Copy and freeze.
+
+        Raises:
+            BoxError: Not one row per label.
+        """
+        scores = np.array(self.scores, np.float32)
+        if scores.ndim != 2 or len(scores) != len(self.labels):
+            raise BoxError(
+                f"a table of shape {scores.shape} for {len(self.labels)} labels: "
+                "one row per label and one column per region are needed"
+            )
+        scores.setflags(write=False)
+        object.__setattr__(self, "scores", scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +214,24 @@ class Answer:
     timing_s: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds per part; not part of `to_dict`, which is the same for the same input."""
 
+    def __post_init__(self) -> None:
+        """Check that what is said fits what was offered.
+
+        Raises:
+            BoxError: A mention or the table speaks of regions that are not there.
+        """
+        offered = len(self.regions)
+        for mention in self.mentions:
+            for index in mention.indices:
+                if not 0 <= index < offered:
+                    raise BoxError(
+                        f"label {mention.label!r} names region {index}: {offered} regions exist"
+                    )
+        if self.table is not None and self.table.scores.shape[1] != offered:
+            raise BoxError(
+                f"the table has {self.table.scores.shape[1]} columns for {offered} regions"
+            )
+
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height of the image in pixels."""
@@ -176,24 +240,19 @@ class Answer:
     @cached_property
     def chosen(self) -> Regions:
         """Every mentioned region with its label, mention by mention; repeats are kept once."""
-        indices: list[int] = []
-        labels: list[str] = []
-        confidence: list[float] = []
+        first: dict[tuple[int, str], float] = {}
         for mention in self.mentions:
-            for position, index in enumerate(mention.indices):
-                if (index, mention.label) in zip(indices, labels, strict=True):
-                    continue
-                indices.append(index)
-                labels.append(mention.label)
-                known = mention.confidence
-                confidence.append(np.nan if known is None else known[position])
-        picked = self.regions[indices]
+            known = mention.confidence or (np.nan,) * len(mention.indices)
+            for index, value in zip(mention.indices, known, strict=True):
+                first.setdefault((index, mention.label), value)
+        picked = self.regions[[index for index, _ in first]]
+        confidence = np.array(list(first.values()), np.float32)
         return Regions(
             picked.xyxy,
             picked.size_wh,
             picked.scores,
-            None if not indices or np.isnan(confidence).all() else np.array(confidence, np.float32),
-            tuple(labels),
+            None if np.isnan(confidence).all() else confidence,
+            tuple(label for _, label in first),
             picked.masks,
         )
 
@@ -240,7 +299,7 @@ class Answer:
         if self.table is not None:
             result["table"] = {
                 "labels": list(self.table.labels),
-                "scores": [[_short(v, 6) for v in row] for row in self.table.scores.tolist()],
+                "scores": [[_known(value) for value in row] for row in self.table.scores.tolist()],
             }
         return result
 
@@ -251,9 +310,9 @@ class Answer:
             "xyxy": [_short(v) for v in self.regions.xyxy[index].tolist()],
         }
         if mention.confidence is not None:
-            region["confidence"] = _short(mention.confidence[position], 6)
+            region["confidence"] = _known(mention.confidence[position])
         if self.regions.scores is not None:
-            region["score"] = _short(float(self.regions.scores[index]), 6)
+            region["score"] = _known(float(self.regions.scores[index]))
         return region
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -295,7 +354,7 @@ class Answer:
             }
             for label, box, value in zip(
                 chosen.labels,
-                box_math.xyxy_to_xywh(chosen.xyxy).tolist(),
+                xyxy_to_xywh(chosen.xyxy).tolist(),
                 scores,
                 strict=True,
             )
@@ -326,10 +385,8 @@ class Answer:
 
     def draw(self, image: Any, **options: Any) -> "Image.Image":
         """The chosen regions on the image; see `vlm_fo1.draw.draw_answer` for the options."""
-        from vlm_fo1.draw import draw_answer  # sugar: the only upward import, allowed by name
-
-        draw: Callable[..., Image.Image] = draw_answer
-        return draw(image, self, **options)
+        drawing = importlib.import_module("vlm_fo1.draw")  # sugar: it stands on this module
+        return drawing.draw_answer(image, self, **options)
 
 
 def _first_known(candidates: Sequence[Floats | None], count: int) -> list[float]:
@@ -342,5 +399,10 @@ def _first_known(candidates: Sequence[Floats | None], count: int) -> list[float]
 
 
 def _short(value: float, digits: int = 2) -> float:
-    """Round for files: two decimals for pixels, six for scores."""
-    return round(float(value), digits)
+    """Round for files: two decimals for pixels, six for scores; never a negative zero."""
+    return round(float(value), digits) + 0.0
+
+
+def _known(score: float) -> float | None:
+    """A score for files, None where it is NaN: JSON has no NaN."""
+    return None if np.isnan(score) else _short(score, 6)

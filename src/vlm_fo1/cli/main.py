@@ -1,0 +1,88 @@
+"""``fo1``: one command per question, each imported when it is used."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {
+    "detect": ("vlm_fo1.cli.detect", "Find everything that one of the labels names."),
+    "count": ("vlm_fo1.cli.count", "Count one kind of thing, pointing at each."),
+    "refer": ("vlm_fo1.cli.refer", "Find what a phrase describes."),
+    "describe": ("vlm_fo1.cli.describe", "Say what stands in each box."),
+    "read-text": ("vlm_fo1.cli.read_text", "Read the writing in each box."),
+    "match": ("vlm_fo1.cli.match", "Find more of what stands in one box."),
+    "ground": ("vlm_fo1.cli.ground", "Describe the image and point at everything mentioned."),
+    "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
+    "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
+    "doctor": ("vlm_fo1.cli.doctor", "Say what is installed and what is missing."),
+}
+"""Command to the module whose ``command`` function it is, and its line in ``fo1 --help``."""
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name; imports one when it runs or shows its own help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of `COMMANDS`."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name: its one line for the overview, the real thing to run it."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, line = COMMANDS[cmd_name]
+
+        def overview() -> None: ...
+
+        overview.__doc__ = line
+        return _build(cmd_name, overview) if self._in_overview else _load(cmd_name, module)
+
+    _in_overview = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """``fo1 --help``: one line a command, nothing imported."""
+        self._in_overview = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._in_overview = False
+
+
+def _load(name: str, module: str) -> Any:
+    return _build(name, importlib.import_module(module).command)
+
+
+def _build(name: str, function: Callable[..., None]) -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(name)(function)
+    return typer.main.get_command(app)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def about() -> None:
+    """Ask questions about the things in a picture and get answers that point at them.
+
+    IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
+    may point at come from --box or --boxes. Without --model the bundled small model is used.
+
+    fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

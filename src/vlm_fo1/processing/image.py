@@ -1,0 +1,287 @@
+"""Images and boxes to the inputs of both encoders.
+
+Shape legend: P patches of all images, D values of a patch, B images, N boxes of one image, H and W
+sides of one auxiliary image.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
+
+from vlm_fo1.boxes import check as check_boxes
+from vlm_fo1.boxes import scale as scale_boxes
+from vlm_fo1.errors import BoxError, ConfigError, ImageError
+from vlm_fo1.images import read_image
+
+AuxMode = Literal["dynamic", "squash", "dynamic_square"]
+
+AUX_MODES: tuple[AuxMode, ...] = ("dynamic", "squash", "dynamic_square")
+SQUARE_SIDES = (384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1280, 1536, 1792, 2048)
+"""Sides that `dynamic_square` chooses from, in pixels."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_ASPECT_RATIO = 200
+"""Longest side over shortest that the primary encoder's grid can hold."""
+
+_TYPE_KEY = "image_processor_type"
+
+
+def qwen_primary(**changes: Any) -> dict[str, Any]:
+    """Settings of the primary part: Qwen2-VL's patches with the released checkpoint's limits.
+
+    Args:
+        changes: Settings of `Qwen2VLImageProcessorPil` that differ, e.g. ``patch_size=16`` and
+            ``image_mean=[0.5, 0.5, 0.5]`` for Qwen3-VL.
+
+    Returns:
+        A value for `FO1ImageProcessor(primary=...)`.
+
+    Source: REFERENCE, "Preprocessing and prompt": 56*56 to 2048*2048 pixels.
+    """
+    return {
+        _TYPE_KEY: "Qwen2VLImageProcessorPil",
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 2048 * 2048},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        **changes,
+    }
+
+
+class FO1ImageProcessor(BaseImageProcessor):
+    """Prepares images for the primary and the auxiliary encoder, and boxes with them.
+
+    Args:
+        primary: Which transformers image processor makes the primary encoder's input, and its
+            settings: ``{"image_processor_type": name, setting: value, ...}``; `qwen_primary` by
+            default.
+        min_side: Each side is raised to this many pixels by itself.
+        max_side: The long side is shrunk to this many pixels, the other in proportion; None keeps
+            every size.
+        aux_image_aspect_ratio: "dynamic" keeps the size, "squash" makes a square of
+            `aux_image_size`, "dynamic_square" the square of `SQUARE_SIDES` nearest in area.
+        aux_image_size: Side of the squashed auxiliary image in pixels.
+        aux_image_mean: What is subtracted from each channel of the auxiliary image in 0..1.
+        aux_image_std: What each channel is then divided by.
+        max_regions: How many boxes one image can have.
+        saved: Keys that files carry besides these: the class name.
+
+    Raises:
+        ConfigError: An unknown setting or value.
+
+    Source: REFERENCE, "Preprocessing and prompt".
+    """
+
+    model_input_names = ["pixel_values", "image_grid_thw", "aux_pixel_values", "region_boxes"]  # noqa: RUF012 (read by transformers)
+
+    def __init__(
+        self,
+        *,
+        primary: dict[str, Any] | None = None,
+        min_side: int = 28,
+        max_side: int | None = 2048,
+        aux_image_aspect_ratio: str = "dynamic",
+        aux_image_size: int = 768,
+        aux_image_mean: Sequence[float] = IMAGENET_MEAN,
+        aux_image_std: Sequence[float] = IMAGENET_STD,
+        max_regions: int = 100,
+        **saved: Any,
+    ) -> None:
+        unknown = set(saved) - {_TYPE_KEY, "processor_class"}
+        if unknown:
+            raise ConfigError(f"image processor settings {sorted(unknown)} are unknown")
+        if aux_image_aspect_ratio not in AUX_MODES:
+            raise ConfigError(
+                f"aux_image_aspect_ratio {aux_image_aspect_ratio!r} is unknown: "
+                f"one of {', '.join(AUX_MODES)} is needed"
+            )
+        super().__init__()
+        self.primary = dict(qwen_primary() if primary is None else primary)
+        self.min_side = min_side
+        self.max_side = max_side
+        self.aux_image_aspect_ratio = aux_image_aspect_ratio
+        self.aux_image_size = aux_image_size
+        self.aux_image_mean = list(aux_image_mean)
+        self.aux_image_std = list(aux_image_std)
+        self.max_regions = max_regions
+        self._primary = _build_primary(self.primary)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, boxes: Any = None, **options: Any
+    ) -> BatchFeature:
+        """See `preprocess`."""
+        return self.preprocess(images, boxes, **options)
+
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, boxes: Any = None, *, allow_url: bool = False
+    ) -> BatchFeature:
+        """Prepare images with their boxes.
+
+        Args:
+            images: One image, or a list or tuple of them: whatever `vlm_fo1.images.read_image`
+                takes.
+            boxes: (N, 4) xyxy in pixels of the image, in the order of their numbers; for a list of
+                images a list of such, where None stands for no boxes. Boxes that stick out are
+                clamped.
+            allow_url: Whether http(s) URLs are fetched.
+
+        Returns:
+            ``pixel_values`` (P, D) float32, ``image_grid_thw`` (B, 3) int64, ``aux_pixel_values``
+            a list of B (3, H, W) float32, ``region_boxes`` a list of B (N, 4) float32 xyxy in
+            pixels of the auxiliary image; all on the CPU.
+
+        Raises:
+            ImageError: An image that cannot be read, or is too narrow; no image at all.
+            BoxError: Boxes that cannot be used, too many, or not one entry per image.
+        """
+        if not isinstance(images, list | tuple):
+            images, boxes = [images], [boxes]
+        boxes = [None] * len(images) if boxes is None else list(boxes)
+        if len(boxes) != len(images):
+            raise BoxError(
+                f"{len(images)} images but {len(boxes)} lists of boxes: "
+                "pass one per image, None where there are none"
+            )
+        if not images:
+            raise ImageError("no image given: pass at least one")
+        fitted: list[Image.Image] = []
+        aux: list[torch.Tensor] = []
+        regions: list[torch.Tensor] = []
+        for index, (image, boxes_N4) in enumerate(zip(images, boxes, strict=True)):
+            original = read_image(image, allow_url=allow_url)
+            try:
+                checked = self._check_boxes(boxes_N4, original.size)
+            except BoxError as error:
+                raise BoxError(f"image {index}: {error}" if len(images) > 1 else error) from error
+            raised = self._raise_sides(original)
+            fitted.append(self._limit_side(raised))
+            aux_image = self._aux_image(fitted[-1])
+            aux.append(torch.from_numpy(self._normalised(aux_image)))
+            # The official code leaves boxes alone when it raises a side: they stay in pixels of
+            # the original, the smaller frame, and follow every later change of size.
+            scaled = scale_boxes(checked, raised.size, aux_image.size)
+            regions.append(torch.from_numpy(scaled))
+        batch = self._primary(
+            images=[self._fit_primary(image) for image in fitted], return_tensors="pt"
+        )
+        return BatchFeature({**batch, "aux_pixel_values": aux, "region_boxes": regions})
+
+    @property
+    def merge_size(self) -> int:
+        """Patches along one side of what becomes one image token."""
+        return int(getattr(self._primary, "merge_size", 1))
+
+    def image_tokens(self, image_grid_thw: torch.Tensor) -> list[int]:
+        """How many image tokens each image takes in the text.
+
+        Args:
+            image_grid_thw: (B, 3) patches in time, height and width.
+
+        Returns:
+            B counts.
+        """
+        return (image_grid_thw.prod(dim=1) // self.merge_size**2).tolist()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for preprocessor_config.json."""
+        values = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return {**values, "primary": dict(self.primary), _TYPE_KEY: type(self).__name__}
+
+    def _check_boxes(self, boxes_N4: Any, size_wh: tuple[int, int]) -> npt.NDArray[np.float32]:
+        if boxes_N4 is None:
+            return np.zeros((0, 4), np.float32)
+        checked = check_boxes(boxes_N4, size_wh)
+        if len(checked) > self.max_regions:
+            raise BoxError(
+                f"{len(checked)} boxes for one image, at most {self.max_regions} fit: "
+                "keep the best by score, e.g. with vlm_fo1.structures.Regions.best"
+            )
+        return checked
+
+    def _raise_sides(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        return _resize(image, (max(width, self.min_side), max(height, self.min_side)))
+
+    def _limit_side(self, image: Image.Image) -> Image.Image:
+        longest = max(image.size)
+        if self.max_side is not None and longest > self.max_side:
+            factor = self.max_side / longest
+            width, height = (int(side * factor) for side in image.size)
+        else:
+            width, height = image.size
+        if min(width, height) * MAX_ASPECT_RATIO < max(width, height):
+            raise ImageError(
+                f"the image is {image.width} x {image.height} pixels, too narrow: one side may be "
+                f"at most {MAX_ASPECT_RATIO} times the other; crop or pad it"
+            )
+        return _resize(image, (width, height))
+
+    def _fit_primary(self, image: Image.Image) -> Image.Image:
+        """Bring the image to the primary's size here, where the order of the passes is fixed."""
+        primary = self._primary
+        if not isinstance(primary, Qwen2VLImageProcessorPil) or not primary.do_resize:
+            return image
+        height, width = smart_resize(
+            image.height,
+            image.width,
+            factor=primary.patch_size * primary.merge_size,
+            min_pixels=primary.size["shortest_edge"],
+            max_pixels=primary.size["longest_edge"],
+        )
+        return _resize(image, (width, height))
+
+    def _aux_image(self, image: Image.Image) -> Image.Image:
+        if self.aux_image_aspect_ratio == "dynamic":
+            return image
+        if self.aux_image_aspect_ratio == "squash":
+            side = self.aux_image_size
+        else:
+            area = image.width * image.height
+            side = min(SQUARE_SIDES, key=lambda side: abs(side * side - area))
+        return _resize(image, (side, side))
+
+    def _normalised(self, image: Image.Image) -> npt.NDArray[np.float32]:
+        """(3, H, W); scaled in float64 and normalised in float32, as the recorded numbers were."""
+        unit = (np.asarray(image) * (1 / 255)).astype(np.float32)
+        unit -= np.array(self.aux_image_mean, np.float32)
+        unit /= np.array(self.aux_image_std, np.float32)
+        return np.ascontiguousarray(unit.transpose(2, 0, 1))
+
+
+def _build_primary(settings: dict[str, Any]) -> BaseImageProcessor:
+    # An image processor of transformers by name, in its Pillow form: none needs torchvision.
+    values = dict(settings)
+    name = values.pop(_TYPE_KEY, None)
+    if not isinstance(name, str):
+        raise ConfigError(f"primary has no {_TYPE_KEY}: name an image processor of transformers")
+    base = name.removesuffix("Fast").removesuffix("Pil")
+    kind = getattr(transformers, f"{base}Pil", None) or getattr(transformers, base, None)
+    if not isinstance(kind, type) or not issubclass(kind, BaseImageProcessor):
+        raise ConfigError(f"primary {name!r} is not an image processor of transformers")
+    return kind(**values)
+
+
+def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    """Bicubic, one axis after the other, each rounded to 8 bits.
+
+    Down before across where only the height shrinks, else across first. The recorded numbers were
+    made with this order; Pillow's own differs between its versions, and spelling it out keeps the
+    result the same under all of them. At hard edges the order shows: up to 17 grey levels.
+    """
+    if image.size == size_wh:
+        return image
+    (width, height), bicubic = size_wh, Image.Resampling.BICUBIC
+    down_first = height < image.height and width >= image.width
+    between = (image.width, height) if down_first else (width, image.height)
+    return image.resize(between, bicubic).resize((width, height), bicubic)

@@ -1,0 +1,393 @@
+"""Questions about images with regions to a batch of token ids, and ids back to text."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers.processing_utils import ProcessorMixin
+
+from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
+from vlm_fo1.processing.chat import ChatFormat
+from vlm_fo1.processing.image import FO1ImageProcessor
+from vlm_fo1.processing.released import read_released
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Stands for the image in a prompt made for people."""
+
+_HUB_KEYS = (
+    *("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder"),
+    "proxies",
+)
+_SAVED_KEYS = ("vocabulary", "chat", "image_token_id", "region_token_id", "chat_template")
+
+
+class FO1Processor(ProcessorMixin):
+    """Everything a model needs around its tensors: images, boxes, prompts, token ids.
+
+    Args:
+        image_processor: Prepares images and boxes.
+        tokenizer: The host's tokenizer; it must hold the vocabulary's tags.
+        vocabulary: How regions are spelt, or its `to_dict`; the released spelling by default.
+        chat: The host's prompt, or its `to_dict`; the released one by default.
+        image_token_id: Id that stands for one merged image patch; looked up by default.
+        region_token_id: Id that stands for one region feature; looked up by default.
+        chat_template: Kept for tools that read it; not used here.
+
+    Raises:
+        ConfigError: An id that is neither given nor known to the tokenizer, or limits on regions
+            that differ.
+    """
+
+    image_processor: FO1ImageProcessor
+
+    def __init__(
+        self,
+        image_processor: FO1ImageProcessor,
+        tokenizer: Any,
+        vocabulary: Vocabulary | Mapping[str, Any] | None = None,
+        chat: ChatFormat | Mapping[str, Any] | None = None,
+        image_token_id: int | None = None,
+        region_token_id: int | None = None,
+        chat_template: Any = None,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if isinstance(vocabulary, Mapping):
+            vocabulary = Vocabulary.from_dict(vocabulary)
+        if isinstance(chat, Mapping):
+            chat = ChatFormat.from_dict(chat)
+        self.vocabulary = RELEASED if vocabulary is None else vocabulary
+        self.chat = ChatFormat() if chat is None else chat
+        if image_token_id is None:
+            image_token_id = self._id_of(self.chat.image_token, "image_token_id")
+        if region_token_id is None:
+            region_token_id = self._id_of(self.vocabulary.region_feature, "region_token_id")
+        self.image_token_id = image_token_id
+        self.region_token_id = region_token_id
+        self.stop_token_id = self._id_of(self.chat.stop_token, None)
+        if image_processor.max_regions != self.vocabulary.max_regions:
+            raise ConfigError(
+                f"image_processor.max_regions is {image_processor.max_regions} but the vocabulary "
+                f"has {self.vocabulary.max_regions} region tags: give both the same number"
+            )
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: Any, **options: Any
+    ) -> "FO1Processor":
+        """Load from a folder or a Hub repository, ours or a released one.
+
+        Args:
+            pretrained_model_name_or_path: A folder that `save_pretrained` wrote, a released folder
+                (`model_type` omchat_qwen2_5_vl, tokenizer files, config.json), or a Hub id of
+                either.
+            options: The Hub's keywords (``revision``, ``cache_dir``, ``token``,
+                ``local_files_only``, ``subfolder``, ``force_download``, ``proxies``), and arguments
+                of this class that replace what the files say. Others are ignored, as tools pass
+                many.
+
+        Returns:
+            A new processor.
+
+        Raises:
+            CheckpointError: Neither kind of folder.
+        """
+        source = str(pretrained_model_name_or_path)
+        hub = {key: options[key] for key in _HUB_KEYS if options.get(key) is not None}
+        saved, _ = cls.get_processor_dict(source, **hub)
+        if saved.get("processor_class") == cls.__name__:
+            values = {key: saved[key] for key in _SAVED_KEYS if key in saved}
+            image_processor = FO1ImageProcessor(**saved["image_processor"])
+        else:
+            image_processor, values = read_released(source, hub)
+        values |= {key: options[key] for key in _SAVED_KEYS if key in options}
+        # An empty configuration: the tokenizer's own files decide, the model's are not read.
+        tokenizer = AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub)
+        return cls(options.get("image_processor", image_processor), tokenizer, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for processor_config.json."""
+        return {
+            **super().to_dict(),
+            "vocabulary": self.vocabulary.to_dict(),
+            "chat": self.chat.to_dict(),
+        }
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: Any = None,
+        questions: str | Sequence[str] | None = None,
+        boxes: Any = None,
+        *,
+        padding: bool = True,
+        return_tensors: Literal["pt"] | None = "pt",
+        allow_url: bool = False,
+    ) -> BatchFeature:
+        """Prepare a batch; a row is one question with at most one image.
+
+        Args:
+            images: One image for one question, or a list with one entry per question, None where a
+                question goes without; whatever `vlm_fo1.images.read_image` takes.
+            questions: A question or a list of them. Tags of the vocabulary keep their meaning;
+                every other control token is disarmed.
+            boxes: As `FO1ImageProcessor` takes them: (N, 4) xyxy in pixels of the image, or a list
+                of such if `images` is a list.
+            padding: Fill rows on the left to one length.
+            return_tensors: "pt", or None for lists of ids.
+            allow_url: Whether http(s) URLs are fetched.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` (rows, T) int64, and, if any row has an image, the
+            keys of `FO1ImageProcessor` with one entry per image, in the order of the rows.
+
+        Raises:
+            PromptError: No question, an empty one, numbers of images and questions that differ, or
+                rows of different length without padding.
+            BoxError: Boxes without an image, or boxes that cannot be used.
+        """
+        rows = [questions] if isinstance(questions, str) else list(questions or ())
+        row_images, row_boxes = _rows(images, boxes, len(rows))
+        shown = [index for index, image in enumerate(row_images) if image is not None]
+        prepared: dict[str, Any] = {}
+        counts, tokens = [0] * len(rows), [0] * len(rows)
+        if shown:
+            prepared = dict(
+                self.image_processor(
+                    [row_images[index] for index in shown],
+                    [row_boxes[index] for index in shown],
+                    allow_url=allow_url,
+                )
+            )
+            per_image = self.image_processor.image_tokens(prepared["image_grid_thw"])
+            for position, index in enumerate(shown):
+                counts[index] = len(prepared["region_boxes"][position])
+                tokens[index] = per_image[position]
+        ids = [self.encode_prompt(*row) for row in zip(rows, counts, tokens, strict=True)]
+        return BatchFeature({**self._collate(ids, padding, return_tensors), **prepared})
+
+    def prompt(self, question: str, count: int = 0, *, image: bool = True) -> str:
+        """The whole prompt as text, with ``<image>`` and the feature placeholder standing in.
+
+        Args:
+            question: What the user asks.
+            count: Number of regions.
+            image: Whether there is an image.
+
+        Returns:
+            What the model reads, for people and for tests.
+
+        Raises:
+            PromptError: No question, or regions without an image.
+            BoxError: More regions than tags.
+        """
+        pieces = self._pieces(question, count, image)
+        stand_ins = [IMAGE_PLACEHOLDER, *[self.vocabulary.region_feature] * count, ""]
+        return "".join(
+            piece + stand_in
+            for piece, stand_in in zip(pieces, stand_ins[-len(pieces) :], strict=True)
+        )
+
+    def encode_prompt(self, question: str, count: int = 0, image_tokens: int = 0) -> list[int]:
+        """Token ids of a prompt.
+
+        The text between two placeholders is tokenised by itself, without BOS, as in the released
+        code: the ids of a piece never depend on what the placeholder stands for.
+
+        Args:
+            question: What the user asks.
+            count: Number of regions.
+            image_tokens: Merged patches of the image; 0 is a prompt without an image.
+
+        Returns:
+            Ids with `image_token_id` and `region_token_id` as placeholders.
+
+        Raises:
+            PromptError: No question, or regions without an image.
+            BoxError: More regions than tags.
+        """
+        return self.encode_prefix(count, image_tokens) + self.encode_question(
+            question, count, image=image_tokens > 0
+        )
+
+    def encode_prefix(self, count: int, image_tokens: int) -> list[int]:
+        """The part of `encode_prompt` that all questions on one image share.
+
+        It ends with the last placeholder: the text after it is one piece with the question.
+
+        Args:
+            count: Number of regions.
+            image_tokens: Merged patches of the image; 0 gives an empty list.
+
+        Returns:
+            Token ids.
+
+        Raises:
+            PromptError: Regions without an image.
+            BoxError: More regions than tags.
+        """
+        pieces = self._shared_pieces(count, image_tokens > 0)[:-1]
+        if not pieces:
+            return []
+        fill = [[self.image_token_id] * image_tokens, *[[self.region_token_id]] * count]
+        encoded = self._tokenise(pieces)
+        return [id_ for ids, slot in zip(encoded, fill, strict=True) for id_ in [*ids, *slot]]
+
+    def encode_question(self, question: str, count: int, *, image: bool = True) -> list[int]:
+        """The rest of `encode_prompt` after `encode_prefix`.
+
+        Args:
+            question: What the user asks.
+            count: Number of regions: with none, the end of the image is part of this piece.
+            image: Whether there is an image.
+
+        Returns:
+            Token ids.
+
+        Raises:
+            PromptError: No question, or regions without an image.
+            BoxError: More regions than tags.
+        """
+        return self._tokenise(self._pieces(question, count, image)[-1:])[0]
+
+    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
+        """What the model wrote: special tokens kept, cut before the stop token.
+
+        Args:
+            ids: Generated token ids of one row.
+
+        Returns:
+            Text for `vlm_fo1.parser`.
+        """
+        row: list[int] = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        if self.stop_token_id in row:
+            row = row[: row.index(self.stop_token_id)]
+        return self.tokenizer.decode(
+            row, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def region_tag_ids(self) -> list[int]:
+        """The token id of each region tag, by region number.
+
+        Returns:
+            `vocabulary.max_regions` ids.
+
+        Raises:
+            ConfigError: A tag that the tokenizer does not hold as one token.
+        """
+        tags = [self.vocabulary.tag(index) for index in range(self.vocabulary.max_regions)]
+        encoded = self._tokenise(tags)
+        for tag, ids in zip(tags, encoded, strict=True):
+            if len(ids) != 1 or self._lookup(tag) != ids[0]:
+                raise ConfigError(
+                    f"the tokenizer splits {tag} into {len(ids)} tokens, one is needed: add "
+                    "vocabulary.special_tokens() to it"
+                )
+        return [ids[0] for ids in encoded]
+
+    def reserved_tokens(self) -> list[str]:
+        """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        special |= {*self.tokenizer.all_special_tokens, self.chat.image_token, self.chat.stop_token}
+        return sorted(special - {*self.vocabulary.special_tokens()})
+
+    def _pieces(self, question: str, count: int, image: bool) -> list[str]:
+        """The text before, between and after the placeholders: the image, then each region."""
+        *before, last = self._shared_pieces(count, image)
+        return [*before, last + self._disarm(question) + self.chat.closing]
+
+    def _shared_pieces(self, count: int, image: bool) -> list[str]:
+        # What stands before the question; its last piece goes on with the question.
+        chat = self.chat
+        if count > self.vocabulary.max_regions:
+            raise BoxError(
+                f"{count} regions, but only {self.vocabulary.max_regions} region tags: "
+                "keep the best by score"
+            )
+        if not image:
+            if count:
+                raise PromptError(f"{count} regions but no image: regions need an image")
+            return [chat.opening]
+        pieces = [chat.opening + chat.before_image, chat.after_image]
+        for index in range(count):
+            pieces[-1] += self.vocabulary.tag(index)
+            pieces.append("")
+        if count:
+            pieces[-1] = chat.after_regions
+        return pieces
+
+    def _disarm(self, question: str) -> str:
+        # The vocabulary's own tags pass (the templates name regions); between them nothing does.
+        if not isinstance(question, str):
+            raise PromptError(f"a question is {type(question).__name__}, a text is needed")
+        if not question.strip():
+            raise PromptError("the question is empty: write what you want to know")
+        vocabulary = self.vocabulary
+        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
+        longest_first = sorted(own, key=len, reverse=True)
+        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
+        parts = re.split(pattern, question)
+        parts[::2] = [neutralise(part, vocabulary, self.reserved_tokens()) for part in parts[::2]]
+        return "".join(parts)
+
+    def _tokenise(self, pieces: list[str]) -> list[list[int]]:
+        return self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
+
+    def _collate(
+        self, rows: list[list[int]], padding: bool, return_tensors: str | None
+    ) -> dict[str, Any]:
+        masks = [[1] * len(row) for row in rows]
+        longest = max(map(len, rows))
+        if padding:
+            pad = self.tokenizer.pad_token_id
+            fill = self.stop_token_id if pad is None else pad
+            masks = [[0] * (longest - len(mask)) + mask for mask in masks]
+            rows = [[fill] * (longest - len(row)) + row for row in rows]
+        if return_tensors is None:
+            return {"input_ids": rows, "attention_mask": masks}
+        if any(len(row) != longest for row in rows):
+            raise PromptError(
+                f"rows have {', '.join(str(len(row)) for row in rows)} tokens: pass padding=True"
+            )
+        return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
+
+    def _lookup(self, token: str) -> int | None:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token:
+            return None
+        return found
+
+    def _id_of(self, token: str, argument: str | None) -> int:
+        found = self._lookup(token)
+        if found is None:
+            remedy = f", or pass {argument}" if argument else ""
+            raise ConfigError(f"the tokenizer has no token {token}: add it{remedy}")
+        return found
+
+
+def _rows(images: Any, boxes: Any, count: int) -> tuple[list[Any], list[Any]]:
+    # One image and one list of boxes, or None, for each of `count` questions.
+    if not count:
+        raise PromptError("no question given: pass at least one")
+    if images is None:
+        images = [None] * count
+        boxes = [boxes] if count == 1 and boxes is not None else boxes
+    elif not isinstance(images, list | tuple):
+        images, boxes = [images], [boxes]
+    row_boxes = [None] * len(images) if boxes is None else list(boxes)
+    if len(images) != count:
+        raise PromptError(
+            f"{count} questions but {len(images)} images: pass one image per question, "
+            "None for a question without"
+        )
+    if len(row_boxes) != count:
+        raise BoxError(
+            f"{count} questions but {len(row_boxes)} lists of boxes: pass one per question, "
+            "None where there are none"
+        )
+    for index, (image, its_boxes) in enumerate(zip(images, row_boxes, strict=True)):
+        if image is None and its_boxes is not None and len(its_boxes):
+            raise BoxError(f"row {index} has {len(its_boxes)} boxes but no image: pass its image")
+    return list(images), row_boxes

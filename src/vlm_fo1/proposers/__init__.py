@@ -1,0 +1,1 @@
+"""What offers regions: for now, boxes that are already there."""
