@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import helpers_hosts as hosts
+from tests.helpers_hosts import CONFIGS, VOCABULARY, WORDS, Prompter
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tests.contract import hosts
-from tests.contract.hosts import CONFIGS, VOCABULARY, WORDS, Prompter
 from vlm_fo1.errors import ConfigError, SpliceError
 from vlm_fo1.model.backbones import BACKBONES, find_backbone
 from vlm_fo1.model.configuration import pyramid_strides
@@ -20,6 +20,8 @@ from vlm_fo1.model.modeling import FO1ForConditionalGeneration, prompt_start
 from vlm_fo1.model.region_pooling import pool_mean
 
 QUESTION = "is this red"
+GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "suppress_tokens": [1]}
+"""Exactly as many tokens as asked for, none of them an image placeholder."""
 BOXES = torch.tensor([[4.0, 4.0, 30.0, 28.0], [20.0, 8.0, 60.0, 40.0], [0.0, 0.0, 64.0, 48.0]])
 
 
@@ -88,11 +90,12 @@ def test_added_tokens_start_as_the_mean_and_never_outbid_every_old_one(
 ) -> None:
     host, prompter = pair
     model, old = prompter.model, len(WORDS)
-    assert len(prompter.tokenizer) == old + len(VOCABULARY.special_tokens())
-    for layer, was in (
+    layers: list[tuple[Any, Any]] = [
         (model.get_input_embeddings(), host.get_input_embeddings()),
         (model.get_output_embeddings(), host.get_output_embeddings()),
-    ):
+    ]
+    assert len(prompter.tokenizer) == old + len(VOCABULARY.special_tokens())
+    for layer, was in layers:
         assert torch.equal(layer.weight[:old], was.weight)
         mean = was.weight.mean(0).expand(len(prompter.tokenizer) - old, -1)
         torch.testing.assert_close(layer.weight[old:], mean)
@@ -113,9 +116,7 @@ def test_region_features_are_one_token_per_box(prompter: Prompter) -> None:
     inputs = prompter.batch([QUESTION] * 2, [picture(0), picture(1)], [BOXES, BOXES[:0]])
     for name in ("input_ids", "attention_mask"):
         del inputs[name]
-    features = prompter.model.get_region_features(
-        **{"image_grid_thw": None, **inputs}
-    )
+    features = prompter.model.get_region_features(**{"image_grid_thw": None, **inputs})
     assert [tuple(part.shape) for part in features] == [(3, hosts.WIDTH), (0, hosts.WIDTH)]
 
 
@@ -158,17 +159,16 @@ def test_generation_with_regions_follows_the_forward_pass(prompter: Prompter) ->
     """Step by step with a cache gives what one pass over the whole text gives."""
     model = prompter.model
     inputs = prompter.batch([QUESTION], [picture(0)], [BOXES])
-    out = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    out = model.generate(**inputs, **GREEDY, max_new_tokens=8)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     encoded = model.encode_images(**inputs)
     new = out.shape[1] - ids.shape[1]
     assert new == 8
     whole = model(out, torch.ones_like(out), encoded=encoded).logits[0, -new - 1 : -1]
+    whole[:, GREEDY["suppress_tokens"]] = -torch.inf
     chosen = whole.gather(1, out[0, -new:, None])[:, 0]
     torch.testing.assert_close(chosen, whole.max(-1).values, atol=1e-5, rtol=0)
-    again = model.generate(
-        ids, mask, encoded=encoded, max_new_tokens=8, do_sample=False, eos_token_id=None
-    )
+    again = model.generate(ids, mask, encoded=encoded, **GREEDY, max_new_tokens=8)
     assert torch.equal(again, out)
 
 
@@ -178,7 +178,7 @@ def test_beams_and_a_cache_of_the_prompts_start_agree_with_plain_generation(
     model = prompter.model
     inputs = prompter.batch([QUESTION], [picture(0)], [BOXES])
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    options = {**GREEDY, "max_new_tokens": 6}
     prompt = model.embed_prompt(ids, mask, model.encode_images(**inputs))
     plain = model.generate(ids, mask, **prompt, **options)
     for length in (ids.shape[1] - 3, 4):  # after the image, and in the middle of it
@@ -208,9 +208,7 @@ def test_threads_on_one_model_get_what_they_get_alone(prompter: Prompter) -> Non
 
     def answer(index: int) -> Tensor:
         with torch.no_grad():
-            return model.generate(
-                **prompts[index], max_new_tokens=12, do_sample=False, eos_token_id=None
-            )
+            return model.generate(**prompts[index], **GREEDY, max_new_tokens=12)
 
     alone = [answer(index) for index in range(len(prompts))]
     with ThreadPoolExecutor(3) as pool:
@@ -290,9 +288,9 @@ def test_an_image_that_is_not_one_square_is_refused(prompter: Prompter) -> None:
 
 
 def coloured_squares(generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
-    """A grey picture with three squares of different colours: picture, boxes, names."""
+    """A grey picture with three coloured squares: picture, boxes, names of the colours."""
     shown = torch.full((3, 32, 64), 0.5)
-    names = [list(hosts.COLOURS)[i] for i in torch.randperm(4, generator=generator)[:3]]
+    names = [list(hosts.COLOURS)[i] for i in torch.randint(0, 4, (3,), generator=generator)]
     boxes: list[list[float]] = []
     for column, name in enumerate(names):
         side = int(torch.randint(12, 19, (), generator=generator))
@@ -304,18 +302,31 @@ def coloured_squares(generator: torch.Generator) -> tuple[Tensor, Tensor, list[s
 
 
 def stage_1_batch(prompter: Prompter, generator: torch.Generator, rows: int) -> dict[str, Any]:
-    """One region of the three is shown and named; the answer is its colour."""
+    """Each region is named and shown in turn, and its colour is the answer."""
     scenes = [coloured_squares(generator) for _ in range(rows)]
-    asked = [int(torch.randint(0, 3, (), generator=generator)) for _ in scenes]
-    answers = [names[index] for (_, _, names), index in zip(scenes, asked, strict=True)]
     inputs = prompter.batch(
-        [f"colour in {VOCABULARY.tag(0)} : {answer}" for answer in answers],
-        [shown for shown, _, _ in scenes],
-        [boxes[index][None] for (_, boxes, _), index in zip(scenes, asked, strict=True)],
+        [QUESTION] * rows, [shown for shown, _, _ in scenes], [boxes for _, boxes, _ in scenes]
     )
-    inputs["labels"] = torch.full_like(inputs["input_ids"], -100)
-    inputs["labels"][:, -2] = inputs["input_ids"][:, -2]  # the last word, before the colon
-    return inputs
+    feature = prompter.model.config.region_token_id
+    turns: list[list[int]] = []
+    labels: list[list[int]] = []
+    for ids, (_, _, names) in zip(inputs["input_ids"].tolist(), scenes, strict=True):
+        turn, label, colours = list[int](), list[int](), iter(names)
+        for token in ids:
+            turn.append(token)
+            label.append(-100)
+            if token == feature:
+                answer = WORDS.index(next(colours))
+                turn.append(answer)
+                label.append(answer)
+        turns.append(turn)
+        labels.append(label)
+    ids = torch.tensor(turns)
+    return inputs | {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.tensor(labels),
+    }
 
 
 @pytest.mark.slow
@@ -326,17 +337,15 @@ def test_stage_1_trains_regions_to_be_read_by_a_frozen_host(kind: str) -> None:
     model = prompter.model
     model.host.requires_grad_(False)
     trained = [value for value in model.parameters() if value.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=3e-3)
+    optimiser = torch.optim.AdamW(trained, lr=5e-3)
     generator = torch.Generator().manual_seed(0)
     losses: list[float] = []
     for _ in range(200):
-        loss = model(**stage_1_batch(prompter, generator, 4)).loss
+        loss = model(**stage_1_batch(prompter, generator, 2)).loss
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         losses.append(loss.item())
     first, last = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
-    print(kind, first, last)
-    assert last < first / 2
-    assert last < 1.0  # guessing among four colours is ln 4 = 1.39
+    assert last < first / 10  # who does not look guesses among four colours: ln 4 = 1.39

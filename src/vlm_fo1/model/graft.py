@@ -76,7 +76,7 @@ def graft(
     add_tokens(host, tokenizer, vocabulary)
     config = FO1Config(
         host_config=copy.deepcopy(host.config),  # making a composite resets its parts' attention
-        attn_implementation=host.config._attn_implementation,  # noqa: SLF001 - no public reader
+        attn_implementation=host.config._attn_implementation,  # noqa: SLF001 # pyright: ignore[reportCallIssue]
         auxiliary_config=auxiliary,
         region_config={
             "pyramid_channels": pyramid_channels,

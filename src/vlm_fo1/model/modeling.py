@@ -125,7 +125,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def encode_images(
         self,
         pixel_values: Tensor,
-        image_grid_thw: Tensor | None,
+        image_grid_thw: Tensor | None = None,
         aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
         region_boxes: Sequence[Tensor] | None = None,
     ) -> EncodedImages:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -116,7 +115,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
     )
@@ -188,7 +187,7 @@ class Prompter:
 
 
 def _resize(picture_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    return F.interpolate(picture_CHW[None], size=size_hw, mode="bilinear")[0]
+    return torch.nn.functional.interpolate(picture_CHW[None], size=size_hw, mode="bilinear")[0]
 
 
 def _flat_patches(pictures: list[Tensor], patch: int) -> dict[str, Tensor]:
