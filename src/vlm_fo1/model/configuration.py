@@ -34,6 +34,7 @@ class RegionConfig(PreTrainedConfig):
     """
 
     model_type = "vlm_fo1_regions"
+    __no_type_check__ = True  # takes keywords beside its fields, which run-time checkers refuse
 
     pyramid_channels: int = 512
     pyramid_strides: list[float] | tuple[float, ...] = (3.5, 7, 14, 28)
@@ -60,6 +61,7 @@ class FO1Config(PreTrainedConfig):
     """
 
     model_type = "vlm_fo1"
+    __no_type_check__ = True  # as in RegionConfig
     sub_configs: ClassVar[dict[str, Any]] = {
         "host_config": AutoConfig,
         "auxiliary_config": Florence2VisionConfig,

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -34,6 +35,7 @@ DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.j
 """What of a Hub repository a checkpoint needs."""
 
 _SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, EOFError)
 
 
 def resolve_folder(
@@ -163,7 +165,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return torch.load(  # noqa: TID251 - the one place for it
             path, map_location="cpu", weights_only=True, mmap=True
         )
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is broken or cut short ({error}): download it again"
         ) from error
