@@ -3,6 +3,7 @@
 Shapes: C channels, H and W sides of a picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,8 @@ AUXILIARY = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(control: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Words, and control tokens of a chat; every other word is unknown."""
     words = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )
@@ -119,7 +121,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", *control]})
     return tokenizer
 
 

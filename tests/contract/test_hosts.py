@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from vlm_fo1.errors import ConfigError, SpliceError
 from vlm_fo1.model.backbones import BACKBONES, find_backbone
 from vlm_fo1.model.configuration import pyramid_strides
-from vlm_fo1.model.modeling import FO1ForConditionalGeneration, prompt_start
+from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_pooling import pool_mean
+from vlm_fo1.model.splice import prompt_start
 
 QUESTION = "is this red"
 GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "suppress_tokens": [1]}

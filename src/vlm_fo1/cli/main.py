@@ -17,6 +17,7 @@ COMMANDS = {
     "ground": ("vlm_fo1.cli.ground", "Describe the image and point at everything mentioned."),
     "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
     "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
+    "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is installed and what is missing."),
 }
 """Command to the module whose ``command`` function it is, and its line in ``fo1 --help``."""

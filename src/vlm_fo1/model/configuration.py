@@ -7,7 +7,7 @@ is a configuration. `from_released` reads the flat ``omchat_qwen2_5_vl`` files.
 
 import logging
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, no_type_check
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLConfig
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 RELEASED_MODEL_TYPE = "omchat_qwen2_5_vl"
 
 
-@no_type_check  # checkers that wrap __init__ do not see that transformers takes more keywords
 class RegionConfig(PreTrainedConfig):
     """Sizes of the region encoder.
 
@@ -43,7 +42,6 @@ class RegionConfig(PreTrainedConfig):
     position_temperature: float = 10000.0
 
 
-@no_type_check  # as above
 class FO1Config(PreTrainedConfig):
     """Configuration of `FO1ForConditionalGeneration`.
 

@@ -129,9 +129,10 @@ def add_tokens(host: PreTrainedModel, tokenizer: Any, vocabulary: Vocabulary) ->
         host.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = _weight(host.get_input_embeddings())
     head = _weight(host.get_output_embeddings())
+    first_new = min(known, rows)
     with torch.no_grad():
         for weight in (table,) if head is table else (table, head):
-            weight[known : len(tokenizer)] = weight[: min(known, rows)].float().mean(0).to(weight)
+            weight[first_new : len(tokenizer)] = weight[:first_new].float().mean(0).to(weight)
 
 
 def _weight(layer: Any) -> Tensor:

@@ -24,7 +24,7 @@ from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
-from vlm_fo1.model.splice import check_counts, splice, splice_deep
+from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
 from vlm_fo1.model.weights import load_pretrained
 
 
@@ -40,17 +40,6 @@ class EncodedImages:
     """(I, 3) frames, rows and columns of patches."""
     deep_tokens: list[Tensor] = field(default_factory=list[Tensor])
     """Per image (n, L, D), see `PrimaryFeatures.deep_tokens`; an empty list for most hosts."""
-
-
-def prompt_start(prompt: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-    """The first ``length`` tokens of what `FO1ForConditionalGeneration.embed_prompt` returned.
-
-    Run through `forward` they fill a cache that all prompts with this start can go on from.
-    """
-    return {
-        name: value[..., :length] if name == "position_ids" else value[:, :length]
-        for name, value in prompt.items()
-    }
 
 
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -205,7 +194,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         encoded: EncodedImages | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> EmbeddedPrompt:
         """Text with image and region tokens in place, and its positions.
 
         What comes out goes into `forward` (instead of ``input_ids``) or `generate` (with them)::
@@ -219,8 +208,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoded: The images of all rows, in reading order; None for text alone.
 
         Returns:
-            ``inputs_embeds`` (B, T, D), ``position_ids`` in the host's shape, and for hosts with
-            deepstack ``deepstack_embeds`` (B, T, L, D), zero where no image token stands.
+            Embeddings with every placeholder replaced, and positions of the whole prompt.
 
         Raises:
             SpliceError: Placeholders and features differ in number.
@@ -234,20 +222,19 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             [len(tokens) for tokens in encoded.region_tokens] if encoded else [],
         )
         embeds = self.get_input_embeddings()(input_ids)
-        prompt: dict[str, Tensor] = {}
         if encoded is not None:
             embeds = splice(embeds, is_image, encoded.image_tokens)
             embeds = splice(embeds, is_region, encoded.region_tokens)
-            if encoded.deep_tokens:
-                prompt["deepstack_embeds"] = splice_deep(embeds, is_image, encoded.deep_tokens)
-        prompt["inputs_embeds"] = embeds
-        prompt["position_ids"] = self.backbone.position_ids(
+        positions = self.backbone.position_ids(
             self.host,
             input_ids,
             attention_mask,
             encoded.image_grid_thw if encoded else None,
             self.config.image_token_id,
         )
+        prompt = EmbeddedPrompt(inputs_embeds=embeds, position_ids=positions)
+        if encoded is not None and encoded.deep_tokens:
+            prompt["deepstack_embeds"] = splice_deep(embeds, is_image, encoded.deep_tokens)
         return prompt
 
     def forward(

@@ -4,10 +4,37 @@ Shapes: B rows, T tokens, D width of the language model, I images of all rows, n
 L decoder layers.
 """
 
+from typing import NotRequired, TypedDict
+
 import torch
 from torch import Tensor
 
 from vlm_fo1.errors import SpliceError
+
+
+class EmbeddedPrompt(TypedDict):
+    """A batch of prompts as the decoder takes them; its keys are keywords of the model."""
+
+    inputs_embeds: Tensor
+    """(B, T, D)."""
+    position_ids: Tensor
+    """In the host's shape, T last."""
+    deepstack_embeds: NotRequired[Tensor]
+    """(B, T, L, D), zero where no image token stands; absent for most hosts."""
+
+
+def prompt_start(prompt: EmbeddedPrompt, length: int) -> EmbeddedPrompt:
+    """The first ``length`` tokens of a prompt.
+
+    Run through `forward` they fill a cache that all prompts with this start can go on from.
+    """
+    start = EmbeddedPrompt(
+        inputs_embeds=prompt["inputs_embeds"][:, :length],
+        position_ids=prompt["position_ids"][..., :length],
+    )
+    if "deepstack_embeds" in prompt:
+        start["deepstack_embeds"] = prompt["deepstack_embeds"][:, :length]
+    return start
 
 
 def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:
