@@ -168,6 +168,15 @@ def test_the_command_names_the_reason_and_fails(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_host_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    host = save_host("idefics3", tmp_path / "host")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (host / name).unlink()
+    done = run(host, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "the tokenizer of" in done.output
+
+
 def test_a_folder_with_a_model_is_not_written_over(tmp_path: Path) -> None:
     host = save_host("qwen3_vl", tmp_path / "host")
     before = (host / "config.json").read_bytes()

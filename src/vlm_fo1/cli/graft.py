@@ -75,26 +75,34 @@ def _graft(
     max_regions: int,
     seed: int,
 ) -> int:
-    """Graft and save; gives how many parameters are not the host's."""
+    """Graft and save; gives how many parameters are not the host's.
+
+    Raises:
+        CheckpointError: The host comes without a tokenizer, or see `graft`.
+    """
     import torch
     from transformers import AutoTokenizer
 
+    from vlm_fo1.errors import CheckpointError
     from vlm_fo1.markup import Vocabulary
-    from vlm_fo1.model.graft import graft
+    from vlm_fo1.model.graft import graft, load_host
     from vlm_fo1.model.weights import read_json, resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
 
     folder = resolve_folder(host, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    host_model = load_host(folder, dtype=dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer of {host} cannot be loaded: {error}") from error
     vocabulary = Vocabulary(max_regions=max_regions)
     torch.manual_seed(seed)
     model = graft(
-        folder,
+        host_model,
         tokenizer,
         auxiliary=auxiliary,
         auxiliary_weights=auxiliary_weights,
         vocabulary=vocabulary,
-        dtype=dtype,
     )
     preprocessor = folder / "preprocessor_config.json"
     processor = processor_for_host(

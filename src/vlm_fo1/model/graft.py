@@ -63,7 +63,7 @@ def graft(
         ConfigError: There is no adapter for the host, or no tower of that name.
     """
     if not isinstance(host, PreTrainedModel):
-        host = _load_host(host, load_options)
+        host = load_host(host, **load_options)
     elif load_options:
         raise ConfigError(f"{', '.join(load_options)}: options for loading, but the host is loaded")
     backbone = find_backbone(host.config.model_type)
@@ -139,11 +139,19 @@ def _weight(layer: Any) -> Tensor:
     return layer.weight
 
 
-def _load_host(name: str | Path, options: dict[str, Any]) -> PreTrainedModel:
+def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
     """A host by folder or Hub id, refused before its weights are read if it has no adapter.
+
+    Args:
+        name: Its folder or Hub id.
+        **options: As for `graft`.
+
+    Returns:
+        The host in evaluation mode.
 
     Raises:
         CheckpointError: The weights cannot be read, or some are missing.
+        ConfigError: There is no adapter for it.
     """
     hub = {
         key: options.pop(key)
