@@ -143,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest round counts")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -152,13 +153,15 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {}
     results: dict[str, Tensor] = {}
     with TemporaryDirectory() as folder:
-        for way in WAYS:
+        for way in [*WAYS] * options.rounds:  # in turn, so that a busy moment hits all of them
             save = Path(folder) / "result.safetensors"
             runs = 1 if way == "direct" else options.runs
             command = [sys.executable, __file__, "--way", way, "--save", str(save)]
             command += ["--threads", str(options.threads), "--runs", str(runs)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            figures[way] = json.loads(output.splitlines()[-1])
+            figure = json.loads(output.splitlines()[-1])
+            best = figures.setdefault(way, figure)
+            best["seconds"] = min(best["seconds"], figure["seconds"])
             results[way] = load_file(save)["result"]
     stages, levels, _ = make_inputs()
     read_mb = sum(feature.nbytes for feature in (*stages, *levels)) / 2**20
@@ -173,6 +176,9 @@ def main() -> None:
     print(f"largest difference to the direct way: {difference:.1e}")
     floor = figures["read once"]["seconds"]
     print(f"floor: reading the maps once {floor:.3f} s, so {ours['seconds'] / floor:.1f}x above it")
+    cells = sum(feature[0].numel() * feature.shape[0] for feature in (*stages, *levels))
+    rate = 2 * BOXES * cells / ours["seconds"] / 1e9
+    print(f"arithmetic: {2 * BOXES * cells / 1e9:.1f} GFLOP, so {rate:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vlm_fo1._registration import register_on_use
+from vlm_fo1._registration import register_now, register_on_use
 
 if TYPE_CHECKING:
     from vlm_fo1.model.configuration import FO1Config
@@ -35,7 +35,10 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _PUBLIC:
         raise AttributeError(f"module 'vlm_fo1' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    if _PUBLIC[name].startswith(("vlm_fo1.model", "vlm_fo1.processing")):
+        register_now()  # transformers is there now, and may be handed a configuration of ours
+    return value
 
 
 def __dir__() -> list[str]:

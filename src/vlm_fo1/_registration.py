@@ -3,14 +3,13 @@
 ``import vlm_fo1`` must be light (the command line's help needs nothing heavy), yet after it
 ``AutoConfig``, ``AutoModelForImageTextToText`` and ``AutoProcessor`` have to know our checkpoints.
 Registering while transformers is still importing itself runs into half-made modules, so it waits
-for the first use: the entry points of the Auto classes register before their first call.
+for the first use: the entry points of the Auto classes register before they do their work.
 """
 
 import functools
 import importlib.abc
 import importlib.machinery
 import sys
-import threading
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -21,9 +20,8 @@ _ENTRY_POINTS = {
 }
 """Module to class and methods that every use of the Auto classes passes first."""
 
-_LOCK = threading.RLock()
 
-
+@functools.cache
 def register_now() -> None:
     """Register configurations, model and processor; safe to repeat."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -32,76 +30,72 @@ def register_now() -> None:
     from vlm_fo1.model.modeling import FO1ForConditionalGeneration
     from vlm_fo1.processing import FO1Processor
 
-    with _LOCK:
-        for config in (FO1Config, ReleasedConfig):
-            AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForImageTextToText.register(FO1Config, FO1ForConditionalGeneration, exist_ok=True)
-        AutoProcessor.register(FO1Config, FO1Processor, exist_ok=True)
-        _look_at_model_type_first(AutoProcessor, FO1Processor)
-
-
-def _look_at_model_type_first(auto: Any, processor: Any) -> None:
-    """Let a released folder have our processor though it names its host's.
-
-    Released folders carry the host's preprocessor_config.json, whose ``processor_class`` the Auto
-    class would follow before it looks at the model's own configuration.
-    """
-    from transformers import PreTrainedConfig
-
-    from vlm_fo1.model.configuration import RELEASED_MODEL_TYPE
-
-    original = auto.from_pretrained
-    if hasattr(original, "looks_first"):
-        return
-
-    @functools.wraps(original)
-    def from_pretrained(pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:
-        try:
-            values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
-        except (OSError, ValueError):
-            values = {}  # no config.json there: the Auto class says what it thinks of that
-        released = values.get("model_type") == RELEASED_MODEL_TYPE
-        chosen = processor.from_pretrained if released else original
-        return chosen(pretrained_model_name_or_path, *args, **options)
-
-    setattr(from_pretrained, "looks_first", True)  # noqa: B010 - functions declare no attributes
-    auto.from_pretrained = from_pretrained
+    for config in (FO1Config, ReleasedConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModelForImageTextToText.register(FO1Config, FO1ForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(FO1Config, FO1Processor, exist_ok=True)
 
 
 def register_on_use() -> None:
     """Register when an Auto class is first used, now or whenever transformers is imported."""
-    with _LOCK:
-        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Finder())
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
     for name in _ENTRY_POINTS:
         if name in sys.modules:
             _arm(sys.modules[name])
 
 
 def _arm(module: ModuleType) -> None:
-    """Make the entry points of a module register first and then restore themselves."""
+    """Make the entry points of a module register before anything else.
+
+    They stay so: putting the originals back would leave a moment in which another thread finds them
+    back and nothing registered.
+    """
     owner_name, methods = _ENTRY_POINTS[module.__name__]
     owner = getattr(module, owner_name)
     for method in methods:
         original = vars(owner)[method]
-        if not hasattr(original, "restores"):
-            setattr(owner, method, _registering(owner, method, original))
+        if not hasattr(original, "registers"):
+            armed = _registering(original, ours_first=owner_name == "AutoProcessor")
+            setattr(owner, method, armed)
 
 
-def _registering(owner: type, method: str, original: Any) -> Any:
-    @functools.wraps(getattr(owner, method))
-    def first_call(*args: Any, **kwargs: Any) -> Any:
-        setattr(owner, method, original)
+def _registering(original: Any, *, ours_first: bool) -> Any:
+    @functools.wraps(original.__func__)
+    def entry_point(cls: type, *args: Any, **options: Any) -> Any:
         register_now()
-        return getattr(owner, method)(*args, **kwargs)
+        bound = original.__get__(None, cls)
+        if ours_first and _is_released(*args, **options):
+            from vlm_fo1.processing import FO1Processor
 
-    wrapped = staticmethod(first_call)
-    setattr(wrapped, "restores", True)  # noqa: B010
-    return wrapped
+            bound = FO1Processor.from_pretrained
+        return bound(*args, **options)
+
+    armed = classmethod(entry_point)
+    setattr(armed, "registers", True)  # noqa: B010 - a classmethod declares no attributes
+    return armed
+
+
+def _is_released(pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> bool:
+    """Whether this is a released folder: it gets our processor though it names its host's.
+
+    Such folders carry the host's preprocessor_config.json, whose ``processor_class`` the Auto class
+    would follow before it looks at the model's own configuration.
+    """
+    from transformers import PreTrainedConfig
+
+    from vlm_fo1.model.configuration import RELEASED_MODEL_TYPE
+
+    del args
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
+    except (OSError, ValueError):
+        return False  # no config.json there: the Auto class says what it thinks of that
+    return values.get("model_type") == RELEASED_MODEL_TYPE
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads a module as usual, then arms it."""
+    """Loads a module as usual, then arms it and steps aside."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self.loader = loader
@@ -110,6 +104,9 @@ class _Loader(importlib.abc.Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         self.loader.exec_module(module)
         _arm(module)
 

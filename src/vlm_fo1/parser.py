@@ -54,17 +54,39 @@ def parse(
         )
         tag_confidence = None
     mentions = tuple(_mentions(found, len(regions), question.labels, tag_confidence, problems))
-    count = _count(found.plain, mentions, question, problems)
+    plain, thought = split_thought(found.plain, vocabulary)
+    count = _count(plain, mentions, question, problems)
     return Answer(
         text=text,
         regions=regions,
         mentions=mentions,
         task=str(question.task),
         labels=question.labels,
-        plain=found.plain,
+        plain=plain,
+        thought=thought,
         count=count,
         problems=tuple(problems),
     )
+
+
+def split_thought(plain: str, vocabulary: Vocabulary = RELEASED) -> tuple[str, str]:
+    """Part what was thought aloud from what was answered.
+
+    Args:
+        plain: Text without region markup.
+        vocabulary: How the checkpoint spells thinking.
+
+    Returns:
+        The answer, without ``<answer>`` tags, and the thought. A thought that never ends is all
+        thought; text without thinking tags is all answer.
+    """
+    opening, closing = vocabulary.think
+    before, opened, rest = plain.partition(opening)
+    if not opened:
+        return plain, ""
+    thought, _, after = rest.partition(closing)
+    answer = before.strip() + " " + re.sub(r"</?answer>", "", after).strip()
+    return answer.strip(), thought.strip()
 
 
 def _mentions(

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import TextStreamer
 
 from vlm_fo1.boxes import iou
-from vlm_fo1.errors import BoxError, PromptError
+from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.images import read_image
 from vlm_fo1.model.generation import RegionTokenProbabilities
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
@@ -91,12 +91,15 @@ class FO1:
 
         Raises:
             CheckpointError: There is no such checkpoint, or its weights do not fit.
+            ConfigError: No such device or dtype here.
         """
         folder = bundled_model() if str(name) == "tiny" else name
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype is None:
             dtype = torch.float32 if str(device) == "cpu" else "auto"
+        _check_device(device)
+        _check_dtype(dtype)
         hub = {
             "revision": revision,
             "cache_dir": cache_dir,
@@ -162,16 +165,21 @@ class FO1:
     def match(self, image: Any, box: Any, boxes: Any = None, **options: Any) -> Answer:
         """Find more of what stands in ``box`` among ``boxes``.
 
-        The reference box is region 0 of the answer.
+        The reference box is region 0 of the answer; a candidate that is all but the same box is
+        left out, the others follow in their order.
 
         Raises:
             BoxError: ``box`` is not one usable box.
         """
+        _check_given(boxes, "match")
         picture = read_image(image, allow_url=options.pop("allow_url", False))
-        reference = given_regions(box, picture.size)
+        try:
+            reference = given_regions(box, picture.size, image=_name(image))
+        except BoxError as error:
+            raise BoxError(f"the reference box of match: {error}") from error
         if len(reference) != 1:
             raise BoxError(f"match takes one reference box, got {len(reference)}")
-        offered = given_regions([] if boxes is None else boxes, picture.size, image=_name(image))
+        offered = given_regions(boxes, picture.size, image=_name(image))
         return Scene(self, picture, _first(reference, offered)).match(0, **options)
 
     def ground(self, image: Any, boxes: Any = None, **options: Any) -> Answer:
@@ -189,11 +197,8 @@ class FO1:
     def _scene(
         self, image: Any, boxes: Any, options: dict[str, Any], *, needs: str | None = None
     ) -> "Scene":
-        if boxes is None and needs is not None:
-            raise PromptError(
-                f"{needs} points at regions, and none were given: pass boxes=..., "
-                "one (x1, y1, x2, y2) per candidate"
-            )
+        if needs is not None:
+            _check_given(boxes, needs)
         return self.open(image, boxes, allow_url=options.pop("allow_url", False))
 
 
@@ -310,21 +315,30 @@ class Scene:
         self, task: Task, indices: Sequence[int] | None, options: dict[str, Any]
     ) -> Answer:
         """One question a region; the words become the label of the region."""
-        wanted = range(len(self.regions)) if indices is None else indices
+        wanted = list(range(len(self.regions)) if indices is None else indices)
         questions = [self._region_question(task, [index]) for index in wanted]
-        answers = [self._answer(question, **options) for question in questions]
-        tags = [self.fo1.processor.vocabulary.tag(index) for index in wanted]
+        on_text: OnText = options.get("on_text") or _no_text
+        answers: list[Answer] = []
+        text = ""
+        problems = list(self.notes)
+        for index, question in zip(wanted, questions, strict=True):
+            head = ("\n" if text else "") + f"{self.fo1.processor.vocabulary.tag(index)}: "
+            on_text(head)
+            answers.append(self._answer(question, **options))
+            text += head + answers[-1].text
+            own = [problem for problem in answers[-1].problems if problem not in self.notes]
+            problems += [f"region {index}: {problem}" for problem in own]
         words = [answer.plain for answer in answers]
         spent = sum(answer.timing_s["answer"] for answer in answers)
         return Answer(
-            text="\n".join(f"{tag}: {a.text}" for tag, a in zip(tags, answers, strict=True)),
+            text=text,
             regions=self.regions,
             mentions=tuple(
                 Mention(word, (index,)) for word, index in zip(words, wanted, strict=True)
             ),
             task=str(task),
             plain="\n".join(words),
-            problems=tuple(dict.fromkeys(p for answer in answers for p in answer.problems)),
+            problems=tuple(problems),
             timing_s={"encode": self.encode_s, "answer": spent},
         )
 
@@ -335,7 +349,13 @@ class Scene:
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
     ) -> Answer:
-        """Put one question to the model; greedy, so the same question gets the same answer."""
+        """Put one question to the model; greedy, so the same question gets the same answer.
+
+        Raises:
+            PromptError: No room for an answer.
+        """
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens}, at least 1 is needed")
         start = time.perf_counter()
         processor = self.fo1.processor
         question_ids = processor.encode_question(question.text, len(self.regions))
@@ -391,7 +411,12 @@ class _Streamer(TextStreamer):
     """Hands the text on as it is written, the stop token left out."""
 
     def __init__(self, processor: FO1Processor, on_text: OnText) -> None:
-        super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=False)
+        super().__init__(
+            processor.tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
         self.on_text = on_text
         self.stop = processor.chat.stop_token
 
@@ -405,6 +430,44 @@ class _Streamer(TextStreamer):
 def bundled_model() -> Path:
     """Folder of the small model that comes with the package."""
     return Path(str(resources.files("vlm_fo1") / "assets" / "tiny"))
+
+
+def _no_text(text: str) -> None:
+    """Where the text goes when nobody watches it being written."""
+
+
+def _check_given(boxes: Any, needs: str) -> None:
+    if boxes is None:
+        raise PromptError(
+            f"{needs} points at regions, and none were given: pass boxes=..., "
+            "one (x1, y1, x2, y2) per candidate"
+        )
+
+
+def _check_device(device: str | torch.device) -> None:
+    if str(device) in _SPREAD:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such name, or a torch built without it
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here ({reason}): "
+            "leave it out, or run `fo1 doctor` to see what there is"
+        ) from error
+
+
+def _check_dtype(dtype: str | torch.dtype) -> None:
+    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise ConfigError(
+            f"dtype {str(dtype)!r} is none that weights can have: "
+            "float32, bfloat16, float16 or auto is needed"
+        )
+
+
+_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Devices that are none, but ways to use all of them."""
 
 
 def _name(image: Any) -> str | Path | None:
@@ -423,6 +486,6 @@ def _first(reference: Regions, offered: Regions) -> Regions:
     offered = offered[iou(reference.xyxy, offered.xyxy)[0] <= SAME_BOX_IOU]
     scores = None
     if offered.scores is not None:
-        best = max([*offered.scores.tolist(), 1.0])
+        best = np.fmax.reduce(offered.scores, initial=1.0)  # fmax: an unknown score is NaN
         scores = np.concatenate([np.array([best], np.float32), offered.scores])
     return Regions(np.concatenate([reference.xyxy, offered.xyxy]), offered.size_wh, scores)

@@ -204,6 +204,8 @@ class Answer:
     task: str = "free"
     labels: tuple[str, ...] = ()
     """What was asked for; a label without regions is an answer too."""
+    thought: str = ""
+    """What a reasoning answer thought aloud, without markup; not part of ``plain``."""
     plain: str = ""
     """The text without markup."""
     count: int | None = None
@@ -280,6 +282,7 @@ class Answer:
             "task": self.task,
             "text": self.text,
             "plain": self.plain,
+            **({"thought": self.thought} if self.thought else {}),
             "labels": list(self.labels),
             "count": self.count,
             "image": {"width": width, "height": height},

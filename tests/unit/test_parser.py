@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Task, ask_grounded_caption, ask_labels, ask_text
+from vlm_fo1.prompts import Question, Task, ask_grounded_caption, ask_labels, ask_text
 from vlm_fo1.structures import Mention, Regions
 
 REGIONS = Regions(np.array([[i, i, i + 10, i + 10] for i in range(8)], np.float32), (100, 100))
@@ -237,3 +237,26 @@ def test_well_formed_mentions_come_back_whole(written):
     answer = parse(text, REGIONS, DETECT)
     assert [(m.label, list(m.indices)) for m in answer.mentions] == written
     assert answer.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "thought"),
+    [
+        ("just an answer", "just an answer", ""),
+        ("<think> it is round </think><answer> an orange </answer>", "an orange", "it is round"),
+        ("<think>cut in the mid", "", "cut in the mid"),
+        ("So: <think>a</think> b", "So: b", "a"),
+        ("<answer>kept as it is</answer>", "<answer>kept as it is</answer>", ""),
+    ],
+)
+def test_what_was_thought_is_kept_apart_from_the_answer(text, plain, thought) -> None:
+    answer = parse(text, Regions.empty((10, 10)), Question(task=Task.REASONING, text="why?"))
+    assert (answer.plain, answer.thought) == (plain, thought)
+
+
+def test_regions_named_while_thinking_are_mentions_too() -> None:
+    regions = Regions(np.array([[0, 0, 5, 5]], np.float32), (10, 10))
+    text = "<think>I see <ground>a cat</ground><objects><region0></objects></think><answer>1"
+    answer = parse(text, regions, Question(task=Task.REASONING, text="why?"))
+    assert [mention.label for mention in answer.mentions] == ["a cat"]
+    assert answer.thought == "I see a cat"

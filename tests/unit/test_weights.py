@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BitsAndBytesConfig
 
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.model.configuration import FO1Config, from_released
@@ -234,3 +235,12 @@ def test_weights_load_in_the_type_asked_for(folder: Path) -> None:
 def test_a_generation_configuration_in_the_folder_is_used(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"repetition_penalty": 1.25}')
     assert load(folder).generation_config.repetition_penalty == 1.25
+
+
+def test_eight_bit_weights_come_through_transformers_quantisation(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit needs bitsandbytes: pip install bitsandbytes")
+    quantised = FO1ForConditionalGeneration.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+    )
+    names = {type(module).__name__ for module in quantised.modules()}
+    assert "Linear8bitLt" in names

@@ -51,6 +51,7 @@ def command(
             revision=revision,
             device=device,
             dtype=dtype,
+            stream=stream,
             needs_boxes=False,
         ),
         lambda scene: scene.reason(

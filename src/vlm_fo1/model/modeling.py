@@ -23,6 +23,7 @@ from vlm_fo1.model.auxiliary import AuxiliaryTower
 from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
+from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
 from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
 from vlm_fo1.model.weights import load_pretrained
@@ -161,17 +162,18 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens = [self.image_connector(tokens) for tokens in primary.tokens]
         return EncodedImages(tokens, regions, image_grid_thw, primary.deep_tokens)
 
-    def _encode_regions(self, primary_map: Any, pixels_3HW: Tensor, boxes_N4: Tensor) -> Tensor:
+    def _encode_regions(
+        self, primary_map: FeatureMap, pixels_3HW: Tensor, boxes_N4: Tensor
+    ) -> Tensor:
         """Region tokens (N, D) of one image."""
-        connector = self.region_connector
-        dtype = next(connector.parameters()).dtype
+        dtype = primary_map.map_CHW.dtype  # of activations; quantised weights have another
         if not len(boxes_N4):
             return pixels_3HW.new_zeros((0, self.config.hidden_size), dtype=dtype)
         height, width = pixels_3HW.shape[1:]
         features_NR = self.region_encoder(
             self.auxiliary(pixels_3HW), primary_map, boxes_N4.float(), (width, height)
         )
-        return connector(features_NR.to(dtype))
+        return self.region_connector(features_NR.to(dtype))
 
     def get_region_features(
         self,

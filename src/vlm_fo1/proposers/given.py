@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,29 @@ def given_regions(
                 f"the regions are of an image of {source.size_wh}, this one is {size_wh}: "
                 "scale them with vlm_fo1.boxes.scale"
             )
-        check_boxes(source.xyxy, size_wh)
-        return source
+        return replace(source, xyxy=check_boxes(source.xyxy, size_wh))
     if isinstance(source, str | Path):
-        source = _read_json(Path(source))
+        source = read_boxes(Path(source))
     xyxy, scores = _parse(source, image)
     checked = check_boxes(xyxy, size_wh)
-    return Regions(checked, size_wh, None if scores is None else np.array(scores, np.float32))
+    return Regions(checked, size_wh, None if scores is None else _numbers(scores))
 
 
-def _read_json(path: Path) -> Any:
+def read_boxes(path: Path) -> Any:
+    """What a JSON file of boxes holds, for `given_regions`: read once for many images.
+
+    Raises:
+        BoxError: It cannot be read, or holds no list and no dict.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BoxError(f"boxes file {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BoxError(f"boxes file {path} is not JSON: {error}") from error
+    if not isinstance(values, list | dict):
+        raise BoxError(f"boxes file {path} holds {values!r}: a list or a dict is needed")
+    return values
 
 
 def _parse(source: Any, image: str | Path | int | None) -> tuple[Any, Sequence[float] | None]:
@@ -78,19 +86,33 @@ def _parse_records(
     xyxy: list[Any] = []
     for index, record in enumerate(records):
         if "xyxy" in record:
-            xyxy.append(record["xyxy"])
+            xyxy.append(_four(record["xyxy"], index))
         elif "bbox" in record:
-            xyxy.extend(xywh_to_xyxy(record["bbox"]).tolist())
+            xyxy.extend(xywh_to_xyxy(_four(record["bbox"], index)).tolist())
         else:
             raise BoxError(
                 f"box {index} has neither 'xyxy' (x1, y1, x2, y2) nor 'bbox' "
-                f"(x, y, width, height): it has {', '.join(map(str, record))}"
+                f"(x, y, width, height): it has {', '.join(map(str, record)) or 'nothing'}"
             )
     scores = [record.get("score") for record in records]
-    known = [float(score) for score in scores if score is not None]
+    known = [score for score in scores if score is not None]
     if known and len(known) < len(scores):
         raise BoxError(f"{len(known)} of {len(scores)} boxes have a score: give all or none")
     return xyxy, known or None
+
+
+def _four(numbers: Any, index: int) -> Any:
+    listed = list(numbers) if isinstance(numbers, Sequence | np.ndarray) else []
+    if len(listed) != 4 or not all(isinstance(value, int | float | np.number) for value in listed):
+        raise BoxError(f"box {index} is {numbers!r}: four numbers are needed")
+    return listed
+
+
+def _numbers(scores: Any) -> Any:
+    try:
+        return np.array(scores, np.float32)
+    except (ValueError, TypeError) as error:
+        raise BoxError(f"scores must be numbers, one per box: {error}") from error
 
 
 def _of_image(
@@ -99,8 +121,11 @@ def _of_image(
     """COCO results of one image; records without ``image_id`` all belong to it.
 
     Raises:
-        BoxError: The results are about other images.
+        BoxError: A record that is none, or the results are about other images.
     """
+    for index, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise BoxError(f"box {index} is {record!r}, but box 0 is a dict: give all in one form")
     ids = list(dict.fromkeys(record["image_id"] for record in records if "image_id" in record))
     if len(ids) <= 1 and not (isinstance(image, int) and ids):
         return records
@@ -110,8 +135,8 @@ def _of_image(
         if picked:
             return picked
     raise BoxError(
-        f"these results are about {len(ids)} images, none of them {image!r}: pass the image's "
-        f"id, e.g. {ids[0]!r}"
+        f"these results are about {len(ids)} images, none of them {_called(image)}: an image is "
+        f"found by its file name, which has to be its id, e.g. {ids[0]}.jpg"
     )
 
 
@@ -123,21 +148,50 @@ def _of_coco(
     Raises:
         BoxError: The data set does not hold the image.
     """
-    images = source.get("images", [])
-    name = Path(str(image)).name
-    ids = [
-        entry["id"]
-        for entry in images
-        if entry["id"] == image or Path(str(entry.get("file_name"))).name == name
-    ]
-    if not ids and len(images) == 1:
-        ids = [images[0]["id"]]
-    if not ids:
+    try:
+        images = [(entry["id"], str(entry.get("file_name"))) for entry in source.get("images", [])]
+        annotations = [(record["image_id"], record) for record in source["annotations"]]
+    except (KeyError, TypeError, AttributeError) as error:
         raise BoxError(
-            f"the data set holds {len(images)} images, none named {name!r}: "
-            "pass the file name or id that stands in it"
-        )
-    return [record for record in source["annotations"] if record["image_id"] == ids[0]]
+            "this is no COCO data set: each of 'images' needs an 'id' and a 'file_name', each of "
+            f"'annotations' an 'image_id' ({error!r})"
+        ) from error
+    wanted = _found_in(images, image)
+    return [record for owner, record in annotations if owner == wanted]
+
+
+def _found_in(images: Sequence[tuple[Any, str]], image: str | Path | int | None) -> Any:
+    """The id of the image among (id, file name), the whole path going before the bare name.
+
+    Raises:
+        BoxError: None, or several by that name.
+    """
+    if image is None and len(images) == 1:
+        return images[0][0]
+    path = Path(str(image))
+    for fits in (
+        lambda id_, _: isinstance(image, int) and id_ == image,
+        lambda _, file: path.parts[-len(Path(file).parts) :] == Path(file).parts,
+        lambda _, file: Path(file).name == path.name,
+    ):
+        ids = [id_ for id_, file in images if fits(id_, file)]
+        if len(ids) == 1:
+            return ids[0]
+        if ids:
+            raise BoxError(
+                f"the data set holds {len(ids)} images named {_called(image)}: "
+                "give their file names with the folders they are in"
+            )
+    raise BoxError(
+        f"the data set holds {len(images)} images, none named {_called(image)}: "
+        "pass the file name or id that stands in it"
+    )
+
+
+def _called(image: str | Path | int | None) -> str:
+    if image is None:
+        return "an image without a file name"
+    return str(image) if isinstance(image, int) else repr(Path(str(image)).name)
 
 
 def _by_name(source: Mapping[str, Any], image: str | Path | int | None) -> Any:
@@ -145,7 +199,8 @@ def _by_name(source: Mapping[str, Any], image: str | Path | int | None) -> Any:
     for key in (str(image), name, Path(name).stem):
         if key in source:
             return source[key]
+    about = ", ".join(map(str, list(source)[:5])) or "no image"
     raise BoxError(
-        f"the boxes hold nothing for {name!r}; they are about {', '.join(list(source)[:5])}"
+        f"the boxes hold nothing for {_called(image)}; they are about {about}"
         f"{', ...' if len(source) > 5 else ''}"
     )
