@@ -18,7 +18,10 @@ help: ## list the targets
 
 demo: $(VENV)/.core ## find oranges and apples in the bundled picture, with the bundled model
 	@mkdir -p outputs
-	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --boxes $(DEMO)/boxes.json --out outputs/demo.jpg
+	@echo "The bundled model has random weights for now: its answers mean nothing (see README.md)."
+	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --boxes $(DEMO)/boxes.json \
+	  --out outputs/demo.jpg --unchosen --save outputs/demo.jsonl --fresh --max-new-tokens 48
+	@echo "The picture is outputs/demo.jpg, the answer as JSON is outputs/demo.jsonl."
 
 test: $(VENV)/.dev ## format, lint, types, imports and tests: all that CI checks
 	scripts/check.sh

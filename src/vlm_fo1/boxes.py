@@ -30,7 +30,7 @@ def as_boxes(boxes: BoxesLike) -> Array:
         BoxError: Not numbers, or not four of them a box.
     """
     try:
-        array = np.array(boxes)
+        array = np.asarray(boxes)  # tensors warn when asked for a copy, which is made below
     except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, a tensor elsewhere
         raise BoxError(f"boxes must be rows of four numbers (x1, y1, x2, y2): {error}") from error
     if array.shape == (0,):

@@ -41,6 +41,7 @@ class Run:
     device: str | None = None
     dtype: str | None = None
     out: Path | None = None
+    unchosen: bool = False
     as_json: bool = False
     save: Path | None = None
     fresh: bool = False
@@ -82,14 +83,18 @@ def run(options: Run, ask: Ask) -> None:
     outcome = _Outcome(skipped=len(pictures) - len(todo))
     for path in _with_progress(todo, errors):
         assert fo1 is not None
-        answer = _try(lambda path=path: ask(fo1.open(path, boxes)), path, drawings.get(path))
+        if options.stream and len(pictures) > 1:
+            typer.echo(f"{path}:")
+        answer = _try(
+            lambda path=path: ask(fo1.open(path, boxes)), path, drawings.get(path), options
+        )
         if isinstance(answer, Exception):
             outcome.failed.append(str(path))
-            record = {"image": str(path), "error": _reason(answer)}
+            record = {"file": str(path), "error": _reason(answer)}
             errors.print(Text(f"{path}: {_reason(answer)}", style="red"), soft_wrap=True)
         else:
             outcome.done += 1
-            record = {"image": str(path), **answer.to_dict()}
+            record = {"file": str(path), **answer.to_dict()}
         if file is not None:
             with _shown(errors):
                 file.append(record)
@@ -269,7 +274,7 @@ def _load(options: Run, errors: Console) -> Any:
 
 
 def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
-    if len(pictures) == 1:
+    if len(pictures) < 2:
         yield from pictures
         return
     columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
@@ -277,14 +282,16 @@ def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
         yield from progress.track(pictures, description="asking")
 
 
-def _try(ask: Callable[[], "Answer"], path: Path, drawing: Path | None) -> "Answer | Exception":
+def _try(
+    ask: Callable[[], "Answer"], path: Path, drawing: Path | None, options: Run
+) -> "Answer | Exception":
     """The answer, drawn if that is wanted; or what went wrong with this one picture."""
     from torch import OutOfMemoryError
 
     try:
         answer = ask()
         if drawing is not None:
-            answer.draw(path).save(drawing)
+            answer.draw(path, show_unchosen=options.unchosen).save(drawing)
     except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
         return error
     return answer
@@ -300,7 +307,7 @@ def _print(
     if options.as_json:
         typer.echo(line_of(record))
     elif not several or options.save is None:
-        if several:
+        if several and not options.stream:
             typer.echo(f"{path}:")
         _show(path, answer, streamed=options.stream)
 

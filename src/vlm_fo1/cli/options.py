@@ -37,6 +37,10 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Where the picture with the answer goes: a file, or a folder for several."),
 ]
+Unchosen = Annotated[
+    bool,
+    typer.Option("--unchosen", help="Draw the regions that were not chosen too, dimly."),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print each answer as one line of JSON instead of a table.")
 ]

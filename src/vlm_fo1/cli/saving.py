@@ -41,6 +41,8 @@ class AnswerFile:
         self.finished: set[str] = set()
         """Pictures that have an answer in it."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise FO1Error(f"--save {path} is no file: name one, or use --json to print answers")
         if fresh:
             path.unlink(missing_ok=True)
         elif path.exists():
@@ -72,7 +74,7 @@ class AnswerFile:
                 )
             if "error" not in record:
                 kept.append(line)
-                self.finished.add(record["image"])
+                self.finished.add(record["file"])
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_bytes(b"".join(line + b"\n" for line in kept))
         partial.replace(self.path)
@@ -83,5 +85,5 @@ def _read(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and isinstance(record.get("image"), str) and "run" in record
+    known = isinstance(record, dict) and isinstance(record.get("file"), str) and "run" in record
     return record if known else None

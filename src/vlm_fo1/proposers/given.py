@@ -44,6 +44,8 @@ def given_regions(
     if isinstance(source, str | Path):
         source = read_boxes(Path(source))
     xyxy, scores = _parse(source, image)
+    if not isinstance(xyxy, list | tuple):
+        xyxy = _as_array(xyxy)
     checked = check_boxes(xyxy, size_wh)
     return Regions(checked, size_wh, None if scores is None else _numbers(scores))
 
@@ -65,8 +67,8 @@ def read_boxes(path: Path) -> Any:
     return values
 
 
-def _parse(source: Any, image: str | Path | int | None) -> tuple[Any, Sequence[float] | None]:
-    """Boxes (N, 4) xyxy and scores, or None for the scores."""
+def _parse(source: Any, image: str | Path | int | None) -> tuple[Any, Any]:
+    """Boxes (N, 4) xyxy and scores, None where there are no scores; neither checked yet."""
     if isinstance(source, Mapping):
         if "xyxy" in source:
             return source["xyxy"], source.get("scores")
@@ -82,7 +84,7 @@ def _parse(source: Any, image: str | Path | int | None) -> tuple[Any, Sequence[f
 
 def _parse_records(
     records: Sequence[Mapping[str, Any]],
-) -> tuple[list[Any], Sequence[float] | None]:
+) -> tuple[list[Any], list[Any] | None]:
     xyxy: list[Any] = []
     for index, record in enumerate(records):
         if "xyxy" in record:
@@ -102,21 +104,29 @@ def _parse_records(
 
 
 def _four(numbers: Any, index: int) -> Any:
-    listed = list(numbers) if isinstance(numbers, Sequence | np.ndarray) else []
+    values = numbers.tolist() if hasattr(numbers, "tolist") else numbers  # an array or a tensor
+    listed = list(values) if isinstance(values, Sequence) else []
     if len(listed) != 4 or not all(isinstance(value, int | float | np.number) for value in listed):
         raise BoxError(f"box {index} is {numbers!r}: four numbers are needed")
     return listed
 
 
+def _as_array(boxes: Any) -> Any:
+    try:
+        return np.asarray(boxes)
+    except (ValueError, TypeError, RuntimeError) as error:  # a tensor elsewhere, or with a gradient
+        raise BoxError(f"boxes cannot be read as an array: {error}") from error
+
+
 def _numbers(scores: Any) -> Any:
     try:
-        return np.array(scores, np.float32)
+        return np.asarray(scores, np.float32)
     except (ValueError, TypeError) as error:
         raise BoxError(f"scores must be numbers, one per box: {error}") from error
 
 
 def _of_image(
-    records: Sequence[Mapping[str, Any]], image: str | Path | int | None
+    records: Sequence[Any], image: str | Path | int | None
 ) -> Sequence[Mapping[str, Any]]:
     """COCO results of one image; records without ``image_id`` all belong to it.
 
