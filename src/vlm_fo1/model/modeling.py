@@ -375,17 +375,23 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids=input_ids, attention_mask=attention_mask, **options
         )
 
-    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        deepstack_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
+        deepstack_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one decoding step; deepstack belongs to the prompt, so to the first alone."""
         inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
