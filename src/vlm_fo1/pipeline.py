@@ -24,6 +24,7 @@ from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.images import read_image
 from vlm_fo1.model.generation import RegionTokenProbabilities
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.model.splice import EmbeddedPrompt, prompt_start
 from vlm_fo1.parser import parse
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.prompts import (
@@ -379,14 +380,13 @@ class Scene:
         model, processor = self.fo1.model, self.fo1.processor
         ids = torch.tensor([self._prefix_ids + question_ids], device=model.device)
         mask = torch.ones_like(ids)
-        embeds, positions = model.embed_prompt(ids, mask, self._encoded)
+        prompt = model.embed_prompt(ids, mask, self._encoded)
         seen = RegionTokenProbabilities(self.fo1.tag_ids)
         sequences = model.generate(
             ids,
             mask,
-            inputs_embeds=embeds,
-            position_ids=positions,
-            past_key_values=self._cache_of_prefix(embeds, positions),
+            **prompt,
+            past_key_values=self._cache_of_prefix(prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=processor.stop_token_id,
@@ -397,16 +397,12 @@ class Scene:
         new_ids = sequences[0, ids.shape[1] :].cpu()
         return new_ids, seen.of_tokens(new_ids, 0)
 
-    def _cache_of_prefix(self, embeds: torch.Tensor, positions: torch.Tensor) -> Any:
+    def _cache_of_prefix(self, prompt: EmbeddedPrompt) -> Any:
         """Keys and values of everything before the question: computed once, copied each time."""
-        length = len(self._prefix_ids)
         with self._lock:
             if self._prefix_cache is None:
                 self._prefix_cache = self.fo1.model(
-                    inputs_embeds=embeds[:, :length],
-                    position_ids=positions[..., :length],
-                    use_cache=True,
-                    logits_to_keep=1,
+                    **prompt_start(prompt, len(self._prefix_ids)), use_cache=True, logits_to_keep=1
                 ).past_key_values
         return copy.deepcopy(self._prefix_cache)
 

@@ -125,7 +125,8 @@ def test_the_splice_gives_the_recorded_embeddings_and_positions(case: str) -> No
         batch["aux_pixel_values"],
         batch["region_boxes"],
     )
-    embeds, positions = model().embed_prompt(batch["input_ids"], None, encoded)[:2]
+    prompt = model().embed_prompt(batch["input_ids"], None, encoded)
+    embeds, positions = prompt["inputs_embeds"], prompt["position_ids"]
     assert_close(embeds[0], record["input.embeds"])
     assert torch.equal(positions[-3:, 0], record["input.position_ids"])
 

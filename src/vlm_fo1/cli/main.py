@@ -18,6 +18,7 @@ COMMANDS = {
     "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
     "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
     "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
+    "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is installed and what is missing."),
 }

@@ -142,8 +142,65 @@ class ReleasedConfig(FO1Config):
         return FO1Config.from_dict(from_released(config_dict).to_dict(), **kwargs)
 
 
-DAVIT_WIDTHS = {"davit-base": 128, "davit-large": 256}
-"""First-stage width per tower name; later stages double it. Source: REFERENCE, "The model"."""
+def pyramid_strides(map_stride: float) -> tuple[float, ...]:
+    """Strides of a region pyramid over a host's map: two levels finer, its own, one coarser.
+
+    Args:
+        map_stride: Pixels of the primary image per cell of the host's map.
+
+    Returns:
+        A value for `RegionConfig.pyramid_strides`: 4, 8, 16, 32 for a stride of 16.
+    """
+    return (map_stride / 4, map_stride / 2, map_stride, map_stride * 2)
+
+
+DAVIT_SIZES = {"davit-tiny": (96, 3), "davit-base": (128, 9), "davit-large": (256, 9)}
+"""First-stage width, doubled by each later stage, and depth of the third stage, per tower name.
+
+Source: REFERENCE, "The model", for base and large; the DaViT paper for tiny.
+"""
+
+
+def davit_sizes(name: str) -> dict[str, Any]:
+    """Sizes of an auxiliary tower by its name, as `Florence2VisionConfig` takes them.
+
+    Raises:
+        ConfigError: The name is not known.
+    """
+    if name not in DAVIT_SIZES:
+        raise ConfigError(
+            f"no auxiliary tower {name!r}, known are {', '.join(DAVIT_SIZES)}: "
+            "take one of these, or give its sizes"
+        )
+    width, depth = DAVIT_SIZES[name]
+    widths = [width * 2**stage for stage in range(4)]
+    heads = [width // 32 for width in widths]
+    return {
+        "depths": [1, 1, depth, 1],
+        "embed_dim": widths,
+        "num_heads": heads,
+        "num_groups": heads,
+        "window_size": 12,
+        "patch_size": [7, 3, 3, 3],
+        "patch_stride": [4, 2, 2, 2],
+        "patch_padding": [3, 1, 1, 1],
+        "patch_prenorm": [False, True, True, True],
+        "drop_path_rate": 0.0,
+    }
+
+
+def read_davit_sizes(values: dict[str, Any]) -> dict[str, Any]:
+    """Sizes of a DaViT as a configuration file spells them, in Florence-2's or the native names.
+
+    Args:
+        values: ``vision_config`` of a Florence-2, or ``davit`` of a released checkpoint.
+
+    Returns:
+        What `davit_sizes` gives.
+    """
+    values = {"embed_dim": values.get("dim_embed"), **values, "drop_path_rate": 0.0}
+    return {key: values[key] for key in davit_sizes("davit-base") if key in values}
+
 
 QWEN2_5_VL_VISION = {
     "depth": 32,
@@ -238,35 +295,12 @@ def from_released(values: dict[str, Any]) -> FO1Config:
 
 
 def _davit(values: dict[str, Any]) -> dict[str, Any]:
-    """Sizes of the auxiliary tower: spelt out, or known by the tower's name.
-
-    Raises:
-        ConfigError: The name is not known.
-    """
+    """Sizes of the auxiliary tower: spelt out, or known by the tower's name."""
     if "davit" in values:
-        sizes = dict(values["davit"])
-        sizes["embed_dim"] = sizes.pop("dim_embed")
-        return {**sizes, "drop_path_rate": 0.0}
-    name = PurePosixPath(str(values.get("mm_vision_tower_aux", ""))).name.removesuffix(".pth")
-    if name not in DAVIT_WIDTHS:
-        raise ConfigError(
-            f"mm_vision_tower_aux names {name!r}, known are {', '.join(DAVIT_WIDTHS)}: "
-            "the size of the auxiliary tower cannot be guessed"
-        )
-    widths = [DAVIT_WIDTHS[name] * 2**stage for stage in range(4)]
-    heads = [width // 32 for width in widths]
-    return {
-        "depths": [1, 1, 9, 1],
-        "embed_dim": widths,
-        "num_heads": heads,
-        "num_groups": heads,
-        "window_size": 12,
-        "patch_size": [7, 3, 3, 3],
-        "patch_stride": [4, 2, 2, 2],
-        "patch_padding": [3, 1, 1, 1],
-        "patch_prenorm": [False, True, True, True],
-        "drop_path_rate": 0.0,
-    }
+        return read_davit_sizes(values["davit"])
+    return davit_sizes(
+        PurePosixPath(str(values.get("mm_vision_tower_aux", ""))).name.removesuffix(".pth")
+    )
 
 
 _VISION_KEYS = (*QWEN2_5_VL_VISION, "hidden_act", "in_channels", "temporal_patch_size")

@@ -4,11 +4,11 @@ The forward pass is the paper's figure: both towers look at the image, the regio
 boxes into tokens, the splice puts them where the text names them, the host's decoder answers.
 
 Shapes: B rows, T tokens, D width of the language model, V vocabulary, I images, P patches of all
-images, N regions of an image, H and W sides of an auxiliary image.
+images, N regions of an image, H and W sides of an auxiliary image, L decoder layers (deepstack).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
 from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
-from vlm_fo1.model.splice import check_counts, splice
+from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
 from vlm_fo1.model.weights import load_pretrained
 
 
@@ -39,10 +39,17 @@ class EncodedImages:
     """Per image (N, D)."""
     image_grid_thw: Tensor
     """(I, 3) frames, rows and columns of patches."""
+    deep_tokens: list[Tensor] = field(default_factory=list[Tensor])
+    """Per image (n, L, D), see `PrimaryFeatures.deep_tokens`; an empty list for most hosts."""
 
 
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """VLM-FO1 on any host that `backbones` has an adapter for."""
+    """VLM-FO1 on any host that `backbones` has an adapter for.
+
+    Args:
+        config: Sizes of everything.
+        host_model: The host itself, taken over; a fresh one is built if left out.
+    """
 
     config_class = FO1Config
     base_model_prefix = "host"
@@ -53,18 +60,15 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
-    _no_split_modules = [
-        "Qwen2_5_VLDecoderLayer",
-        "Qwen2_5_VLVisionBlock",
-        "Florence2VisionBlock",
-        "Level",
-    ]
+    _no_split_modules = ["Florence2VisionBlock", "Level"]  # the host's own are added to these
 
-    def __init__(self, config: FO1Config) -> None:
+    def __init__(self, config: FO1Config, host_model: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         host, regions = config.host, config.regions
         self.backbone = find_backbone(host.model_type)
-        self.host = AutoModelForImageTextToText.from_config(host)
+        self.host: Any = (
+            AutoModelForImageTextToText.from_config(host) if host_model is None else host_model
+        )
         self.image_connector = build_connector(
             config.image_connector, config.hidden_size, config.hidden_size
         )
@@ -111,15 +115,17 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def encode_images(
         self,
         pixel_values: Tensor,
-        image_grid_thw: Tensor | None,
+        image_grid_thw: Tensor | None = None,
         aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
         region_boxes: Sequence[Tensor] | None = None,
     ) -> EncodedImages:
         """Both towers, the region encoder and the connectors.
 
         Args:
-            pixel_values: (P, patch values) flattened patches of all images.
-            image_grid_thw: (I, 3) frames, rows and columns of patches.
+            pixel_values: What the host's image processor makes: flattened patches of all images
+                (P, patch values), or squares (I, 3, side, side).
+            image_grid_thw: (I, 3) frames, rows and columns of patches; None for hosts whose pixels
+                tell it.
             aux_pixel_values: Per image (3, H, W); None if no image has boxes.
             region_boxes: Per image (N, 4) xyxy in auxiliary pixels; None for no boxes at all.
 
@@ -130,8 +136,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             SpliceError: No grid, or lists that do not have one entry per image.
         """
-        if image_grid_thw is None:
-            raise SpliceError("pixel_values need image_grid_thw: the grid of patches of each image")
+        image_grid_thw = self.backbone.image_grid(self.config.host, pixel_values, image_grid_thw)
         images = len(image_grid_thw)
         if region_boxes is None:
             region_boxes = [pixel_values.new_zeros(0, 4)] * images
@@ -155,7 +160,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         ]
         tokens = [self.image_connector(tokens) for tokens in primary.tokens]
-        return EncodedImages(tokens, regions, image_grid_thw)
+        return EncodedImages(tokens, regions, image_grid_thw, primary.deep_tokens)
 
     def _encode_regions(
         self, primary_map: FeatureMap, pixels_3HW: Tensor, boxes_N4: Tensor
@@ -173,7 +178,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_region_features(
         self,
         pixel_values: Tensor,
-        image_grid_thw: Tensor,
+        image_grid_thw: Tensor | None,
         aux_pixel_values: Sequence[Tensor],
         region_boxes: Sequence[Tensor],
     ) -> list[Tensor]:
@@ -191,8 +196,12 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         encoded: EncodedImages | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> EmbeddedPrompt:
         """Text with image and region tokens in place, and its positions.
+
+        What comes out goes into `forward` (instead of ``input_ids``) or `generate` (with them)::
+
+            model.generate(input_ids, attention_mask, **model.embed_prompt(...))
 
         Args:
             input_ids: (B, T) with ``config.image_token_id`` once per merged image token and
@@ -201,7 +210,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoded: The images of all rows, in reading order; None for text alone.
 
         Returns:
-            Embeddings (B, T, D) and position ids in the host's shape.
+            Embeddings with every placeholder replaced, and positions of the whole prompt.
 
         Raises:
             SpliceError: Placeholders and features differ in number.
@@ -218,14 +227,17 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if encoded is not None:
             embeds = splice(embeds, is_image, encoded.image_tokens)
             embeds = splice(embeds, is_region, encoded.region_tokens)
-        position_ids = self.backbone.position_ids(
+        positions = self.backbone.position_ids(
             self.host,
             input_ids,
             attention_mask,
             encoded.image_grid_thw if encoded else None,
             self.config.image_token_id,
         )
-        return embeds, position_ids
+        prompt = EmbeddedPrompt(inputs_embeds=embeds, position_ids=positions)
+        if encoded is not None and encoded.deep_tokens:
+            prompt["deepstack_embeds"] = splice_deep(embeds, is_image, encoded.deep_tokens)
+        return prompt
 
     def forward(
         self,
@@ -239,6 +251,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
+        deepstack_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -259,6 +272,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 a cache holds part of it.
             past_key_values: Cache of earlier tokens; then ``input_ids`` are plain text.
             inputs_embeds: (B, T, D) instead of ``input_ids``, placeholders already replaced.
+            deepstack_embeds: (B, T, L, D) to go with ``inputs_embeds``, see `embed_prompt`.
             labels: (B, T) token ids, -100 where no loss is wanted.
             use_cache: Return the cache.
             logits_to_keep: Only the last so many positions (0 for all), or indices of positions.
@@ -282,8 +296,11 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 encoded = self.encode_images(
                     pixel_values, image_grid_thw, aux_pixel_values, region_boxes
                 )
-            embeds, positions = self.embed_prompt(input_ids, attention_mask, encoded)
-            position_ids = positions if position_ids is None else position_ids
+            prompt = self.embed_prompt(input_ids, attention_mask, encoded)
+            embeds, deepstack_embeds = prompt["inputs_embeds"], prompt.get("deepstack_embeds")
+            position_ids = prompt["position_ids"] if position_ids is None else position_ids
+        if deepstack_embeds is not None:
+            kwargs["deepstack_embeds"] = deepstack_embeds
         if position_ids is None:
             raise SpliceError(
                 "position_ids are needed with inputs_embeds or a started cache: "
@@ -341,7 +358,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoded: What `encode_images` returned, instead of the four above.
             **options: As in transformers: ``max_new_tokens``, ``do_sample``, ``streamer``,
                 ``logits_processor``, ``num_beams``, ``return_dict_in_generate``, ... With
-                ``inputs_embeds`` and ``position_ids`` (from `embed_prompt`) nothing is encoded.
+                ``inputs_embeds`` and the rest of `embed_prompt` nothing is encoded.
 
         Returns:
             (B, T + new) token ids, prompts first, as transformers gives them.
@@ -353,8 +370,33 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 encoded = self.encode_images(
                     pixel_values, image_grid_thw, aux_pixel_values, region_boxes
                 )
-            embeds, positions = self.embed_prompt(input_ids, attention_mask, encoded)
-            options |= {"inputs_embeds": embeds, "position_ids": positions}
+            options |= self.embed_prompt(input_ids, attention_mask, encoded)
         return super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids, attention_mask=attention_mask, **options
         )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        deepstack_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one decoding step; deepstack belongs to the prompt, so to the first alone."""
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if is_first_iteration and deepstack_embeds is not None:
+            # A cache may hold the start of the prompt: keep what belongs to the rest.
+            inputs["deepstack_embeds"] = deepstack_embeds[:, -inputs["inputs_embeds"].shape[1] :]
+        return inputs

@@ -1,11 +1,10 @@
 """The primary tower: the host's own ViT, run once for both the language model and the regions.
 
 Shapes: P patches of all images, n merged tokens of one image, C channels, H and W map sides,
-D width of the language model.
+D width of the language model, L decoder layers.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,8 +32,9 @@ class PrimaryFeatures:
     """Per image (n, D): merged tokens in raster order, as the host's language model takes them."""
     maps: list[FeatureMap]
     """Per image: the map that regions are cut from."""
-    decoder_inputs: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What the host's decoder takes besides embeddings; empty for most hosts."""
+    deep_tokens: list[Tensor] = field(default_factory=list[Tensor])
+    """Per image (n, L, D): what the decoder adds to its tokens after each of its first L layers
+    (deepstack); an empty list for hosts without."""
 
 
 def merge_order_to_map(hidden_PC: Tensor, grid_hw: tuple[int, int], merge: int) -> Tensor:

@@ -1,12 +1,40 @@
 """Put image and region tokens where the text holds their placeholders.
 
-Shapes: B rows, T tokens, D width of the language model, I images of all rows, n tokens of an image.
+Shapes: B rows, T tokens, D width of the language model, I images of all rows, n tokens of an image,
+L decoder layers.
 """
+
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from vlm_fo1.errors import SpliceError
+
+
+class EmbeddedPrompt(TypedDict):
+    """A batch of prompts as the decoder takes them; its keys are keywords of the model."""
+
+    inputs_embeds: Tensor
+    """(B, T, D)."""
+    position_ids: Tensor
+    """In the host's shape, T last."""
+    deepstack_embeds: NotRequired[Tensor]
+    """(B, T, L, D), zero where no image token stands; absent for most hosts."""
+
+
+def prompt_start(prompt: EmbeddedPrompt, length: int) -> EmbeddedPrompt:
+    """The first ``length`` tokens of a prompt.
+
+    Run through `forward` they fill a cache that all prompts with this start can go on from.
+    """
+    start = EmbeddedPrompt(
+        inputs_embeds=prompt["inputs_embeds"][:, :length],
+        position_ids=prompt["position_ids"][..., :length],
+    )
+    if "deepstack_embeds" in prompt:
+        start["deepstack_embeds"] = prompt["deepstack_embeds"][:, :length]
+    return start
 
 
 def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:
@@ -24,6 +52,23 @@ def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -
         return embeds_BTD
     flat = torch.cat([part.to(embeds_BTD.device, embeds_BTD.dtype) for part in features])
     return embeds_BTD.masked_scatter(placeholder_BT[..., None], flat)
+
+
+def splice_deep(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:
+    """What the first decoder layers add at placeholders, zero elsewhere.
+
+    Args:
+        embeds_BTD: Embedded text, for shape and type.
+        placeholder_BT: True where a feature goes.
+        features: (n, L, D) each; all of them together as many as placeholders.
+
+    Returns:
+        (B, T, L, D), row by row, so that it can be repeated for beams and cut like the embeddings.
+    """
+    layers, width = features[0].shape[1:]
+    zeros = embeds_BTD.new_zeros(*embeds_BTD.shape[:2], layers * width)
+    flat = [part.flatten(1) for part in features]
+    return splice(zeros, placeholder_BT, flat).unflatten(-1, (layers, width))
 
 
 def check_counts(

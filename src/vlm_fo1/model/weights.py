@@ -7,7 +7,7 @@ every place its tensor, or the error says which are missing, left over or of ano
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -20,7 +20,12 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from vlm_fo1.errors import CheckpointError
-from vlm_fo1.model.configuration import RELEASED_MODEL_TYPE, FO1Config, from_released
+from vlm_fo1.model.configuration import (
+    RELEASED_MODEL_TYPE,
+    FO1Config,
+    from_released,
+    read_davit_sizes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +94,8 @@ def read_config(folder: Path) -> FO1Config:
         ConfigError: A released option that is not supported.
     """
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    kind = values.get("model_type") if isinstance(values, dict) else None
+    values = read_json(path)
+    kind = values.get("model_type")
     if kind == RELEASED_MODEL_TYPE:
         return from_released(values)
     if kind == FO1Config.model_type:
@@ -102,6 +104,21 @@ def read_config(folder: Path) -> FO1Config:
         f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has {FO1Config.model_type!r} or "
         f"{RELEASED_MODEL_TYPE!r}"
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds {type(values).__name__}, an object is needed")
+    return values
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -159,17 +176,8 @@ def released_table(config: FO1Config) -> list[tuple[str, str]]:
 
     Source: REFERENCE, "The model"; the names recorded from the official code.
     """
-    davit = r"model\.vision_tower_aux\.image_tower\."
-    block = rf"{davit}blocks\.(\d+\.\d+)\.(spatial|channel)_block\."
-    to_davit, to_block = r"auxiliary.tower.", r"auxiliary.tower.blocks.\1.\2_block."
     table = [
-        (rf"{davit}convs\.(\d+)\.proj\.(.+)", rf"{to_davit}convs.\1.conv.\2"),
-        (rf"{davit}convs\.(\d+)\.norm\.(.+)", rf"{to_davit}convs.\1.norm.\2"),
-        (rf"{block}(conv[12])\.fn\.dw\.(.+)", rf"{to_block}\3.\4"),
-        (rf"{block}(?:window|channel)_attn\.norm\.(.+)", rf"{to_block}norm1.\3"),
-        (rf"{block}(window|channel)_attn\.fn\.(.+)", rf"{to_block}\3_attn.\4"),
-        (rf"{block}ffn\.norm\.(.+)", rf"{to_block}norm2.\3"),
-        (rf"{block}ffn\.fn\.net\.(fc[12])\.(.+)", rf"{to_block}ffn.\3.\4"),
+        *davit_table(r"model\.vision_tower_aux\.image_tower\.", "auxiliary.tower."),
         (r"model\.vision_tower\.image_tower\.(.+)", r"host.model.visual.\1"),
         (r"model\.mm_projector\.(.+)", r"image_connector.\1"),
         (r"model\.mm_projector_aux\.(.+)", r"region_connector.\1"),
@@ -192,11 +200,39 @@ def released_table(config: FO1Config) -> list[tuple[str, str]]:
 
 def rename_released(names: Iterable[str], config: FO1Config) -> dict[str, str]:
     """Released name to ours for every name that the table knows; the others map to themselves."""
-    table = [(re.compile(pattern), new) for pattern, new in released_table(config)]
+    return rename(names, released_table(config))
+
+
+def davit_table(old: str, new: str) -> list[tuple[str, str]]:
+    """Names of a DaViT as Florence-2's own code writes them, to ours.
+
+    Args:
+        old: Pattern of the prefix in the checkpoint.
+        new: Prefix of ours.
+
+    Returns:
+        Rows as in `released_table`.
+    """
+    block = rf"{old}blocks\.(\d+\.\d+)\.(spatial|channel)_block\."
+    to_block = rf"{new}blocks.\1.\2_block."
+    return [
+        (rf"{old}convs\.(\d+)\.proj\.(.+)", rf"{new}convs.\1.conv.\2"),
+        (rf"{old}convs\.(\d+)\.norm\.(.+)", rf"{new}convs.\1.norm.\2"),
+        (rf"{block}(conv[12])\.fn\.dw\.(.+)", rf"{to_block}\3.\4"),
+        (rf"{block}(?:window|channel)_attn\.norm\.(.+)", rf"{to_block}norm1.\3"),
+        (rf"{block}(window|channel)_attn\.fn\.(.+)", rf"{to_block}\3_attn.\4"),
+        (rf"{block}ffn\.norm\.(.+)", rf"{to_block}norm2.\3"),
+        (rf"{block}ffn\.fn\.net\.(fc[12])\.(.+)", rf"{to_block}ffn.\3.\4"),
+    ]
+
+
+def rename(names: Iterable[str], table: list[tuple[str, str]]) -> dict[str, str]:
+    """Old name to new for every name that a table knows; the others map to themselves."""
+    compiled = [(re.compile(pattern), new) for pattern, new in table]
     renamed: dict[str, str] = {}
     for name in names:
         renamed[name] = name
-        for pattern, new in table:
+        for pattern, new in compiled:
             match = pattern.fullmatch(name)
             if match is not None:
                 renamed[name] = match.expand(new)
@@ -220,6 +256,26 @@ def check_fit(
     with torch.device("meta"):
         expected = {name: value.shape for name, value in model_class(config).state_dict().items()}
     optional = {"host.lm_head.weight"} if config.tie_word_embeddings else set[str]()
+    problems = compare_shapes(found, expected, optional)
+    if problems:
+        raise CheckpointError(f"the weights do not fit config.json; {problems}")
+
+
+def compare_shapes(
+    found: Mapping[str, torch.Size],
+    expected: Mapping[str, torch.Size],
+    optional: Set[str] = frozenset(),
+) -> str:
+    """Say where two sets of tensors differ.
+
+    Args:
+        found: Tensor names to shapes, as a checkpoint has them.
+        expected: The same, as the network has them.
+        optional: Names that the checkpoint may leave out.
+
+    Returns:
+        What is missing, left over, or of another shape; empty if nothing.
+    """
     missing = sorted(set(expected) - set(found) - optional)
     unexpected = sorted(set(found) - set(expected))
     shapes = [
@@ -227,7 +283,7 @@ def check_fit(
         for name in sorted(set(found) & set(expected))
         if found[name] != expected[name]
     ]
-    lines = [
+    return "; ".join(
         f"{len(items)} {what}: {', '.join(items[:8])}{', ...' if len(items) > 8 else ''}"
         for what, items in (
             ("missing", missing),
@@ -235,9 +291,36 @@ def check_fit(
             ("of another shape", shapes),
         )
         if items
-    ]
-    if lines:
-        raise CheckpointError("the weights do not fit config.json; " + "; ".join(lines))
+    )
+
+
+def read_florence_tower(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The DaViT of a Florence-2 checkpoint, in the original's names or transformers'.
+
+    Args:
+        folder: A checkpoint folder with Florence-2's ``config.json``.
+
+    Returns:
+        Sizes for a ``Florence2VisionConfig`` and the tensors of a ``Florence2VisionBackbone``.
+
+    Raises:
+        CheckpointError: Not a Florence-2.
+    """
+    values = read_json(folder / "config.json")
+    vision = values.get("vision_config")
+    if values.get("model_type") != "florence2" or not isinstance(vision, dict):
+        raise CheckpointError(
+            f"{folder} has model_type {values.get('model_type')!r}: the auxiliary tower is read "
+            "from a Florence-2, e.g. microsoft/Florence-2-base"
+        )
+    prefix = re.compile(r"(?:model\.)?vision_tower\.")
+    tower = {
+        prefix.sub("", name, count=1): value
+        for name, value in read_weights(folder).items()
+        if prefix.match(name)
+    }
+    names = rename(tower, davit_table("", ""))
+    return read_davit_sizes(vision), {names[name]: value for name, value in tower.items()}
 
 
 def load_pretrained(

@@ -59,6 +59,30 @@ def qwen_primary(**changes: Any) -> dict[str, Any]:
     }
 
 
+def square_primary(side: int, **changes: Any) -> dict[str, Any]:
+    """Settings of the primary part for towers that look at one square: Idefics3, SmolVLM.
+
+    The whole image is stretched to the square and never split into tiles: regions are cut from one
+    map, and their boxes follow the stretch axis by axis.
+
+    Args:
+        side: Pixels.
+        changes: ``patch_size`` and ``merge_size`` (the host's ``scale_factor``), which the number
+            of image tokens follows from, and other settings of `Idefics3ImageProcessorPil`.
+
+    Returns:
+        A value for `FO1ImageProcessor(primary=...)`.
+    """
+    return {
+        _TYPE_KEY: "Idefics3ImageProcessorPil",
+        "do_image_splitting": False,
+        "do_resize": False,  # of the long side first; the stretch to the square comes anyway
+        "do_pad": False,
+        "max_image_size": {"longest_edge": side},
+        **changes,
+    }
+
+
 class FO1ImageProcessor(BaseImageProcessor):
     """Prepares images for the primary and the auxiliary encoder, and boxes with them.
 
@@ -137,7 +161,8 @@ class FO1ImageProcessor(BaseImageProcessor):
             allow_url: Whether http(s) URLs are fetched.
 
         Returns:
-            ``pixel_values`` (P, D) float32, ``image_grid_thw`` (B, 3) int64, ``aux_pixel_values``
+            ``pixel_values`` (P, D) float32, or (B, 3, side, side) for a tower that looks at
+            squares; ``image_grid_thw`` (B, 3) int64, ``aux_pixel_values``
             a list of B (3, H, W) float32, ``region_boxes`` a list of B (N, 4) float32 xyxy in
             pixels of the auxiliary image; all on the CPU.
 
@@ -175,7 +200,16 @@ class FO1ImageProcessor(BaseImageProcessor):
         batch = self._primary(
             images=[self._fit_primary(image) for image in fitted], return_tensors="pt"
         )
+        if "image_grid_thw" not in batch:
+            batch = self._squares(batch["pixel_values"])
         return BatchFeature({**batch, "aux_pixel_values": aux, "region_boxes": regions})
+
+    def _squares(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Squares by themselves, (B, 3, side, side), with the grid of patches of each."""
+        squares = pixel_values.flatten(0, -4)
+        patch_size = self.primary["patch_size"]
+        grid = [1, squares.shape[-2] // patch_size, squares.shape[-1] // patch_size]
+        return {"pixel_values": squares, "image_grid_thw": torch.tensor([grid] * len(squares))}
 
     @property
     def merge_size(self) -> int:

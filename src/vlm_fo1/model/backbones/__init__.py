@@ -7,6 +7,9 @@ from vlm_fo1.model.backbones.base import Backbone
 
 BACKBONES = {
     "qwen2_5_vl": "vlm_fo1.model.backbones.qwen2_5_vl:Qwen25VLBackbone",
+    "qwen3_vl": "vlm_fo1.model.backbones.qwen3_vl:Qwen3VLBackbone",
+    "idefics3": "vlm_fo1.model.backbones.idefics3:Idefics3Backbone",
+    "smolvlm": "vlm_fo1.model.backbones.idefics3:Idefics3Backbone",
 }
 """Host ``model_type`` to adapter, imported when used."""
 
@@ -22,7 +25,8 @@ def find_backbone(model_type: str) -> Backbone:
     """
     if model_type not in BACKBONES:
         raise ConfigError(
-            f"no adapter for hosts of type {model_type!r}, there are {', '.join(BACKBONES)}"
+            f"no adapter for hosts of type {model_type!r}, there are {', '.join(BACKBONES)}: "
+            "take one of these, or add a module to vlm_fo1.model.backbones"
         )
     module, name = BACKBONES[model_type].split(":")
     return getattr(importlib.import_module(module), name)()

@@ -1,6 +1,6 @@
 """The contract of a host adapter. Adapters are stateless; the host is passed in.
 
-Shapes: B rows, T tokens, D width of the language model, P patches of all images, I images.
+Shapes: B rows, T tokens, D width of the language model, I images, L decoder layers.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +22,16 @@ class Backbone(Protocol):
 
     def map_stride(self, config: PreTrainedConfig) -> float:
         """Pixels of the primary image per cell of that map."""
+        ...
+
+    def image_grid(
+        self, config: PreTrainedConfig, pixel_values: Tensor, image_grid_thw: Tensor | None
+    ) -> Tensor:
+        """Frames, rows and columns of patches, (I, 3): as given, or as the pixels tell.
+
+        Raises:
+            SpliceError: The grid cannot be known, or the host cannot look at such an image.
+        """
         ...
 
     def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
@@ -52,5 +62,9 @@ class Backbone(Protocol):
         position_ids: Tensor | None,
         **inputs: Any,
     ) -> BaseModelOutputWithPast:
-        """The host's decoder on embedded tokens: last hidden states and the cache."""
+        """The host's decoder on embedded tokens: last hidden states and the cache.
+
+        A host whose ViT gave ``deep_tokens`` gets them back among the inputs of a prompt, as
+        ``deepstack_embeds`` (B, T, L, D), zero where no image token stands; others never do.
+        """
         ...

@@ -7,12 +7,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.vision_utils import get_vision_window_index
 
-from vlm_fo1.model.primary import (
-    FeatureMap,
-    PrimaryFeatures,
-    merge_order_to_map,
-    window_order_to_merge_order,
-)
+from vlm_fo1.model.backbones import qwen
+from vlm_fo1.model.primary import PrimaryFeatures, window_order_to_merge_order
 
 
 class Qwen25VLBackbone:
@@ -26,10 +22,18 @@ class Qwen25VLBackbone:
         """Side of a patch."""
         return float(config.vision_config.patch_size)
 
+    def image_grid(
+        self,
+        config: PreTrainedConfig,  # noqa: ARG002 - the contract's signature
+        pixel_values: Tensor,  # noqa: ARG002
+        image_grid_thw: Tensor | None,
+    ) -> Tensor:
+        """The grid as given; see `qwen.given_grid`."""
+        return qwen.given_grid(image_grid_thw)
+
     def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
         """Patches over merge^2."""
-        merge = config.vision_config.spatial_merge_size
-        return (image_grid_thw.prod(-1) // merge**2).tolist()
+        return qwen.merged_tokens(config, image_grid_thw)
 
     def encode_images(
         self,
@@ -66,19 +70,10 @@ class Qwen25VLBackbone:
         ordered_PC = window_order_to_merge_order(
             hidden_PC, window_index.to(hidden_PC.device), merge
         )
-        sizes = self.tokens_per_image(host.config, image_grid_thw)
-        maps = [
-            FeatureMap(
-                merge_order_to_map(patches, (int(rows), int(columns)), merge),
-                float(config.patch_size),
-            )
-            for patches, (_, rows, columns) in zip(
-                ordered_PC.split([size * merge**2 for size in sizes]),
-                image_grid_thw.tolist(),
-                strict=True,
-            )
-        ]
-        return PrimaryFeatures(list(output.pooler_output.split(sizes)), maps)
+        return PrimaryFeatures(
+            list(output.pooler_output.split(self.tokens_per_image(host.config, image_grid_thw))),
+            qwen.patches_to_maps(ordered_PC, host.config, image_grid_thw),
+        )
 
     def position_ids(
         self,
@@ -88,14 +83,10 @@ class Qwen25VLBackbone:
         image_grid_thw: Tensor | None,
         image_token_id: int,
     ) -> Tensor:
-        """M-RoPE positions (3, B, T): time, row, column; region tokens count as text."""
-        positions_3BT, _ = host.model.get_rope_index(
-            input_ids_BT,
-            mm_token_type_ids=(input_ids_BT == image_token_id).int(),
-            image_grid_thw=image_grid_thw,
-            attention_mask=attention_mask_BT,
+        """M-RoPE positions (3, B, T); see `qwen.mrope_positions`."""
+        return qwen.mrope_positions(
+            host, input_ids_BT, attention_mask_BT, image_grid_thw, image_token_id
         )
-        return positions_3BT
 
     def decode(
         self,

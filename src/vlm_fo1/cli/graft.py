@@ -1,0 +1,119 @@
+"""`fo1 graft`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+
+def command(
+    host: Annotated[str, typer.Argument(help="The host VLM: its folder or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new model; must not hold one.")],
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(
+            help="Auxiliary tower: davit-tiny, davit-base or davit-large.",
+            show_default="davit-base, or what --auxiliary-weights holds",
+        ),
+    ] = None,
+    auxiliary_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a Florence-2 whose vision tower to start from.",
+            show_default="random",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the host.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="bfloat16, float32, ..., or auto for the host's own.")
+    ] = "auto",
+    max_regions: Annotated[int, typer.Option(min=1, help="Region tags to add.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the new, random weights.")] = 0,
+) -> None:
+    """Make an untrained VLM-FO1 from another vision-language model.
+
+    The host keeps its weights and its answers; what is new has to be trained.
+
+    fo1 graft Qwen/Qwen3-VL-2B-Instruct --auxiliary-weights microsoft/Florence-2-base --out grafted
+    """
+    _check_free(out)
+    console = Console(stderr=True)
+    with _reasons_told(console), console.status("grafting"):
+        count = _graft(host, out, auxiliary, auxiliary_weights, revision, dtype, max_regions, seed)
+    console.print(f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True)
+
+
+def _check_free(out: Path) -> None:
+    if (out / "config.json").exists():
+        raise typer.BadParameter(f"{out} holds a model already: name another folder")
+
+
+@contextmanager
+def _reasons_told(console: Console) -> Iterator[None]:
+    from vlm_fo1.errors import FO1Error
+
+    try:
+        yield
+    except FO1Error as error:
+        console.print(f"[red]fo1 graft:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(code=1) from error
+
+
+def _graft(
+    host: str,
+    out: Path,
+    auxiliary: str | None,
+    auxiliary_weights: str | None,
+    revision: str | None,
+    dtype: str,
+    max_regions: int,
+    seed: int,
+) -> int:
+    """Graft and save; gives how many parameters are not the host's.
+
+    Raises:
+        CheckpointError: The host comes without a tokenizer, or see `graft`.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from vlm_fo1.errors import CheckpointError
+    from vlm_fo1.markup import Vocabulary
+    from vlm_fo1.model.graft import graft, load_host
+    from vlm_fo1.model.weights import read_json, resolve_folder
+    from vlm_fo1.processing.hosts import processor_for_host
+
+    folder = resolve_folder(host, revision=revision)
+    host_model = load_host(folder, dtype=dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer of {host} cannot be loaded: {error}") from error
+    vocabulary = Vocabulary(max_regions=max_regions)
+    torch.manual_seed(seed)
+    model = graft(
+        host_model,
+        tokenizer,
+        auxiliary=auxiliary,
+        auxiliary_weights=auxiliary_weights,
+        vocabulary=vocabulary,
+    )
+    preprocessor = folder / "preprocessor_config.json"
+    processor = processor_for_host(
+        model.config.host.to_dict(),
+        tokenizer,
+        vocabulary=vocabulary,
+        auxiliary_image=model.config.auxiliary_image,
+        preprocessor=read_json(preprocessor) if preprocessor.is_file() else None,
+    )
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return sum(
+        value.numel() for name, value in model.named_parameters() if not name.startswith("host.")
+    )

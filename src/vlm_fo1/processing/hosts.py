@@ -1,0 +1,104 @@
+"""What a host VLM wants of processing: its chat format and its image settings, as data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.markup import RELEASED, Vocabulary
+from vlm_fo1.processing.chat import ChatFormat
+from vlm_fo1.processing.image import FO1ImageProcessor, qwen_primary, square_primary
+from vlm_fo1.processing.processor import FO1Processor
+
+
+def _idefics3_chat(beginning: str) -> ChatFormat:
+    return ChatFormat(
+        opening=f"{beginning}User:",
+        before_image="<fake_token_around_image><global-img>",
+        after_image="<fake_token_around_image>",
+        closing="<end_of_utterance>\nAssistant:",
+        image_token="<image>",
+        stop_token="<end_of_utterance>",
+    )
+
+
+HOST_CHATS = {
+    "qwen2_5_vl": ChatFormat(),
+    "qwen3_vl": ChatFormat(opening="<|im_start|>user\n"),
+    "idefics3": _idefics3_chat("<|begin_of_text|>"),
+    "smolvlm": _idefics3_chat("<|im_start|>"),
+}
+"""Host ``model_type`` to its chat. Source: the chat templates that the hosts come with."""
+
+_CLIP_MEAN_STD = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_HALF_MEAN_STD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+
+
+def processor_for_host(
+    host: Mapping[str, Any],
+    tokenizer: Any,
+    *,
+    vocabulary: Vocabulary = RELEASED,
+    auxiliary_image: Mapping[str, Any] | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
+    chat: ChatFormat | None = None,
+) -> FO1Processor:
+    """The processor of a model grafted onto a host.
+
+    Args:
+        host: The host's ``config.json``.
+        tokenizer: The host's tokenizer, the vocabulary's tokens already added.
+        vocabulary: Spelling of the region markup.
+        auxiliary_image: ``{"size": 768, "mode": "dynamic"}``, as in the model's configuration.
+        preprocessor: The host's ``preprocessor_config.json``: its mean and deviation are taken.
+        chat: Instead of `HOST_CHATS`.
+
+    Returns:
+        A new processor.
+
+    Raises:
+        ConfigError: Nothing is known of this type of host, or the tokenizer lacks a token of its
+            chat.
+    """
+    kind = str(host.get("model_type"))
+    if kind not in HOST_CHATS:
+        raise ConfigError(
+            f"no chat format for hosts of type {kind!r}, there are {', '.join(HOST_CHATS)}"
+        )
+    aux = dict(auxiliary_image or {})
+    given = preprocessor or {}
+    images = FO1ImageProcessor(
+        primary=_primary(
+            kind, host, {key: given[key] for key in _HALF_MEAN_STD if given.get(key) is not None}
+        ),
+        aux_image_aspect_ratio=aux.get("mode", "dynamic"),
+        aux_image_size=aux.get("size", 768),
+        max_regions=vocabulary.max_regions,
+    )
+    return FO1Processor(
+        images,
+        tokenizer,
+        vocabulary=vocabulary,
+        chat=chat or HOST_CHATS[kind],
+        image_token_id=host.get("image_token_id"),
+    )
+
+
+def _primary(kind: str, host: Mapping[str, Any], colours: dict[str, Any]) -> dict[str, Any]:
+    vision = host["vision_config"]
+    if not kind.startswith("qwen"):
+        return square_primary(
+            vision["image_size"],
+            patch_size=vision["patch_size"],
+            merge_size=host["scale_factor"],
+            **{**_HALF_MEAN_STD, **colours},
+        )
+    standard = _CLIP_MEAN_STD if kind == "qwen2_5_vl" else _HALF_MEAN_STD
+    return qwen_primary(
+        patch_size=vision["patch_size"],
+        temporal_patch_size=vision["temporal_patch_size"],
+        merge_size=vision["spatial_merge_size"],
+        **{**standard, **colours},
+    )

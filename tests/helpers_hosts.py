@@ -1,0 +1,206 @@
+"""Tiny random hosts of every kind, a tokenizer for them, and pictures cut up as each wants them.
+
+Shapes: C channels, H and W sides of a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+
+from vlm_fo1.markup import Vocabulary
+from vlm_fo1.model.graft import graft
+from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+
+WIDTH = 32
+COLOURS = {
+    "red": (1.0, 0.0, 0.0),
+    "green": (0.0, 1.0, 0.0),
+    "blue": (0.0, 0.0, 1.0),
+    "white": (1.0, 1.0, 1.0),
+}
+WORDS = ["<pad>", "<image>", "<end>", "<unk>", "what", "colour", "is", "in", "this", ":", *COLOURS]
+VOCABULARY = Vocabulary(max_regions=4)
+
+_TEXT = {
+    "vocab_size": len(WORDS),
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+_QWEN_VISION = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "spatial_merge_size": 2,
+    "out_hidden_size": WIDTH,
+    "initializer_range": 0.2,
+}
+_SIGLIP = {
+    "vision_config": {
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 16,
+        "initializer_range": 0.2,
+    },
+    "text_config": {"model_type": "llama", **_TEXT},
+    "scale_factor": 2,
+    "pad_token_id": 0,
+}
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {
+        "vision_config": {
+            **_QWEN_VISION,
+            "depth": 3,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        "text_config": {**_TEXT, "rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
+    },
+    "qwen3_vl": {
+        "vision_config": {
+            **_QWEN_VISION,
+            "depth": 3,
+            "patch_size": 16,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        "text_config": {
+            **_TEXT,
+            "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+        },
+    },
+    "idefics3": _SIGLIP,
+    "smolvlm": _SIGLIP,
+}
+"""A tiny configuration per host type."""
+
+AUXILIARY = {
+    "depths": [1, 1, 1, 1],
+    "embed_dim": [8, 16, 24, 32],
+    "num_heads": [1, 2, 3, 4],
+    "num_groups": [1, 2, 3, 4],
+    "window_size": 4,
+    "patch_size": [7, 3, 3, 3],
+    "patch_stride": [4, 2, 2, 2],
+    "patch_padding": [3, 1, 1, 1],
+    "patch_prenorm": [False, True, True, True],
+    "drop_path_rate": 0.0,
+}
+
+
+def make_tokenizer(control: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Words, and control tokens of a chat; every other word is unknown."""
+    words = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", *control]})
+    return tokenizer
+
+
+def make_host(kind: str, *, tied: bool = False, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **CONFIGS[kind], image_token_id=1, tie_word_embeddings=tied)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+def make_graft(host: PreTrainedModel, tokenizer: Any, seed: int = 1) -> FO1ForConditionalGeneration:
+    torch.manual_seed(seed)
+    return graft(
+        host,
+        tokenizer,
+        auxiliary=Florence2VisionConfig(**AUXILIARY),
+        vocabulary=VOCABULARY,
+        pyramid_channels=8,
+    )
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Prompts for one grafted model."""
+
+    model: FO1ForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+
+    def pixels(self, pictures: list[Tensor]) -> dict[str, Tensor]:
+        """What the host's image processor would make of (C, H, W) pictures."""
+        config: Any = self.model.config.host
+        if config.model_type.startswith("qwen"):
+            return _flat_patches(pictures, config.vision_config.patch_size)
+        return {"pixel_values": torch.stack([_resize(picture, (64, 64)) for picture in pictures])}
+
+    def ids(self, question: str, *, image_tokens: int = 0, regions: int = 0) -> list[int]:
+        line = VOCABULARY.with_features(regions).replace("><", "> <")
+        text = " ".join(["what", *["<image>"] * image_tokens, line, question, ":"])
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def batch(
+        self, questions: list[str], pictures: list[Tensor | None], boxes: list[Tensor] | None = None
+    ) -> dict[str, Any]:
+        """Left-padded rows, at most one picture a row; boxes (N, 4) in pixels of the picture."""
+        shown = [picture for picture in pictures if picture is not None]
+        inputs: dict[str, Any] = self.pixels(shown) if shown else {}
+        counts: list[int] = []
+        if shown:
+            backbone, host = self.model.backbone, self.model.config.host
+            grid = backbone.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
+            counts = backbone.tokens_per_image(host, grid)
+            inputs["aux_pixel_values"] = shown
+            inputs["region_boxes"] = boxes or [torch.zeros(0, 4)] * len(shown)
+        rows: list[list[int]] = []
+        for question, picture in zip(questions, pictures, strict=True):
+            image = sum(p is not None for p in pictures[: len(rows)])
+            tokens = counts[image] if picture is not None else 0
+            regions = len(inputs["region_boxes"][image]) if picture is not None else 0
+            rows.append(self.ids(question, image_tokens=tokens, regions=regions))
+        longest = max(map(len, rows))
+        pad = [longest - len(row) for row in rows]
+        return inputs | {
+            "input_ids": torch.tensor([[0] * n + row for n, row in zip(pad, rows, strict=True)]),
+            "attention_mask": torch.tensor([[0] * n + [1] * (longest - n) for n in pad]),
+        }
+
+
+def _resize(picture_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(picture_CHW[None], size=size_hw, mode="bilinear")[0]
+
+
+def _flat_patches(pictures: list[Tensor], patch: int) -> dict[str, Tensor]:
+    """As Qwen2-VL's image processor: 2 x 2 blocks of patches, two equal frames."""
+    flat: list[Tensor] = []
+    grid: list[list[int]] = []
+    for picture in pictures:
+        rows, columns = (max(2, round(side / patch / 2) * 2) for side in picture.shape[1:])
+        pixels = _resize(picture, (rows * patch, columns * patch))
+        blocks = pixels.view(3, rows // 2, 2, patch, columns // 2, 2, patch)
+        patches = blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, patch, patch)
+        flat.append(patches.expand(-1, -1, 2, -1, -1).flatten(1))
+        grid.append([1, rows, columns])
+    return {"pixel_values": torch.cat(flat), "image_grid_thw": torch.tensor(grid)}
