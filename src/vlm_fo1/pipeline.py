@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from vlm_fo1.images import read_image
 from vlm_fo1.model.generation import RegionTokenProbabilities
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, prompt_start
+from vlm_fo1.model.weights import resolve_folder
 from vlm_fo1.parser import parse
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.prompts import (
@@ -93,23 +93,23 @@ class FO1:
             CheckpointError: There is no such checkpoint, or its weights do not fit.
             ConfigError: No such device or dtype here.
         """
-        folder = bundled_model() if str(name) == "tiny" else name
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype is None:
             dtype = torch.float32 if str(device) == "cpu" else "auto"
         _check_device(device)
         _check_dtype(dtype)
-        hub = {
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "token": token,
-        }
-        model = FO1ForConditionalGeneration.from_pretrained(
-            folder, device_map=device, dtype=dtype, **hub, **options
+        folder = resolve_folder(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
         )
-        return cls(model, FO1Processor.from_pretrained(folder, **hub))
+        model = FO1ForConditionalGeneration.from_pretrained(
+            folder, device_map=device, dtype=dtype, **options
+        )
+        return cls(model, FO1Processor.from_pretrained(folder))
 
     def open(self, image: Any, boxes: Any = None, *, allow_url: bool = False) -> "Scene":
         """Encode an image and its regions once, for many questions.
@@ -425,11 +425,6 @@ class _Streamer(TextStreamer):
         del stream_end
         if piece := text.replace(self.stop, ""):
             self.on_text(piece)
-
-
-def bundled_model() -> Path:
-    """Folder of the small model that comes with the package."""
-    return Path(str(resources.files("vlm_fo1") / "assets" / "tiny"))
 
 
 def _no_text(text: str) -> None:

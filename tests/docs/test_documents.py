@@ -145,10 +145,11 @@ def look_at(words: list[str], where: str) -> None:
             for extra in (name for names in extras for name in names.split(",")):
                 assert re.search(rf"^{extra} = \[", pyproject, re.M), f"{where}: extra {extra}"
         case ["fo1", subcommand, *arguments]:
-            known = run(["fo1", subcommand, "--help"], ROOT, where)
+            group = ["data", arguments[0]] if subcommand == "data" else [subcommand]
+            known = run(["fo1", *group, "--help"], ROOT, where)
             for option in (word for word in arguments if word.startswith("--")):
                 assert option in known, f"{where}: fo1 {subcommand} has no {option}"
-        case ["git" | "cd" | "python" | "source" | "export", *_]:
+        case ["git" | "cd" | "python" | "source" | "export" | "torchrun", *_]:
             pass
         case _:
             pytest.fail(f"{where}: no rule for {shlex.join(words)!r}")

@@ -391,8 +391,8 @@ def test_the_reference_of_match_is_region_0_and_its_double_gives_way(fo1, monkey
 
 @pytest.mark.parametrize(
     "scores",
-    [None, np.full(101, np.nan, np.float32), np.linspace(5, 9, 101, dtype=np.float32)],
-    ids=["none", "unknown", "above 1"],
+    [None, np.array([np.nan] + [5] * 100, np.float32), np.linspace(5, 9, 101, dtype=np.float32)],
+    ids=["none", "one unknown", "above 1"],
 )
 def test_the_reference_of_match_stays_when_there_are_too_many_candidates(fo1, scores):
     reference = [0, 50, 110, 84]

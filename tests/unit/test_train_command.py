@@ -150,3 +150,40 @@ def test_the_length_of_a_record_is_what_the_collator_makes_of_it(folder):
         made = parts.collate([example])["attention_mask"].sum().item()
         assert parts.length(example) == made
     assert len(parts.new_token_ids) == 107
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path, monkeypatch):
+    config = str(Path(__file__).parents[2] / "configs" / "train" / "finetune.yaml")
+    monkeypatch.chdir(tmp_path)
+    short = [
+        item
+        for change in ("steps=2", "batch_size=2", "warmup_steps=1")
+        for item in ("--set", f"stages.0.{change}")
+    ]
+    for command in (
+        ["data", "scenes", "mine", "--count", "6"],
+        ["data", "check", config, "--count", "20"],
+        ["data", "show", config, "--out", "look.png", "--count", "2"],
+        ["train", config, "--out", "runs/mine", *short],
+        ["detect", "mine/images/000000.png", "circle", "--boxes", "mine/coco.json",
+         "--model", "runs/mine/regions", "--out", "found.jpg", "--max-new-tokens", "4"],
+    ):  # fmt: skip
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    assert Image.open("look.png").size[0] > 500
+    assert Image.open("found.jpg").size == Image.open("mine/images/000000.png").size
+
+
+def test_checking_a_configuration_lists_what_its_mixture_cannot_use(folder):
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(folder=folder))
+    good = CliRunner().invoke(app, ["data", "check", str(config), "--count", "8"])
+    assert (good.exit_code, "every record can be used" in good.output) == (0, True)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    bad = CliRunner().invoke(app, ["data", "check", str(config), "--count", "8"])
+    assert bad.exit_code == 1
+    assert "does not exist" in bad.output
+    unknown = CliRunner().invoke(app, ["data", "check", str(config), "--stage", "stage9"])
+    assert "has no stage 'stage9': it has stage1" in unknown.output

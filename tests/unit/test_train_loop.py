@@ -24,7 +24,7 @@ from tests.helpers_training import (
     tiny_model,
 )
 
-from vlm_fo1.errors import CheckpointError, TrainingError
+from vlm_fo1.errors import CheckpointError, DataError, TrainingError
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.batches import BucketedBatches, Feed, FeedSettings, collate_usable
@@ -437,3 +437,12 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, script, strategy):
     again = launch(script, tmp_path / "cut", strategy, 2, processes=2)
     assert again.returncode == 0, again.stderr
     assert losses(tmp_path / "cut") == curve_two
+
+
+def test_a_run_that_sees_nothing_but_bad_records_ends_and_says_why():
+    def refuse(examples):
+        raise DataError("image gone.png does not exist")
+
+    feed = Feed(TokenSource, refuse, length, FeedSettings(batch_size=2, pool_batches=2))
+    with pytest.raises(TrainingError, match=r"records cannot be used.*gone\.png does not exist"):
+        next(feed)

@@ -3,13 +3,16 @@
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.errors import ConfigError, FO1Error
+
+if TYPE_CHECKING:
+    from vlm_fo1.data.mixture import Mixture
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +20,16 @@ app = typer.Typer(
     help="Look at training records, check them, render scenes.",
 )
 
-_FILE = Annotated[Path, typer.Argument(help="JSON Lines file of records: see docs/data.md.")]
+_FILE = Annotated[
+    Path,
+    typer.Argument(
+        help="JSON Lines file of records (docs/data.md), or a training configuration (.yaml)."
+    ),
+]
+_STAGE = Annotated[
+    str | None,
+    typer.Option(help="Whose mixture, of a training configuration.", show_default="the first"),
+]
 
 
 @app.command()
@@ -27,14 +39,15 @@ def show(
     count: Annotated[int, typer.Option(min=1, help="How many records.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="How many records to skip.")] = 0,
     columns: Annotated[int, typer.Option(min=1, help="Records beside each other.")] = 3,
+    stage: _STAGE = None,
 ) -> None:
     """Draw records to one picture: boxes with numbers, questions, and in green what is learnt."""
     from vlm_fo1.data.example import read_examples
     from vlm_fo1.data.show import contact_sheet
 
     try:
-        records = islice(read_examples(file), start, start + count)
-        contact_sheet(records, columns).save(out)
+        stream = _mixture(file, stage) if _is_config(file) else read_examples(file)
+        contact_sheet(islice(stream, start, start + count), columns).save(out)
     except FO1Error as error:
         fail(error)
     typer.echo(f"wrote {out}")
@@ -44,20 +57,65 @@ def show(
 def check(
     file: _FILE,
     most: Annotated[int, typer.Option(min=1, help="How many problems to print.")] = 100,
+    count: Annotated[
+        int, typer.Option(min=1, help="How many records to draw from a training configuration.")
+    ] = 1000,
+    stage: _STAGE = None,
 ) -> None:
-    """Check a file of records and list every line that cannot be used, with its reason."""  # noqa: DOC501 (help text)
+    """Check records and list every one that cannot be used, with its reason."""  # noqa: DOC501 (help text)
     from vlm_fo1.data.example import check_file
 
-    problems = check_file(file)
+    if _is_config(file):
+        problems = _check_mixture(file, stage, count)
+    else:
+        problems = [f"{file}:{problem.line}: {problem.reason}" for problem in check_file(file)]
     for problem in problems[:most]:
-        typer.echo(f"{file}:{problem.line}: {problem.reason}")
+        typer.echo(problem)
     if len(problems) > most:
         typer.echo(f"... and {len(problems) - most} more")
     if problems:
-        lines = len({problem.line for problem in problems})
-        typer.echo(f"{lines} bad lines", err=True)
+        typer.echo(f"{len(problems)} problems", err=True)
         raise typer.Exit(1)
     typer.echo(f"{file}: every record can be used")
+
+
+def _is_config(file: Path) -> bool:
+    return file.suffix.lower() in {".yaml", ".yml"}
+
+
+def _mixture(file: Path, stage: str | None) -> "Mixture":
+    """The stream of records of a stage.
+
+    Raises:
+        ConfigError: There is no such stage, or the configuration cannot be used.
+    """
+    from vlm_fo1.data.recipe import make_mixture
+    from vlm_fo1.settings import read
+    from vlm_fo1.train.config import TrainConfig
+
+    config = read(file, TrainConfig)
+    stages = {each.name: each for each in config.stages}
+    if stage is not None and stage not in stages:
+        raise ConfigError(f"{file} has no stage {stage!r}: it has {', '.join(stages)}")
+    chosen = config.stages[0] if stage is None else stages[stage]
+    return make_mixture(chosen.mixture, seed=config.seed)
+
+
+def _check_mixture(file: Path, stage: str | None, count: int) -> list[str]:
+    """What cannot be used among the first so many records of a stage."""
+    from vlm_fo1.data.example import faults
+
+    found: list[str] = []
+    try:
+        mixture = _mixture(file, stage)
+        drawn = islice(mixture, count)
+        for example in track(drawn, "checking", count, console=Console(stderr=True)):
+            found += [
+                f"{example.source}, record {example.id}: {fault}" for fault in faults(example)
+            ]
+    except FO1Error as error:
+        fail(error)
+    return list(dict.fromkeys([*mixture.problems, *found]))
 
 
 @app.command()

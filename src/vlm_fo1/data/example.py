@@ -211,13 +211,19 @@ def check_file(path: str | Path) -> list[Problem]:
             except DataError as error:
                 problems.append(Problem(number, str(error).removeprefix(f"{path}:{number}: ")))
             else:
-                problems += [Problem(number, reason) for reason in _faults(example)]
+                problems += [Problem(number, reason) for reason in faults(example)]
     except DataError as error:
         problems.append(Problem(0, str(error)))
     return problems
 
 
-def _faults(example: Example) -> Iterator[str]:
+def faults(example: Example) -> Iterator[str]:
+    """What training would trip over in a record of sound form.
+
+    Yields:
+        A reason each: too many regions, damaged markup in an answer, a box outside its image, an
+        image that is missing or broken.
+    """
     if len(example.regions_xyxy) > RELEASED.max_regions:
         yield f"{len(example.regions_xyxy)} regions, at most {RELEASED.max_regions} have tags"
     for number, turn in enumerate(example.turns):

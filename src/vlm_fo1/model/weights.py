@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Set
+from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
+BUNDLED = "tiny"
+"""Name of the small model that comes with the package; a folder of that name is ``./tiny``."""
+
 DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja"]
 """What of a Hub repository a checkpoint needs."""
 
@@ -49,7 +53,8 @@ def resolve_folder(
     """A checkpoint folder on this machine.
 
     Args:
-        name: A folder, or a Hub id ``owner/name``, downloaded once into the Hub cache.
+        name: ``"tiny"`` for the bundled model, a folder, or a Hub id ``owner/name``, downloaded
+            once into the Hub cache.
         revision: Branch, tag or commit of a Hub id.
         cache_dir: Where downloads are kept; the Hub's default if left out.
         local_files_only: Never ask the Hub; ``HF_HUB_OFFLINE=1`` does the same.
@@ -58,6 +63,8 @@ def resolve_folder(
     Raises:
         CheckpointError: Not a checkpoint folder, or the Hub could not give it.
     """
+    if str(name) == BUNDLED:
+        return Path(str(resources.files("vlm_fo1") / "assets" / BUNDLED))
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vlm_fo1.errors import ConfigError, FO1Error, TrainingError
 
 _BALLAST_SEARCH = 1000
+_MOST_IN_A_ROW = 200  # bad records without a good one between, after which a run is given up
 
 
 @runtime_checkable
@@ -321,6 +322,11 @@ class _Stream(IterableDataset[Fed]):
         self.first = 0
 
     def __iter__(self) -> Iterator[Fed]:
+        """Batches, with what was left out on the way.
+
+        Raises:
+            TrainingError: Nothing but bad records comes, or a bad record should stop the run.
+        """
         worker = get_worker_info()
         shards = worker.num_workers if worker else 1
         # The loader always begins with worker 0: give it the shard whose turn it is.
@@ -349,6 +355,11 @@ class _Stream(IterableDataset[Fed]):
             pending += [BadRecord("", "", reason) for reason in unread[reported:]] + bad
             reported = len(unread)
             if fed is None:
+                if len(pending) >= _MOST_IN_A_ROW:
+                    raise TrainingError(
+                        f"the last {len(pending)} records cannot be used, the newest because: "
+                        f"{pending[-1].reason}; look with `fo1 data check CONFIG`"
+                    )
                 continue
             fed.bad, pending = pending, []
             fed.shard, fed.state = shard, batches.state_dict()
