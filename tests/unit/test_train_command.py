@@ -171,8 +171,12 @@ def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path
     ):  # fmt: skip
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
-    assert Image.open("look.png").size[0] > 500
-    assert Image.open("found.jpg").size == Image.open("mine/images/000000.png").size
+    sizes = {}
+    for name in ("look.png", "found.jpg", "mine/images/000000.png"):
+        with Image.open(name) as picture:
+            sizes[name] = picture.size
+    assert sizes["look.png"][0] > 500
+    assert sizes["found.jpg"] == sizes["mine/images/000000.png"]
 
 
 def test_checking_a_configuration_lists_what_its_mixture_cannot_use(folder):

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from vlm_fo1.errors import ConfigError, FO1Error
 
@@ -67,7 +68,8 @@ def _train_and_exit(
     try:
         outcome = _run(config, changes, out, errors, resume, allow_changes)
     except FO1Error as error:
-        errors.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        line = Text(f"{type(error).__name__}: {error}", style="red")
+        errors.print(line, soft_wrap=True)
         raise typer.Exit(2) from error
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
