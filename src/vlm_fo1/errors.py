@@ -37,10 +37,6 @@ class CheckpointError(FO1Error, ValueError):
     """A folder that is not a checkpoint, or weights that do not fit the configuration."""
 
 
-class ProposerError(FO1Error, ValueError):
-    """A proposer that is unknown, was asked wrongly, or returned something unusable."""
-
-
 class TrainingError(FO1Error, RuntimeError):
     """A training run that cannot go on; what it finished is saved."""
 
