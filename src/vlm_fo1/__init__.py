@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vlm_fo1.model.modeling import FO1ForConditionalGeneration
     from vlm_fo1.pipeline import FO1, Scene
     from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
+    from vlm_fo1.proposers.base import Proposer, load_proposer
     from vlm_fo1.structures import Answer, Mention, Regions
 
 __version__ = "0.1.0"
@@ -24,6 +25,8 @@ _PUBLIC = {
     "FO1ForConditionalGeneration": "vlm_fo1.model.modeling",
     "FO1ImageProcessor": "vlm_fo1.processing",
     "FO1Processor": "vlm_fo1.processing",
+    "Proposer": "vlm_fo1.proposers.base",
+    "load_proposer": "vlm_fo1.proposers.base",
 }
 
 
@@ -53,8 +56,10 @@ __all__ = [
     "FO1ImageProcessor",
     "FO1Processor",
     "Mention",
+    "Proposer",
     "Regions",
     "Scene",
+    "load_proposer",
 ]
 
 register_on_use()

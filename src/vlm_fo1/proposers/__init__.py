@@ -1,1 +1,1 @@
-"""What offers regions: for now, boxes that are already there."""
+"""What offers regions: detectors, segmenters, readers of text, files, behind one contract."""
