@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from vlm_fo1.boxes import nms
@@ -21,7 +22,14 @@ from vlm_fo1.structures import Regions
 ENTRY_POINTS = "vlm_fo1.proposers"
 """Entry-point group where other packages register proposers."""
 
-_CLASSES: dict[str, str] = {}
+_CLASSES = {
+    "tiny": "vlm_fo1.proposers.bundled:BundledProposer",
+    "upn": "vlm_fo1.proposers.upn:UPNProposer",
+    "hf": "vlm_fo1.proposers.hf:DetectorProposer",
+    "sam3": "vlm_fo1.proposers.sam3:SAM3Proposer",
+    "ocr": "vlm_fo1.proposers.ocr:TextProposer",
+    "selective": "vlm_fo1.proposers.selective:SelectiveSearch",
+}
 """Name to ``module:Class``; the class has ``from_pretrained(argument, **options)``."""
 
 
@@ -174,7 +182,7 @@ def check_queries(name: str, queries: Sequence[str] | None, *, needed: bool) -> 
     if not queries:
         raise PromptError(f"{name} looks for named things: pass queries=['orange', ...]")
     for index, query in enumerate(queries):
-        if not isinstance(query, str) or not query.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(query, str) or not query.strip():
             raise PromptError(f"query {index} is {query!r}: name the thing to look for")
     return [query.strip() for query in queries]
 
@@ -186,7 +194,7 @@ def ranked(
     *,
     name: str,
     labels: Sequence[str] | None = None,
-    masks: Any = None,
+    masks: npt.NDArray[np.bool_] | None = None,
 ) -> Regions:
     """Boxes of a detector as `Regions`: within the image, best first, empty ones dropped.
 
@@ -218,6 +226,6 @@ def ranked(
         size_wh,
         values[order],
         labels=None if labels is None else tuple(labels[int(i)] for i in order),
-        masks=None if masks is None else np.asarray(masks, np.bool_)[order],
+        masks=None if masks is None else masks[order],
     )
     return regions
