@@ -39,7 +39,7 @@ class Network:
     @torch.inference_mode()
     def encode(self, image: Image.Image, xyxy: Floats) -> EncodedImages:
         """A picture and any number of boxes in its pixels."""
-        inputs = self.processor.image_processor(image, xyxy.copy())
+        inputs = self.processor.image_processor(image, xyxy.copy(), max_regions=len(xyxy))
         device = self.model.device
         return self.model.encode_images(
             inputs["pixel_values"].to(device),

@@ -34,7 +34,8 @@ def grid(count, side=8):
 
 
 def regions(boxes, scores=None, size_wh=SIZE):
-    return Regions(np.array(boxes, np.float32).reshape(-1, 4), size_wh, scores)
+    known = None if scores is None else np.array(scores, np.float32)
+    return Regions(np.array(boxes, np.float32).reshape(-1, 4), size_wh, known)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ Box = Annotated[
 Boxes = Annotated[
     Path | None,
     typer.Option(
-        help="JSON file of boxes: a list of [x1, y1, x2, y2], a dict from file name to such a "
+        help=r"JSON file of boxes: a list of \[x1, y1, x2, y2], a dict from file name to such a "
         "list, COCO results, or a COCO data set."
     ),
 ]

@@ -36,7 +36,11 @@ _CLASSES = {
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Offers regions of images; safe to use from several threads."""
+    """Offers regions of images; safe to use from several threads.
+
+    One whose scores need other thresholds than most may have an attribute ``selection``, a
+    `Selection`: `vlm_fo1.FO1` goes by it unless told otherwise.
+    """
 
     @property
     def name(self) -> str:
