@@ -61,7 +61,7 @@ def asking(make: Callable[..., Question]) -> Callable[..., None]:
         question = make(**{name: values.pop(name) for name in own})
         run(Shared(**values), question)
 
-    command.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+    command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
