@@ -172,7 +172,7 @@ def test_a_folder_without_weights_or_with_others_is_refused(tmp_path):
 
 def test_weights_that_are_no_numbers_are_told_of(tmp_path, photo):
     network = BoxNetwork(SMALL)
-    torch.nn.init.constant_(network.sides.bias, torch.nan)
+    torch.nn.init.constant_(network.sides.weight, torch.nan)
     export(network, run(), tmp_path)
     with pytest.raises(BoxError, match="weights are broken"):
         BundledProposer.from_pretrained(tmp_path).propose([photo])
