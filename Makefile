@@ -59,7 +59,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,ocr,photo]' --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
