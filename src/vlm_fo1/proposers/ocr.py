@@ -217,7 +217,7 @@ def _open(runtime: Any, path: Path, device: str | torch.device | None, threads: 
     options.log_severity_level = 3  # errors
     # waiting threads sleep: the language model wants the cores next
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
     if device is not None and torch.device(device).type == "cuda":
         if "CUDAExecutionProvider" in runtime.get_available_providers():
             index = torch.device(device).index or 0
