@@ -4,7 +4,7 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,6 +233,8 @@ class TestSelectiveSearch:
         assert selective.fingerprint != load_proposer("selective", keep=50).fingerprint
 
     def test_an_opencv_without_selective_search_is_told_how_to_be_mended(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.0"))
+        smaller = ModuleType("cv2")
+        monkeypatch.setattr(smaller, "__version__", "4.0", raising=False)
+        monkeypatch.setitem(sys.modules, "cv2", smaller)
         with pytest.raises(MissingExtraError, match="force-reinstall --no-deps opencv-contrib"):
             load_proposer("selective")
