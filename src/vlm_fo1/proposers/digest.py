@@ -1,4 +1,4 @@
-"""One short text that stands for values and weights: what fingerprints and cache keys are made of."""
+"""A short text that stands for values and weights: fingerprints and cache keys are made of it."""
 
 import hashlib
 import json

@@ -92,7 +92,7 @@ def load_detector(
             "config.json and weights, or a Hub id such as PekingU/rtdetr_v2_r50vd"
         ) from error
     except ImportError as error:
-        raise _missing(source, error) from error
+        raise MissingExtraError(_missing(source, error)) from error
     family = Family.of(config.model_type)
     if config.model_type == "owlv2":
         require("scipy", extra="detectors")  # its image processor resizes with it
@@ -110,7 +110,7 @@ def load_detector(
         if family.takes_names:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except ImportError as error:
-        raise _missing(source, error) from error
+        raise MissingExtraError(_missing(source, error)) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{source} cannot be loaded: {_first_line(error)}") from error
     _check_report(source, model, report)
@@ -157,7 +157,7 @@ def _check_report(source: str, model: Any, report: dict[str, Any]) -> None:
         )
 
 
-def _missing(source: str, error: ImportError) -> MissingExtraError:
+def _missing(source: str, error: ImportError) -> str:
     reason = _first_line(error)
     if "timm" in str(error) and importlib.util.find_spec("timm") is None:
         reason = (
@@ -165,7 +165,7 @@ def _missing(source: str, error: ImportError) -> MissingExtraError:
             "revision without (facebook/detr-resnet-50 has one: revision='no_timm'), or another "
             "detector"
         )
-    return MissingExtraError(f"{source} cannot be loaded: {reason}")
+    return f"{source} cannot be loaded: {reason}"
 
 
 def _first_line(error: Exception) -> str:
