@@ -173,7 +173,7 @@ def test_an_image_without_a_file_in_the_folder_is_refused(folder):
         given_regions(read_boxes(folder), SIZE, image="c.jpg")
     with pytest.raises(BoxError, match="the image needs a name"):
         given_regions(folder, SIZE)
-    with pytest.raises(BoxError, match="2 images named 'a.jpg': name the image with its folder"):
+    with pytest.raises(BoxError, match=r"2 images named 'a\.jpg': name the image with its folder"):
         given_regions(read_boxes(folder), SIZE, image="elsewhere/a.jpg")
 
 

@@ -242,7 +242,7 @@ def test_a_folder_without_a_detector_is_refused(tmp_path, monkeypatch) -> None:
     with pytest.raises(CheckpointError, match="holds no detector of transformers"):
         DetectorProposer.from_pretrained(str(tmp_path), device="cpu")
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="'bert' cannot offer boxes here.*rt_detr_v2"):
+    with pytest.raises(ConfigError, match=r"'bert' cannot offer boxes here.*rt_detr_v2"):
         DetectorProposer.from_pretrained(str(tmp_path), device="cpu")
 
 
