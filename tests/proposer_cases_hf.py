@@ -23,6 +23,7 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 from tests.helpers_proposers import ProposerCase
 from vlm_fo1.proposers.base import Proposer, load_proposer
+from vlm_fo1.proposers.cache import CachedProposer
 
 NAMES = {0: "cat", 1: "dog", 2: "lamp"}
 QUERIES = ["cat", "red lamp", "dog"]
@@ -237,6 +238,13 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 """What makes a tiny detector of each family: keywords of `build`."""
 
+
+def build_cached(folder: Path, **options: Any) -> Proposer:
+    """A detector behind a cache: each picture is offered twice, once from disk."""
+    inner = build(folder / "weights", kind="rt_detr_v2", **PARTS["rt_detr_v2"], **options)
+    return CachedProposer(inner, folder / "cache")
+
+
 CASES: list[ProposerCase] = [
     ProposerCase(
         f"hf {kind}",
@@ -247,3 +255,6 @@ CASES: list[ProposerCase] = [
     )
     for kind, parts in PARTS.items()
 ]
+CASES.append(
+    ProposerCase("hf behind a cache", build_cached, None, other=partial(build_cached, seed=1))
+)

@@ -44,7 +44,7 @@ def outputs_of(proposer: DetectorProposer, **text: Any) -> Any:
 
 def expected(found: Any, labels: list[str]) -> Regions:
     """What the library found, as regions."""
-    size = np.array([*PICTURE.size] * 2)
+    size = np.array([*PICTURE.size] * 2, np.float32)
     boxes = np.clip(found["boxes"].numpy(), 0, size)
     scores = found["scores"].numpy()
     order = np.argsort(-scores, kind="stable")

@@ -4,7 +4,6 @@ Legend: B images of a batch, Q boxes an image, C classes, L names of a prompt, T
 """
 
 import inspect
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.hf_load import Family, load_detector
 from vlm_fo1.proposers.hf_prompts import Prompt, grounding_prompts, owl_prompts
 from vlm_fo1.structures import Regions
-
-logger = logging.getLogger(__name__)
 
 CLOSED_SET = "PekingU/rtdetr_v2_r50vd"
 """What ``hf`` alone loads: RT-DETR v2, the 80 kinds of things of COCO (Apache-2.0)."""

@@ -2,9 +2,11 @@
 
 import importlib.util
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -60,6 +62,7 @@ _REFUSED = {
     "omdet-turbo": "its processor, and the backbone of its released weights, need torchvision",
     "rf_detr": "its image processor needs torchvision",
 }
+_UNREADABLE = (SafetensorError, UnpicklingError, OSError, ValueError, RuntimeError, KeyError)
 
 
 def load_detector(
@@ -111,7 +114,7 @@ def load_detector(
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except ImportError as error:
         raise MissingExtraError(_missing(source, error)) from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{source} cannot be loaded: {_first_line(error)}") from error
     _check_report(source, model, report)
     return model.to(device), image_processor, tokenizer
