@@ -84,10 +84,12 @@ def _parse(source: Any, size_wh: tuple[int, int], image: str | Path | int | None
         return _parse_mapping(source, size_wh, image)
     if isinstance(source, Sequence) and source and isinstance(source[0], Mapping):
         return _parse_records(_of_image(source, image))
-    if hasattr(source, "xyxy") and hasattr(source, "class_id"):
-        names = source.data.get("class_name")
-        return _Given(source.xyxy, source.confidence, names, source.mask)
-    return _Given(source)
+    return _parse_detections(source) if hasattr(source, "class_id") else _Given(source)
+
+
+def _parse_detections(source: Any) -> _Given:
+    """Of ``supervision.Detections``, without importing that."""
+    return _Given(source.xyxy, source.confidence, source.data.get("class_name"), source.mask)
 
 
 def _parse_mapping(
