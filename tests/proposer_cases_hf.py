@@ -29,7 +29,7 @@ NAMES = {0: "cat", 1: "dog", 2: "lamp"}
 QUERIES = ["cat", "red lamp", "dog"]
 WORDS = ["a", "photo", "of", "cat", "dog", "lamp", "red", "green"]
 
-_RT_DETR = {
+RT_DETR = {
     "backbone_config": {
         "model_type": "rt_detr_resnet",
         "embedding_size": 8,
@@ -50,8 +50,8 @@ _RT_DETR = {
     "decoder_attention_heads": 2,
     "id2label": NAMES,
 }
-_D_FINE = {
-    **_RT_DETR,
+D_FINE = {
+    **RT_DETR,
     "backbone_config": {
         "model_type": "hgnet_v2",
         "embedding_size": 8,
@@ -67,7 +67,7 @@ _D_FINE = {
     "encoder_in_channels": [16, 16, 16],
     "decoder_n_points": [2, 2, 2],
 }
-_DETR = {
+DETR = {
     "use_timm_backbone": False,
     "backbone_config": {
         "model_type": "resnet",
@@ -131,7 +131,7 @@ _MM_GROUNDING = {
     "backbone_config": {**_SWIN, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
     "num_feature_levels": 5,
 }
-_OWL = {
+OWL = {
     "text_config": {
         "vocab_size": 16,
         "hidden_size": 16,
@@ -216,9 +216,9 @@ def build(
 SQUARE = {"height": 64, "width": 64}
 SHORT = {"shortest_edge": 48, "longest_edge": 320}
 PARTS: dict[str, dict[str, Any]] = {
-    "rt_detr_v2": {"config": _RT_DETR, "processor": partial(RTDetrImageProcessorPil, size=SQUARE)},
-    "d_fine": {"config": _D_FINE, "processor": partial(RTDetrImageProcessorPil, size=SQUARE)},
-    "detr": {"config": _DETR, "processor": partial(DetrImageProcessorPil, size=SHORT)},
+    "rt_detr_v2": {"config": RT_DETR, "processor": partial(RTDetrImageProcessorPil, size=SQUARE)},
+    "d_fine": {"config": D_FINE, "processor": partial(RTDetrImageProcessorPil, size=SQUARE)},
+    "detr": {"config": DETR, "processor": partial(DetrImageProcessorPil, size=SHORT)},
     "yolos": {"config": _YOLOS, "processor": partial(YolosImageProcessorPil, size=SHORT)},
     "grounding-dino": {
         "config": _GROUNDING,
@@ -231,7 +231,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "tokenizer": bert_tokenizer,
     },
     "owlv2": {
-        "config": _OWL,
+        "config": OWL,
         "processor": partial(Owlv2ImageProcessorPil, size=SQUARE),
         "tokenizer": clip_tokenizer,
     },
