@@ -262,8 +262,3 @@ def test_a_file_that_holds_no_boxes_is_refused_by_name(tmp_path, content, words)
     path.write_bytes(content)
     with pytest.raises(BoxError, match=words):
         read_boxes(path)
-
-
-def test_a_folder_is_no_boxes_file(tmp_path):
-    with pytest.raises(BoxError, match="cannot be read: Is a directory"):
-        given_regions(tmp_path, SIZE)

@@ -235,7 +235,8 @@ def ranked(
     width, height = size_wh
     xyxy = np.clip(xyxy, 0, np.array([width, height, width, height], np.float32))
     order = np.argsort(-values, kind="stable")
-    order = order[((xyxy[:, 2:] - xyxy[:, :2]) > 0).all(1)[order]]
+    has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+    order = order[has_area[order]]
     regions = Regions(
         xyxy[order],
         size_wh,

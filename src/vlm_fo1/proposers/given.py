@@ -1,8 +1,7 @@
-"""Boxes that a user already has: arrays, JSON, COCO files."""
+"""Boxes that a user already has: arrays, supervision, JSON, COCO, YOLO and LabelMe files."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,29 @@ import numpy as np
 from vlm_fo1.boxes import check as check_boxes
 from vlm_fo1.boxes import xywh_to_xyxy
 from vlm_fo1.errors import BoxError
+from vlm_fo1.proposers.given_files import (
+    UNREADABLE,
+    YOLO,
+    boxes_of_image,
+    by_name,
+    called,
+    labelme_boxes,
+    read_boxes,
+    yolo_boxes,
+)
 from vlm_fo1.structures import Regions
+
+__all__ = ["find_image", "given_regions", "read_boxes"]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Boxes (N, 4) xyxy and what is known of them; nothing is checked yet."""
+
+    xyxy: Any
+    scores: Any = None
+    labels: Any = None
+    masks: Any = None
 
 
 def given_regions(
@@ -20,15 +41,18 @@ def given_regions(
     """Regions of one image from whatever a user has.
 
     Args:
-        source: `Regions`; an array, tensor or list of (x1, y1, x2, y2) in pixels; a list of dicts
-            with ``xyxy`` or COCO's ``bbox`` (x, y, width, height) and maybe ``score``; the dict
-            that `Regions.to_dict` gives; a COCO data set (``images``, ``annotations``); a dict from
-            file name to any of these; or the path of a JSON file with one of these.
+        source: `Regions`; ``supervision.Detections``; an array, tensor or list of (x1, y1, x2, y2)
+            in pixels; a list of dicts with ``xyxy`` or COCO's ``bbox`` (x, y, width, height) and
+            maybe ``score``; the dict that `Regions.to_dict` gives; a COCO data set (``images``,
+            ``annotations``); what a LabelMe file holds; a dict from file name to any of these; or
+            the path of what `read_boxes` takes: a file with one of these, a YOLO file, or a folder
+            with a file for each image.
         size_wh: Width and height of the image in pixels.
         image: File name or COCO id that picks the image in a file about many.
 
     Returns:
-        Regions clipped to the image, in the given order, scores where there are some.
+        Regions clipped to the image, in the given order; scores, labels and masks where there are
+        some.
 
     Raises:
         BoxError: A file that cannot be read, no such image in it, or a box that cannot be used
@@ -42,49 +66,70 @@ def given_regions(
             )
         return replace(source, xyxy=check_boxes(source.xyxy, size_wh))
     if isinstance(source, str | Path):
-        source = read_boxes(Path(source))
-    xyxy, scores = _parse(source, image)
-    if not isinstance(xyxy, list | tuple):
-        xyxy = _as_array(xyxy)
-    checked = check_boxes(xyxy, size_wh)
-    return Regions(checked, size_wh, None if scores is None else _numbers(scores))
+        path = Path(source)
+        source = boxes_of_image(path, image) if path.is_dir() else read_boxes(path)
+    given = _parse(source, size_wh, image)
+    xyxy = given.xyxy if isinstance(given.xyxy, list | tuple) else _as_array(given.xyxy)
+    return Regions(
+        check_boxes(xyxy, size_wh),
+        size_wh,
+        None if given.scores is None else _numbers(given.scores),
+        labels=None if given.labels is None else tuple(map(str, given.labels)),
+        masks=given.masks,
+    )
 
 
-def read_boxes(path: Path) -> Any:
-    """What a JSON file of boxes holds, for `given_regions`: read once for many images.
-
-    Raises:
-        BoxError: It cannot be read, or holds no list and no dict.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BoxError(f"boxes file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BoxError(f"boxes file {path} is not JSON: {error}") from error
-    if not isinstance(values, list | dict):
-        raise BoxError(f"boxes file {path} holds {values!r}: a list or a dict is needed")
-    return values
-
-
-def _parse(source: Any, image: str | Path | int | None) -> tuple[Any, Any]:
-    """Boxes (N, 4) xyxy and scores, None where there are no scores; neither checked yet."""
+def _parse(source: Any, size_wh: tuple[int, int], image: str | Path | int | None) -> _Given:
     if isinstance(source, Mapping):
-        if "xyxy" in source:
-            return source["xyxy"], source.get("scores")
-        if "annotations" in source:
-            return _parse_records(_of_coco(source, image))
-        if "regions" in source:  # an answer of ours
-            return _parse(source["regions"], image)
-        return _parse(_by_name(source, image), image)
+        return _parse_mapping(source, size_wh, image)
     if isinstance(source, Sequence) and source and isinstance(source[0], Mapping):
         return _parse_records(_of_image(source, image))
-    return source, None
+    return _parse_detections(source) if hasattr(source, "class_id") else _Given(source)
+
+
+def _parse_detections(source: Any) -> _Given:
+    """Of ``supervision.Detections``, without importing that."""
+    return _Given(source.xyxy, source.confidence, source.data.get("class_name"), source.mask)
+
+
+def _parse_mapping(
+    source: Mapping[str, Any], size_wh: tuple[int, int], image: str | Path | int | None
+) -> _Given:
+    if "xyxy" in source:
+        return _Given(source["xyxy"], source.get("scores"), source.get("labels"))
+    if "annotations" in source:
+        return _parse_records(_of_coco(source, image))
+    if "regions" in source:  # an answer of ours, or a proposal
+        _check_size(source.get("image"), size_wh)
+        return _parse(source["regions"], size_wh, image)
+    if "shapes" in source:
+        boxes, labels = labelme_boxes(source, size_wh)
+        return _Given(boxes, labels=labels)
+    if YOLO in source:
+        return _Given(*yolo_boxes(source[YOLO], size_wh))
+    if UNREADABLE in source:
+        raise BoxError(str(source[UNREADABLE]))
+    return _parse(by_name(source, image), size_wh, image)
+
+
+def _check_size(said: Any, size_wh: tuple[int, int]) -> None:
+    """Refuse boxes of a picture of another size.
+
+    Raises:
+        BoxError: They say so themselves.
+    """
+    if isinstance(said, Mapping) and {"width", "height"} <= said.keys():
+        other = (said["width"], said["height"])
+        if other != size_wh:
+            raise BoxError(
+                f"the boxes are of an image of {other}, this one is {size_wh}: "
+                "scale them with vlm_fo1.boxes.scale"
+            )
 
 
 def _parse_records(
     records: Sequence[Mapping[str, Any]],
-) -> tuple[list[Any], list[Any] | None]:
+) -> _Given:
     xyxy: list[Any] = []
     for index, record in enumerate(records):
         if "xyxy" in record:
@@ -100,7 +145,9 @@ def _parse_records(
     known = [score for score in scores if score is not None]
     if known and len(known) < len(scores):
         raise BoxError(f"{len(known)} of {len(scores)} boxes have a score: give all or none")
-    return xyxy, known or None
+    labels = [record.get("label") for record in records]
+    named = bool(labels) and all(isinstance(label, str) for label in labels)
+    return _Given(xyxy, known or None, labels if named else None)
 
 
 def _four(numbers: Any, index: int) -> Any:
@@ -145,7 +192,7 @@ def _of_image(
         if picked:
             return picked
     raise BoxError(
-        f"these results are about {len(ids)} images, none of them {_called(image)}: an image is "
+        f"these results are about {len(ids)} images, none of them {called(image)}: an image is "
         f"found by its file name, which has to be its id, e.g. {ids[0]}.jpg"
     )
 
@@ -166,12 +213,12 @@ def _of_coco(
             "this is no COCO data set: each of 'images' needs an 'id' and a 'file_name', each of "
             f"'annotations' an 'image_id' ({error!r})"
         ) from error
-    wanted = _found_in(images, image)
+    wanted = find_image(images, image)
     return [record for owner, record in annotations if owner == wanted]
 
 
-def _found_in(images: Sequence[tuple[Any, str]], image: str | Path | int | None) -> Any:
-    """The id of the image among (id, file name), the whole path going before the bare name.
+def find_image(images: Sequence[tuple[Any, str]], image: str | Path | int | None) -> Any:
+    """The id of an image among (id, file name), the whole path going before the bare name.
 
     Raises:
         BoxError: None, or several by that name.
@@ -189,28 +236,10 @@ def _found_in(images: Sequence[tuple[Any, str]], image: str | Path | int | None)
             return ids[0]
         if ids:
             raise BoxError(
-                f"the data set holds {len(ids)} images named {_called(image)}: "
+                f"the data set holds {len(ids)} images named {called(image)}: "
                 "give their file names with the folders they are in"
             )
     raise BoxError(
-        f"the data set holds {len(images)} images, none named {_called(image)}: "
+        f"the data set holds {len(images)} images, none named {called(image)}: "
         "pass the file name or id that stands in it"
-    )
-
-
-def _called(image: str | Path | int | None) -> str:
-    if image is None:
-        return "an image without a file name"
-    return str(image) if isinstance(image, int) else repr(Path(str(image)).name)
-
-
-def _by_name(source: Mapping[str, Any], image: str | Path | int | None) -> Any:
-    name = Path(str(image)).name
-    for key in (str(image), name, Path(name).stem):
-        if key in source:
-            return source[key]
-    about = ", ".join(map(str, list(source)[:5])) or "no image"
-    raise BoxError(
-        f"the boxes hold nothing for {_called(image)}; they are about {about}"
-        f"{', ...' if len(source) > 5 else ''}"
     )

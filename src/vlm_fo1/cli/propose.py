@@ -1,0 +1,373 @@
+"""`fo1 propose`: the boxes that a proposer offers, drawn, saved, measured."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vlm_fo1.cli import options
+from vlm_fo1.cli.asking import find_pictures, plan_drawings
+from vlm_fo1.cli.saving import AnswerFile, line_of
+from vlm_fo1.errors import FO1Error
+
+if TYPE_CHECKING:
+    from vlm_fo1.proposers.base import Proposer, Selection
+    from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
+    from vlm_fo1.structures import Regions
+
+
+def command(
+    image: options.Image,
+    proposer: Annotated[
+        str,
+        typer.Option(help="What offers boxes: a name and, after a colon, what it loads."),
+    ] = "tiny",
+    queries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queries",
+            "--query",
+            help="What to look for, for proposers that look for named things: names with commas "
+            "between them; may be repeated.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that remembers proposals: no picture is looked at twice."),
+    ] = None,
+    cache_size: Annotated[
+        float, typer.Option(min=0.001, help="Greatest size of that folder, in GiB.")
+    ] = 2.0,
+    min_score: Annotated[float, typer.Option(help="Drop boxes with a lower score.")] = 0.0,
+    nms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Drop boxes that overlap a better one more than this IoU.",
+            show_default="keep them",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep at most so many of the best.", show_default="all"),
+    ] = None,
+    recall: Annotated[
+        Path | None,
+        typer.Option(help="COCO file of what is there: say how much of it the boxes cover."),
+    ] = None,
+    out: options.Out = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the boxes of each picture as one line of JSON.")
+    ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of boxes, for --boxes of the other commands: .jsonl gets one line a picture "
+            "as they come; .json is made from such a file beside it when all are done. Run the "
+            "same command again to go on where it stopped."
+        ),
+    ] = None,
+    fresh: options.Fresh = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Offer boxes of things that may be there, without asking what they are.
+
+    fo1 propose photos --proposer hf:PekingU/rtdetr_v2_r50vd --limit 100 --save boxes.jsonl
+    """
+    job = Job(
+        image=image,
+        proposer=proposer,
+        queries=_names(queries),
+        cache=cache,
+        cache_bytes=int(cache_size * 2**30),
+        min_score=min_score,
+        nms=nms,
+        limit=limit,
+        recall=recall,
+        out=out,
+        as_json=as_json,
+        save=save,
+        fresh=fresh,
+        device=device,
+        dtype=dtype,
+    )
+    _run(job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the user typed."""
+
+    image: str
+    proposer: str
+    queries: list[str] | None
+    cache: Path | None
+    cache_bytes: int
+    min_score: float
+    nms: float | None
+    limit: int | None
+    recall: Path | None
+    out: Path | None
+    as_json: bool
+    save: Path | None
+    fresh: bool
+    device: str | None
+    dtype: str | None
+
+    @property
+    def lines(self) -> Path | None:
+        """The file that boxes are written to one line a picture."""
+        return None if self.save is None else self.save.with_suffix(".jsonl")
+
+
+@dataclass
+class _Outcome:
+    done: int = 0
+    skipped: int = 0
+    failed: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class _Tools:
+    proposer: "Proposer"
+    queries: list[str] | None
+    selection: "Selection"
+    file: AnswerFile | None
+    truth: "CocoTruth | None"
+    meter: "RecallMeter"
+
+
+def _run(job: Job) -> None:
+    """Propose for every picture.
+
+    Raises:
+        typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
+    """
+    errors = Console(stderr=True)
+    with _shown(errors):
+        pictures = find_pictures(job.image, aside=job.out)
+        drawings = plan_drawings(job.out, pictures)
+        _check_save(job.save)
+        tools = _prepare(job, errors)
+    finished = tools.file.finished if tools.file else set[str]()
+    todo = [path for path in pictures if str(path) not in finished]
+    outcome = _Outcome(skipped=len(pictures) - len(todo))
+    if outcome.skipped and job.recall:
+        with _shown(errors):
+            _count_finished(job, tools, {str(path) for path in pictures} - set(map(str, todo)))
+    for path in _with_progress(todo, errors):
+        result = _try(path, tools, drawings.get(path))
+        if isinstance(result, Exception):
+            outcome.failed.append(str(path))
+            reason = str(result) or type(result).__name__
+            record = {"file": str(path), "error": reason}
+            errors.print(Text(f"{path}: {reason}", style="red"), soft_wrap=True)
+        else:
+            outcome.done += 1
+            record, regions = result
+            _print(job, record, regions)
+        if tools.file is not None:
+            with _shown(errors):
+                tools.file.append(record)
+    with _shown(errors):
+        _write_whole(job)
+    _conclude(job, tools, outcome, errors, len(pictures))
+
+
+def _names(queries: list[str] | None) -> list[str] | None:
+    if queries is None:
+        return None
+    return [name.strip() for text in queries for name in text.split(",") if name.strip()]
+
+
+def _check_save(save: Path | None) -> None:
+    if save is not None and save.suffix.lower() not in {".json", ".jsonl"}:
+        raise FO1Error(f"--save {save}: a name that ends in .json or .jsonl is needed")
+
+
+def _prepare(job: Job, errors: Console) -> _Tools:
+    with errors.status(Text(f"loading {job.proposer}")):
+        from vlm_fo1.proposers.base import Selection, check_queries, load_proposer
+        from vlm_fo1.proposers.cache import CachedProposer
+        from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
+
+        selection = Selection(min_score=job.min_score, nms_iou=job.nms, limit=job.limit)
+        truth = CocoTruth(job.recall) if job.recall else None
+        options = {"device": job.device, "dtype": job.dtype}
+        proposer = load_proposer(
+            job.proposer, **{key: value for key, value in options.items() if value is not None}
+        )
+        check_queries(proposer.name, job.queries, needed=proposer.takes_queries)
+        if job.cache is not None:
+            proposer = CachedProposer(proposer, job.cache, max_bytes=job.cache_bytes)
+        file = None
+        if job.lines is not None:
+            about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
+            file = AnswerFile(job.lines, ["propose", *about], fresh=job.fresh)
+    return _Tools(proposer, job.queries, selection, file, truth, RecallMeter())
+
+
+def _try(
+    path: Path, tools: _Tools, drawing: Path | None
+) -> "tuple[dict[str, Any], Regions] | Exception":
+    """The line about one picture and its regions, drawn if that is wanted; or what went wrong."""
+    from torch import OutOfMemoryError
+
+    from vlm_fo1.draw import draw_regions
+
+    try:
+        record, regions = _propose(path, tools)
+        if drawing is not None:
+            draw_regions(path, regions, show_scores=True).save(drawing)
+    except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
+        return error
+    return record, regions
+
+
+def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
+    """The line about one picture, and its regions; what is known of it is counted."""
+    from vlm_fo1.images import read_image
+    from vlm_fo1.proposers.base import select
+
+    picture = read_image(path)
+    objects = tools.truth.objects(path, picture.size) if tools.truth else None
+    asked = getattr(tools.proposer, "misses", None)
+    start = time.perf_counter()
+    (offered,) = tools.proposer.propose([picture], queries=tools.queries)
+    seconds: float | None = time.perf_counter() - start
+    if asked is not None and asked == getattr(tools.proposer, "misses", None):
+        seconds = None  # it was in the cache
+    regions = select(offered, tools.selection)
+    if objects is not None:
+        tools.meter.add(regions, *objects, latency_s=seconds)
+    width, height = picture.size
+    record = {
+        "file": str(path),
+        "proposer": tools.proposer.name,
+        "image": {"width": width, "height": height},
+        "offered": len(offered),
+        "seconds": None if seconds is None else round(seconds, 4),
+        "regions": regions.to_dict(),
+    }
+    return record, regions
+
+
+def _count_finished(job: Job, tools: _Tools, names: set[str]) -> None:
+    """Count pictures of an earlier run, from their lines."""
+    from vlm_fo1.proposers.given import given_regions, read_boxes
+
+    assert job.lines is not None
+    assert tools.truth is not None
+    for name, record in read_boxes(job.lines).items():
+        if name in names:
+            size_wh = (record["image"]["width"], record["image"]["height"])
+            objects = tools.truth.objects(name, size_wh)
+            regions = given_regions(record, size_wh)
+            tools.meter.add(regions, *objects, latency_s=record.get("seconds"))
+
+
+def _print(job: Job, record: dict[str, Any], regions: "Regions") -> None:
+    if job.as_json:
+        typer.echo(line_of(record))
+        return
+    best = ""
+    if regions.scores is not None and len(regions):
+        best = f", scores {regions.scores[0]:.2f} to {regions.scores[-1]:.2f}"
+    kept = f" of {record['offered']}" if record["offered"] != len(regions) else ""
+    took = "cached" if record["seconds"] is None else f"{record['seconds']:.2f} s"
+    typer.echo(f"{record['file']}: {len(regions)}{kept} boxes{best}, {took}")
+
+
+def _write_whole(job: Job) -> None:
+    """The ``.json`` file, one value for all pictures."""
+    if job.save is None or job.lines is None or job.save == job.lines or not job.lines.exists():
+        return
+    from vlm_fo1.proposers.given import read_boxes
+
+    partial = job.save.with_name(job.save.name + ".partial")
+    partial.write_text(json.dumps(read_boxes(job.lines)), encoding="utf-8")
+    Path(partial).replace(job.save)
+
+
+def _conclude(job: Job, tools: _Tools, outcome: _Outcome, errors: Console, pictures: int) -> None:
+    if job.recall is not None:
+        report = tools.meter.report()
+        if job.as_json:
+            typer.echo(line_of({"recall": report.to_dict()}))
+        else:
+            _show_recall(report.to_dict())
+    if pictures > 1 or outcome.skipped:
+        line = f"{outcome.done} done"
+        if job.cache is not None:
+            line += f", {getattr(tools.proposer, 'hits', 0)} of them from the cache"
+        if outcome.skipped:
+            line += f", {outcome.skipped} were already in {job.lines}"
+        if outcome.failed:
+            line += f", {len(outcome.failed)} failed: {', '.join(outcome.failed[:5])}"
+            line += ", ..." if len(outcome.failed) > 5 else ""
+        errors.print(Text(line), soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(code=1)
+
+
+def _show_recall(report: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for title in ("objects", "number"):
+        table.add_column(title)
+    limits = list(report["average_recall"]["all"])
+    for limit in limits:
+        table.add_column(f"AR@{limit}", justify="right")
+    for limit in limits:
+        table.add_column(f"R50@{limit}", justify="right")
+    for size, number in report["objects"].items():
+        cells = [
+            *report["average_recall"][size].values(),
+            *report["recall_at_iou_50"][size].values(),
+        ]
+        table.add_row(
+            size, str(number), *("-" if cell is None else f"{cell:.3f}" for cell in cells)
+        )
+    console.print(table)
+    if report["images"]:
+        line = (
+            f"{report['images']} pictures, {report['boxes_per_image']:.1f} boxes each, "
+            f"{report['images_without']:.1%} without a box"
+        )
+        if report["latency_s"] is not None:
+            line += f", {report['latency_s']:.3f} s each (median)"
+        console.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def _shown(errors: Console) -> Iterator[None]:
+    """Turn our errors and those of the disk into a line for people and exit code 2.
+
+    Raises:
+        typer.Exit: Such an error came.
+    """
+    try:
+        yield
+    except (FO1Error, OSError) as error:
+        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        raise typer.Exit(code=2) from error
+
+
+def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
+    if len(pictures) < 2:
+        yield from pictures
+        return
+    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=errors) as progress:
+        yield from progress.track(pictures, description="proposing")

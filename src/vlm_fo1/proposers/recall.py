@@ -1,0 +1,231 @@
+"""What ceiling proposals set: how much of the truth is among them, whatever it is called.
+
+An object that no box covers cannot be pointed at, so recall of the proposals bounds that of the
+answers. Average recall is COCO's: over IoU 0.5, 0.55, ..., 0.95, at most 10, 50 or 100 boxes an
+image, by the area of the objects; each box accounts for one object, the best first.
+
+Shapes: N boxes of an image, best first; M objects of it; T thresholds; K limits.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm_fo1.boxes import areas, iou, xywh_to_xyxy
+from vlm_fo1.errors import BoxError
+from vlm_fo1.proposers.given import find_image
+from vlm_fo1.structures import Regions
+
+LIMITS = (10, 50, 100)
+"""Boxes an image that are counted."""
+SIZES = {
+    "all": (0.0, float("inf")),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, float("inf")),
+}
+"""Least and greatest area of an object, in pixels; one on the border counts on both sides."""
+_THRESHOLDS_T = np.linspace(0.5, 0.95, 10)
+_ROUNDING = 1e-6
+"""IoU is kept in float32: 0.7 would miss its own threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallReport:
+    """What `RecallMeter` measured."""
+
+    images: int
+    objects: dict[str, int]
+    """Number of objects by size."""
+    average_recall: dict[str, dict[int, float | None]]
+    """By size, then by limit; None where there are no objects of that size."""
+    recall_at_iou_50: dict[str, dict[int, float | None]]
+    """The same at IoU 0.5 alone."""
+    images_without: float | None
+    """Share of images that got no box."""
+    boxes_per_image: float | None
+    latency_s: float | None
+    """Median seconds an image, of those that were not in a cache."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {
+            "images": self.images,
+            "objects": dict(self.objects),
+            "average_recall": _plain(self.average_recall),
+            "recall_at_iou_50": _plain(self.recall_at_iou_50),
+            "images_without": _short(self.images_without),
+            "boxes_per_image": _short(self.boxes_per_image),
+            "latency_s": _short(self.latency_s),
+        }
+
+
+@dataclass
+class RecallMeter:
+    """Adds up images one by one; `report` may be asked for at any time."""
+
+    _found: dict[str, npt.NDArray[np.int64]] = field(
+        default_factory=lambda: {
+            size: np.zeros((len(LIMITS), len(_THRESHOLDS_T)), np.int64) for size in SIZES
+        }
+    )
+    _objects: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIZES, 0))
+    _boxes: list[int] = field(default_factory=list[int])
+    _latency_s: list[float] = field(default_factory=list[float])
+
+    def add(
+        self,
+        regions: Regions,
+        objects_xyxy: npt.ArrayLike,
+        object_areas: npt.ArrayLike | None = None,
+        *,
+        latency_s: float | None = None,
+    ) -> None:
+        """Count one image.
+
+        Args:
+            regions: What was offered, best first.
+            objects_xyxy: (M, 4) pixels of that image.
+            object_areas: (M,) square pixels, by which objects are small or large; by default those
+                of their boxes.
+            latency_s: Seconds that the proposer took; None where it was not asked.
+        """
+        objects_M4 = np.asarray(objects_xyxy, np.float32).reshape(-1, 4)
+        areas_M = np.asarray(areas(objects_M4) if object_areas is None else object_areas)
+        overlap_NM = iou(regions.xyxy[: max(LIMITS)], objects_M4)
+        for size, (least, greatest) in SIZES.items():
+            those = (areas_M >= least) & (areas_M <= greatest)
+            self._objects[size] += int(those.sum())
+            self._found[size] += _matched(overlap_NM[:, those])
+        self._boxes.append(len(regions))
+        if latency_s is not None:
+            self._latency_s.append(latency_s)
+
+    def report(self) -> RecallReport:
+        """What was measured so far."""
+        images = len(self._boxes)
+        average: dict[str, dict[int, float | None]] = {}
+        at_50: dict[str, dict[int, float | None]] = {}
+        for size, found_KT in self._found.items():
+            count = self._objects[size]
+            shares_KT = (found_KT / count).tolist() if count else None
+            rows = dict(zip(LIMITS, shares_KT or [[None]] * len(LIMITS), strict=True))
+            average[size] = {limit: _mean(row) for limit, row in rows.items()}
+            at_50[size] = {limit: row[0] for limit, row in rows.items()}
+        return RecallReport(
+            images=images,
+            objects=dict(self._objects),
+            average_recall=average,
+            recall_at_iou_50=at_50,
+            images_without=self._boxes.count(0) / images if images else None,
+            boxes_per_image=sum(self._boxes) / images if images else None,
+            latency_s=float(np.median(self._latency_s)) if self._latency_s else None,
+        )
+
+
+class CocoTruth:
+    """Objects of the images of a COCO file; crowds are left out, as COCO's recall does.
+
+    Args:
+        path: A COCO data set: ``images`` and ``annotations``.
+
+    Raises:
+        BoxError: The file cannot be read, or is none.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._by_name: dict[str, list[tuple[Any, str]]] = defaultdict(list)
+        self._sizes: dict[Any, tuple[Any, Any]] = {}
+        self._annotations: dict[Any, list[tuple[list[float], float]]] = defaultdict(list)
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+            for entry in values["images"]:
+                name = str(entry["file_name"])
+                self._by_name[Path(name).name].append((entry["id"], name))
+                self._sizes[entry["id"]] = (entry.get("width"), entry.get("height"))
+            for record in values["annotations"]:
+                if not record.get("iscrowd"):
+                    x, y, width, height = (float(value) for value in record["bbox"])
+                    area = float(record.get("area", width * height))
+                    self._annotations[record["image_id"]].append(([x, y, width, height], area))
+        except OSError as error:
+            raise BoxError(f"truth file {path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BoxError(
+                f"truth file {path} is no COCO data set ({error!r}): 'images' with 'id' and "
+                "'file_name', and 'annotations' with 'image_id' and 'bbox' are needed"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def objects(
+        self, image: str | Path, size_wh: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Boxes (M, 4) xyxy and areas (M,) of the objects of one image.
+
+        Args:
+            image: Its path; file name and folders have to fit those of the data set.
+            size_wh: Its size in pixels.
+
+        Raises:
+            BoxError: The data set does not hold it, or with another size.
+        """
+        candidates: Sequence[tuple[Any, str]] = self._by_name.get(Path(image).name, [])
+        if not candidates:
+            raise BoxError(
+                f"the truth {self.path.name} holds {len(self)} images, none named "
+                f"{Path(image).name!r}: pass the pictures that it is about"
+            )
+        number = find_image(candidates, image)
+        said = self._sizes[number]
+        if None not in said and said != size_wh:
+            raise BoxError(
+                f"the truth {self.path.name} is about an image of {said}, {Path(image).name} is "
+                f"{size_wh}: its boxes do not fit"
+            )
+        records = self._annotations.get(number, [])
+        boxes = xywh_to_xyxy([box for box, _ in records])
+        return boxes, np.array([area for _, area in records], np.float32)
+
+
+def _matched(overlap_NM: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """(K, T) objects that the first boxes account for, each box for the best that is left."""
+    counts_KT = np.zeros((len(LIMITS), len(_THRESHOLDS_T)), np.int64)
+    count, objects = overlap_NM.shape
+    if not objects:
+        return counts_KT
+    rows_T = np.arange(len(_THRESHOLDS_T))
+    free_TM = np.ones((len(_THRESHOLDS_T), objects), np.bool_)
+    for box in range(max(LIMITS)):
+        if box < count:
+            fits_TM = free_TM & (overlap_NM[box] >= _THRESHOLDS_T[:, None] - _ROUNDING)
+            best_T = np.where(fits_TM, overlap_NM[box], -1).argmax(1)
+            free_TM[rows_T, best_T] &= ~fits_TM[rows_T, best_T]
+        for position, limit in enumerate(LIMITS):
+            if box + 1 == limit:
+                counts_KT[position] = (~free_TM).sum(1)
+    return counts_KT
+
+
+def _mean(row: list[float] | list[None]) -> float | None:
+    known = [value for value in row if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _plain(table: dict[str, dict[int, float | None]]) -> dict[str, dict[str, float | None]]:
+    return {
+        size: {str(limit): _short(value) for limit, value in row.items()}
+        for size, row in table.items()
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

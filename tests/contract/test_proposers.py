@@ -1,0 +1,156 @@
+"""What every proposer does, whatever stands behind it: see `tests/helpers_proposers.py`."""
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.helpers_proposers import ProposerCase, all_cases, scene
+
+from vlm_fo1.errors import PromptError
+from vlm_fo1.proposers.base import Proposer, Selection, names, select
+from vlm_fo1.structures import Regions
+
+CASES = all_cases()
+PICTURES = [scene(0), scene(1, (64, 96)), scene(2, (80, 80))]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request) -> ProposerCase:
+    if request.param.needs and importlib.util.find_spec(request.param.needs) is None:
+        pytest.skip(f"{request.param.needs} is not installed: {request.param.name} is not tested")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def proposer(case: ProposerCase, tmp_path_factory) -> Proposer:
+    return case.build(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def offered(case: ProposerCase, proposer: Proposer) -> list[Regions]:
+    """What it offers for `PICTURES` in one call."""
+    return proposer.propose(PICTURES, queries=case.queries)
+
+
+def assert_same(first: Regions, second: Regions, atol: float = 1e-3) -> None:
+    """The same regions; those of all but equal score may stand in another order."""
+    assert (first.size_wh, len(first)) == (second.size_wh, len(second))
+    assert (first.scores is None) == (second.scores is None)
+    if not len(first):
+        return
+    apart_NN = np.abs(first.xyxy[:, None] - second.xyxy).max(2)
+    if first.scores is not None and second.scores is not None:
+        np.testing.assert_allclose(first.scores, second.scores, rtol=0, atol=atol)
+        apart_NN = np.maximum(apart_NN, np.abs(first.scores[:, None] - second.scores))
+    assert apart_NN.min(1).max() <= atol
+    assert apart_NN.min(0).max() <= atol
+    twins = apart_NN.argmin(1)
+    if first.labels is not None and second.labels is not None:
+        assert sorted(first.labels) == sorted(second.labels)
+    assert (first.masks is None) == (second.masks is None)
+    if first.masks is not None and second.masks is not None:
+        assert (first.masks != second.masks[twins]).mean() < 1e-3
+
+
+def test_it_is_a_proposer_with_a_known_name(case: ProposerCase, proposer: Proposer) -> None:
+    assert isinstance(proposer, Proposer)
+    assert proposer.name in names()
+    assert proposer.takes_queries == (case.queries is not None)
+
+
+def test_one_result_a_picture_of_its_size(offered: list[Regions]) -> None:
+    assert [regions.size_wh for regions in offered] == [picture.size for picture in PICTURES]
+
+
+def test_something_is_found(offered: list[Regions]) -> None:
+    assert any(len(regions) for regions in offered)
+
+
+def test_boxes_are_float32_with_an_area_within_the_image(offered: list[Regions]) -> None:
+    for regions in offered:
+        assert regions.xyxy.dtype == np.float32
+        assert regions.xyxy.shape == (len(regions), 4)
+        assert (regions.xyxy[:, 2:] > regions.xyxy[:, :2]).all()
+        assert (regions.xyxy >= 0).all()
+        assert (regions.xyxy <= np.array([*regions.size_wh] * 2)).all()
+
+
+def test_best_comes_first(offered: list[Regions]) -> None:
+    for regions in offered:
+        if regions.scores is not None:
+            assert regions.scores.dtype == np.float32
+            assert (np.diff(regions.scores) <= 0).all()
+
+
+def test_a_selection_can_be_made(offered: list[Regions]) -> None:
+    for regions in offered:
+        few = select(regions, Selection(nms_iou=0.5, limit=3))
+        assert len(few) <= 3
+        assert len(few) == min(1, len(regions)) or len(few) > 1
+
+
+def test_no_images_give_no_results(case: ProposerCase, proposer: Proposer) -> None:
+    assert proposer.propose([], queries=case.queries) == []
+
+
+@pytest.mark.parametrize("size_wh", [(1, 1), (1, 300), (300, 1), (3, 50)])
+def test_the_smallest_pictures_are_no_trouble(
+    case: ProposerCase, proposer: Proposer, size_wh: tuple[int, int]
+) -> None:
+    (regions,) = proposer.propose([Image.new("RGB", size_wh, "red")], queries=case.queries)
+    assert regions.size_wh == size_wh
+    assert (regions.xyxy <= np.array([*size_wh] * 2)).all()
+
+
+def test_pictures_in_one_call_get_what_each_gets_alone(
+    case: ProposerCase, proposer: Proposer, offered: list[Regions]
+) -> None:
+    for picture, regions in zip(PICTURES, offered, strict=True):
+        (alone,) = proposer.propose([picture], queries=case.queries)
+        assert_same(alone, regions)
+
+
+def test_the_pictures_are_not_changed(case: ProposerCase, proposer: Proposer) -> None:
+    copies = [picture.copy() for picture in PICTURES]
+    queries = None if case.queries is None else list(case.queries)
+    proposer.propose(copies, queries=queries)
+    for copy, picture in zip(copies, PICTURES, strict=True):
+        assert copy.size == picture.size
+        assert copy.mode == picture.mode
+        assert copy.tobytes() == picture.tobytes()
+    assert queries == case.queries
+
+
+def test_threads_get_what_they_get_alone(
+    case: ProposerCase, proposer: Proposer, offered: list[Regions]
+) -> None:
+    def alone(index: int) -> Regions:
+        return proposer.propose([PICTURES[index]], queries=case.queries)[0]
+
+    jobs = [0, 1, 0, 1]
+    with ThreadPoolExecutor(2) as pool:
+        for index, regions in zip(jobs, pool.map(alone, jobs), strict=True):
+            assert_same(regions, offered[index])
+
+
+def test_queries_are_needed_or_refused(case: ProposerCase, proposer: Proposer) -> None:
+    if case.queries is None:
+        with pytest.raises(PromptError, match=f"{proposer.name}.*leave out"):
+            proposer.propose(PICTURES[:1], queries=["cat"])
+        return
+    for missing in (None, []):
+        with pytest.raises(PromptError, match=f"{proposer.name}.*pass queries"):
+            proposer.propose(PICTURES[:1], queries=missing)
+    with pytest.raises(PromptError, match="query 1"):
+        proposer.propose(PICTURES[:1], queries=["cat", " "])
+
+
+def test_the_fingerprint_is_stable_and_tells_settings_apart(
+    case: ProposerCase, proposer: Proposer, tmp_path_factory
+) -> None:
+    again = case.build(tmp_path_factory.mktemp("again"))
+    assert proposer.fingerprint == proposer.fingerprint == again.fingerprint
+    if case.other is not None:
+        assert case.other(tmp_path_factory.mktemp("other")).fingerprint != proposer.fingerprint

@@ -1,0 +1,80 @@
+"""What holds for proposers as such: found by name, asked the right way, thinned in one place."""
+
+import numpy as np
+import pytest
+
+from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.proposers.base import (
+    Selection,
+    check_queries,
+    load_proposer,
+    names,
+    ranked,
+    select,
+)
+from vlm_fo1.structures import Regions
+
+SIZE = (100, 80)
+BOXES = [[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 90, 70]]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("hff:x", "hf"), ("upm:x.pth", "upn"), ("sam", "sam3"), ("OCR", "ocr")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name, near):
+    kind = name.partition(":")[0]
+    with pytest.raises(ConfigError, match=f"no proposer '{kind}'.*(did you mean|Known)") as caught:
+        load_proposer(name)
+    assert f"did you mean {near!r}" in str(caught.value) or kind.isupper()
+    assert all(known in str(caught.value) for known in names())
+
+
+def test_boxes_that_are_no_numbers_are_refused_whoever_made_them():
+    for boxes, scores in (
+        ([[0, 0, np.nan, 5], [0, 0, 5, 5]], [0.5, 0.5]),
+        ([[0, 0, 5, 5], [0, 0, 5, 5]], [0.5, np.nan]),
+        ([[0, 0, np.inf, 5], [0, 0, 5, 5]], [0.5, 0.5]),
+    ):
+        with pytest.raises(BoxError, match=r"hf returned 1 of 2 boxes .*dtype='float32'"):
+            ranked(boxes, scores, SIZE, name="hf")
+
+
+def test_ranked_boxes_are_clipped_sorted_and_have_an_area():
+    regions = ranked(
+        [[-5, -5, 20, 20], [50, 50, 300, 70], [200, 5, 300, 50], [7, 7, 7, 9]],
+        [0.25, 0.75, 0.9, 0.8],
+        SIZE,
+        name="x",
+        labels=["a", "b", "c", "d"],
+        masks=np.arange(4)[:, None, None] * np.ones((4, 80, 100)) == 1,
+    )
+    assert regions.xyxy.tolist() == [[50, 50, 100, 70], [0, 0, 20, 20]]
+    assert regions.scores is not None
+    assert regions.scores.tolist() == [0.75, 0.25]
+    assert regions.labels == ("b", "a")
+    assert regions.masks is not None
+    assert regions.masks.all((1, 2)).tolist() == [True, False]
+
+
+def test_a_selection_drops_by_score_then_overlap_then_number():
+    regions = Regions(np.array(BOXES, np.float32), SIZE, np.array([0.9, 0.8, 0.3], np.float32))
+    assert select(regions, Selection(min_score=0.5)).xyxy.tolist() == BOXES[:2]
+    assert select(regions, Selection(nms_iou=0.5)).xyxy.tolist() == [BOXES[0], BOXES[2]]
+    assert select(regions, Selection(limit=1)).xyxy.tolist() == BOXES[:1]
+    assert len(select(regions, Selection())) == 3
+
+
+@pytest.mark.parametrize("values", [{"nms_iou": 1.5}, {"nms_iou": -0.1}, {"limit": 0}])
+def test_a_selection_that_cannot_be_is_refused(values):
+    with pytest.raises(ConfigError):
+        Selection(**values)
+
+
+def test_queries_are_cleaned_needed_or_refused():
+    assert check_queries("x", [" cat ", "dog"], needed=True) == ["cat", "dog"]
+    assert check_queries("x", "cat", needed=True) == ["cat"]
+    assert check_queries("x", None, needed=False) == []
+    with pytest.raises(PromptError, match="x finds things whatever they are called"):
+        check_queries("x", ["cat"], needed=False)
+    with pytest.raises(PromptError, match="query 0 is ' '"):
+        check_queries("x", [" "], needed=True)

@@ -1,0 +1,206 @@
+"""Boxes from the files that other tools write: YOLO, LabelMe, supervision, folders, JSON Lines."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vlm_fo1.errors import BoxError
+from vlm_fo1.proposers.given import given_regions, read_boxes
+
+SIZE = (100, 80)
+XYXY = [[10.0, 20.0, 30.0, 40.0], [50.0, 0.0, 100.0, 80.0]]
+YOLO = "3 0.2 0.375 0.2 0.25\n0 0.75 0.5 0.5 1\n"
+SCORED = "3 0.2 0.375 0.2 0.25 0.5\n\n0 0.75 0.5 0.5 1 0.25\n"
+LABELME = {
+    "shapes": [
+        {"label": "cat", "shape_type": "rectangle", "points": [[30, 40], [10, 20]]},
+        {"label": "dog", "shape_type": "polygon", "points": [[50, 0], [100, 40], [75, 80]]},
+    ],
+    "imagePath": "a.jpg",
+    "imageWidth": 100,
+    "imageHeight": 80,
+}
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return path
+
+
+def near(regions, boxes):
+    np.testing.assert_allclose(regions.xyxy, np.reshape(boxes, (-1, 4)), atol=1e-4)
+    return True
+
+
+# --- YOLO ----------------------------------------------------------------------------------------
+
+
+def test_yolo_shares_become_pixels_of_the_image(tmp_path):
+    regions = given_regions(write(tmp_path / "a.txt", YOLO), SIZE)
+    assert near(regions, XYXY)
+    assert regions.scores is None
+
+
+def test_yolo_scores_stay_with_their_boxes(tmp_path):
+    regions = given_regions(write(tmp_path / "a.txt", SCORED), SIZE)
+    assert near(regions, XYXY)
+    assert regions.scores is not None
+    assert regions.scores.tolist() == [0.5, 0.25]
+
+
+def test_a_yolo_outline_gives_the_box_around_it(tmp_path):
+    path = write(tmp_path / "a.txt", "0 0.1 0.25 0.3 0.3 0.2 0.5\n")
+    assert near(given_regions(path, SIZE), XYXY[:1])
+
+
+def test_an_empty_yolo_file_is_an_image_without_boxes(tmp_path):
+    assert len(given_regions(write(tmp_path / "a.txt", ""), SIZE)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0 0.5 0.5 0.5", "line 1 has 4 numbers"),
+        ("0 0.5 0.5 0.5 0.5\n0 0.1 0.1 0.1 0.1 0.1 0.1 0.1", "line 2 has 8 numbers"),
+        ("0 10 20 30 40", "hold shares of the image, from 0 to 1, not pixels"),
+        ("cat 0.5 0.5 0.5 0.5", "line 1 of .*a.txt is no line of a YOLO file"),
+        ("0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5 0.9", "1 of 2 lines have a score"),
+        ("0 0.5 0.5 0 0.5", "box 0 .* has no area"),
+        ("0 nan 0.5 0.1 0.5", "line 1 gives the box"),
+    ],
+)
+def test_a_broken_yolo_file_is_refused_with_its_line(tmp_path, text, words):
+    with pytest.raises(BoxError, match=words):
+        given_regions(write(tmp_path / "a.txt", text), SIZE)
+
+
+# --- LabelMe and supervision ---------------------------------------------------------------------
+
+
+def test_labelme_shapes_give_the_boxes_around_them_with_their_labels(tmp_path):
+    regions = given_regions(write(tmp_path / "a.json", LABELME), SIZE)
+    assert near(regions, XYXY)
+    assert regions.labels == ("cat", "dog")
+
+
+def test_a_labelme_circle_is_its_centre_and_a_point_on_it():
+    shape = {"label": "sun", "shape_type": "circle", "points": [[20, 30], [20, 40]]}
+    assert near(given_regions({"shapes": [shape]}, SIZE), [[10, 20, 30, 40]])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({**LABELME, "imageWidth": 200}, r"an image of \(200, 80\), this one is \(100, 80\)"),
+        ({"shapes": [{"label": "a", "points": [[1, 2]]}]}, "shape 0 .* has 1 points"),
+        ({"shapes": [{"label": "a", "points": [1, 2]}]}, "shape 0 has no points"),
+        ({"shapes": [{"label": "a"}]}, "shape 0 has no points"),
+        ({"shapes": ["a"]}, "shape 0 has no points"),
+    ],
+)
+def test_a_broken_labelme_file_is_refused_with_the_shape(source, words):
+    with pytest.raises(BoxError, match=words):
+        given_regions(source, SIZE)
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV .* is not installed:UserWarning")
+def test_detections_of_supervision_keep_scores_names_and_masks():
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    masks = np.zeros((2, 80, 100), np.bool_)
+    masks[0, 20:40, 10:30] = True
+    detections = supervision.Detections(
+        xyxy=np.array(XYXY),
+        confidence=np.array([0.5, 0.25]),
+        class_id=np.array([1, 0]),
+        mask=masks,
+        data={"class_name": np.array(["cat", "dog"])},
+    )
+    regions = given_regions(detections, SIZE)
+    assert near(regions, XYXY)
+    assert regions.labels == ("cat", "dog")
+    assert regions.scores is not None
+    assert regions.scores.tolist() == [0.5, 0.25]
+    assert regions.masks is not None
+    np.testing.assert_array_equal(regions.masks, masks)
+    bare = given_regions(supervision.Detections(xyxy=np.array(XYXY)), SIZE)
+    assert (bare.scores, bare.labels, bare.masks) == (None, None, None)
+    assert len(given_regions(supervision.Detections.empty(), SIZE)) == 0
+
+
+def test_labels_come_along_where_every_box_has_one():
+    records = [{"xyxy": box, "label": name} for box, name in zip(XYXY, "ab", strict=True)]
+    assert given_regions(records, SIZE).labels == ("a", "b")
+    assert given_regions([records[0], {"xyxy": XYXY[1]}], SIZE).labels is None
+    assert given_regions({"xyxy": XYXY, "labels": ["a", "b"]}, SIZE).labels == ("a", "b")
+
+
+# --- folders and JSON Lines ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "labels" / "day" / "a.txt", YOLO)
+    write(tmp_path / "labels" / "night" / "a.json", LABELME)
+    write(tmp_path / "labels" / "b.json", {"xyxy": XYXY[:1]})
+    write(tmp_path / "labels" / "classes.txt", "cat\ndog\n")
+    return tmp_path / "labels"
+
+
+@pytest.mark.parametrize("read", [lambda folder: folder, read_boxes], ids=["path", "read"])
+@pytest.mark.parametrize(
+    ("image", "count"), [("photos/day/a.jpg", 2), ("x/night/a.png", 2), ("b.jpg", 1)]
+)
+def test_a_folder_has_a_file_for_each_image(folder, read, image, count):
+    regions = given_regions(read(folder), SIZE, image=image)
+    assert near(regions, XYXY[:count])
+
+
+def test_files_beside_the_photos_are_found(folder):
+    assert near(given_regions(folder, SIZE, image=folder / "b.jpg"), XYXY[:1])
+    assert near(given_regions(folder, SIZE, image=folder / "day" / "a.jpg"), XYXY)
+
+
+def test_what_a_folder_holds_is_plain(folder):
+    assert json.loads(json.dumps(read_boxes(folder))) == read_boxes(folder)
+
+
+def test_an_image_without_a_file_in_the_folder_is_refused(folder):
+    with pytest.raises(BoxError, match=r"holds no boxes of 'c\.jpg': c\.txt or c\.json is needed"):
+        given_regions(folder, SIZE, image="c.jpg")
+    with pytest.raises(BoxError, match=r"hold nothing for 'c\.jpg'"):
+        given_regions(read_boxes(folder), SIZE, image="c.jpg")
+    with pytest.raises(BoxError, match="the image needs a name"):
+        given_regions(folder, SIZE)
+    with pytest.raises(BoxError, match=r"2 images named 'a\.jpg': name the image with its folder"):
+        given_regions(read_boxes(folder), SIZE, image="elsewhere/a.jpg")
+
+
+def test_a_file_that_holds_no_boxes_is_refused_when_its_image_is_asked_for(folder):
+    for source in (folder, read_boxes(folder)):
+        with pytest.raises(BoxError, match=r"classes\.txt is no line of a YOLO file"):
+            given_regions(source, SIZE, image="classes.jpg")
+
+
+def test_a_folder_without_box_files_is_refused(tmp_path):
+    with pytest.raises(BoxError, match="holds no boxes"):
+        read_boxes(tmp_path)
+
+
+def test_lines_of_answers_or_proposals_are_found_by_picture(tmp_path):
+    image = {"width": 100, "height": 80}
+    lines = [
+        {"run": "1", "file": "day/a.jpg", "image": image, "regions": {"xyxy": XYXY}},
+        {"run": "1", "file": "night/a.jpg", "image": image, "regions": {"xyxy": XYXY[:1]}},
+        {"run": "1", "file": "b.jpg", "error": "it is broken"},
+    ]
+    path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
+    assert near(given_regions(path, SIZE, image="/photos/day/a.jpg"), XYXY)
+    assert near(given_regions(read_boxes(path), SIZE, image="night/a.jpg"), XYXY[:1])
+    with pytest.raises(BoxError, match=r"hold nothing for 'b\.jpg'"):
+        given_regions(path, SIZE, image="b.jpg")
+    with pytest.raises(BoxError, match=r"image of \(100, 80\), this one is \(50, 40\)"):
+        given_regions(path, (50, 40), image="day/a.jpg")
+    with pytest.raises(BoxError, match=r"line 2 of .*x\.jsonl is no JSON object with a 'file'"):
+        given_regions(write(path, json.dumps(lines[0]) + "\n[1]\n"), SIZE)
