@@ -105,7 +105,7 @@ def test_one_image_at_a_time_its_neighbours_do_not_matter_and_in_batches_padding
     with torch.inference_mode():
         batch = regions_of(tiny()(pixels, mask), [image.size for image in images[:2]])
     for ours, whole in zip(pair, batch, strict=False):
-        np.testing.assert_array_equal(ours.scores[:5], whole.scores[:5])
+        np.testing.assert_array_equal(np.asarray(ours.scores)[:5], np.asarray(whole.scores)[:5])
 
 
 def test_images_of_one_size_in_a_batch_get_what_each_gets_alone():
@@ -132,7 +132,7 @@ def test_a_selection_is_made_before_boxes_are_clipped():
     kept = select(found, OFFICIAL_FILTER)  # beyond the image the first two differ enough
     assert len(kept) == 2
     np.testing.assert_array_equal(kept.xyxy[0], [-50, 24, 50, 56])
-    np.testing.assert_allclose(kept.scores, [0.88, 0.73], atol=1e-6)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(np.asarray(kept.scores), [0.88, 0.73], atol=1e-6)
     within = proposer(selection=OFFICIAL_FILTER).propose([picture(80, 60)])[0]
     assert (within.xyxy == np.trunc(within.xyxy)).all()
     assert (within.xyxy >= 0).all()

@@ -84,7 +84,7 @@ def _attend(layer: SwinLayer, map_BHWC: Tensor) -> Tensor:
     neighbours. So there are four kinds of windows, and no mask per window is ever built.
     """
     batch, height, width, channels = map_BHWC.shape
-    window, attention = layer.window_size, layer.attention
+    window, attention = int(layer.window_size), layer.attention
     bias_1NTT = attention.relative_position_bias()
     windows = window_partition(map_BHWC, window).view(batch, height // window, width // window, -1)
     windows = windows.unflatten(-1, (window * window, channels))  # (B, rows, columns, T, C)

@@ -121,8 +121,12 @@ class UPNConfig:
                 f"this is no UPN's configuration (model_type {values.get('model_type')!r}, unknown "
                 f"keys {unknown[:6]}): 'upn', or the official 'transformer_cfg', is needed"
             )
-        sizes = {key: value for key, value in values.items() if key != "model_type"}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})
+        sizes: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if key != "model_type"
+        }
+        return cls(**sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``config.json``."""

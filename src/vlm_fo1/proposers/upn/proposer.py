@@ -19,8 +19,8 @@ from vlm_fo1.proposers.upn.modeling import UPN, UPNOutput
 from vlm_fo1.proposers.upn.preprocessing import LONGER_MAX, SHORTER, collate, to_pixels
 from vlm_fo1.structures import Regions
 
-OFFICIAL_FILTER = Selection(min_score=0.3, nms_iou=0.8, limit=100, whole_pixels=True)
-"""What the released pipeline keeps of UPN's boxes before it asks the model."""
+OFFICIAL_FILTER = Selection(min_score=0.3, nms_iou=0.8, whole_pixels=True)
+"""What the released code keeps of UPN's boxes; of those its pipeline takes the best 100."""
 
 
 class UPNProposer:

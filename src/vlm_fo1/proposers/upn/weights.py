@@ -123,7 +123,7 @@ def fill(
     table = SwinRelativePositionBias(1, (window, window)).relative_position_index
     for module in model.modules():
         if isinstance(module, SwinRelativePositionBias):
-            module.relative_position_index = table.clone()
+            module.relative_position_index = nn.Buffer(table.clone(), persistent=False)
 
 
 def dtype_of(name: str | torch.dtype | None) -> torch.dtype | None:
