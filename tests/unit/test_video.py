@@ -7,6 +7,8 @@ them, they are replaced by plain stand-ins that follow a white square.
 import json
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from vlm_fo1.structures import Answer, Mention, Regions
 from vlm_fo1.video.follow import Follower
 from vlm_fo1.video.frames import Frame, open_frames, write_video
 from vlm_fo1.video.records import FrameFile, FrameRecord
-from vlm_fo1.video.track import Models, track_video
+from vlm_fo1.video.track import track_video
 
 WH = (64, 48)
 SIDE = 12
@@ -48,19 +50,24 @@ def squares_of(image):
     return masks[masks.any((1, 2))]
 
 
+def same(first, second):
+    """Masks that are there and equal."""
+    return first is not None and second is not None and np.array_equal(first, second)
+
+
 class SquareTracker:
     """Sees the squares that it was told of, and counts how often it was told."""
 
     def __init__(self):
         self.starts = 0
 
-    def start(self, image, regions):
+    def start(self, image: Any, regions: Any) -> Any:
         self.starts += 1
         middles = (regions.xyxy[:, 1] + regions.xyxy[:, 3]) / 2
         self.rows = [int(middle > 24) for middle in middles]
         return self
 
-    def follow(self, image):
+    def follow(self, image: Any) -> tuple[Any, Any]:
         masks = np.zeros((len(self.rows), *image.size[::-1]), bool)
         for mask, row in zip(masks, self.rows, strict=True):
             for square in squares_of(image):
@@ -101,7 +108,7 @@ def av():
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
-    frames = open_frames(save_folder(tmp_path / "in", 12), rate=10)
+    frames = open_frames(save_folder(tmp_path / "in", 12), rate=10.0)
     read = list(frames.read())
     assert [frame.index for frame in read] == list(range(12))
     assert [frame.time_s for frame in read] == [index / 10 for index in range(12)]
@@ -118,7 +125,7 @@ def test_a_broken_picture_of_a_folder_is_handed_on_as_one(tmp_path):
     assert first.image is not None
     assert last.image is not None
     assert broken.image is None
-    assert "frame1.png is not an image" in broken.problem
+    assert "frame1.png' is not an image" in broken.problem
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -197,7 +204,7 @@ def test_a_folder_needs_no_pyav_but_a_file_says_how_to_get_it(tmp_path, monkeypa
         open_frames(tmp_path / "clip.mp4")
 
 
-@pytest.mark.parametrize("rate", [0, -1, 2000])
+@pytest.mark.parametrize("rate", [0.0, -1.0, 2000.0])
 def test_a_rate_that_is_none_is_refused(rate, tmp_path):
     with pytest.raises(ConfigError, match="frames a second: more than 0"):
         open_frames(save_folder(tmp_path / "in", 1), rate=rate)
@@ -216,7 +223,7 @@ def test_the_same_thing_keeps_its_number_over_key_frames():
         assert record.ids == (0, 1)
         assert record.regions is not None
         assert record.regions.labels == ("square", "square")
-        assert np.array_equal(record.regions.masks, squares_of(scene(index, 2)))
+        assert same(record.regions.masks, squares_of(scene(index, 2)))
         left = 2 + 2 * index
         assert record.regions.xyxy.tolist() == [
             [left, 4, left + SIDE, 4 + SIDE],
@@ -242,7 +249,28 @@ def test_boxes_become_masks_by_the_tracker():
     follower = Follower(lambda image: choose_all(image, masks=False), SquareTracker(), every=4)
     record = follower.step(frames_of([scene(0)])[0])
     assert record.regions is not None
-    assert np.array_equal(record.regions.masks, squares_of(scene(0)))
+    assert same(record.regions.masks, squares_of(scene(0)))
+
+
+def test_a_chosen_thing_without_a_mask_is_followed_by_its_box_or_takes_no_number():
+    def choose(image):
+        answer = choose_all(scene(0, 2))
+        assert answer.regions.masks is not None
+        hollow = np.array(answer.regions.masks)
+        hollow[0] = False
+        regions = Regions(answer.regions.xyxy, WH, masks=hollow)
+        return Answer("", regions, answer.mentions)
+
+    follower = Follower(choose, SquareTracker(), every=4)
+    seen = [follower.step(frame) for frame in frames_of([scene(0, 2), scene(1, 2)])]
+    assert [record.ids for record in seen] == [(0, 1), (0, 1)]
+    lower = scene(0, 2)
+    lower.paste((60, 60, 60), (0, 0, 64, 24))  # the upper square is not to be seen
+    follower = Follower(choose, SquareTracker(), every=4)
+    seen = [follower.step(frame) for frame in frames_of([lower, scene(1, 2)])]
+    assert [record.ids for record in seen] == [(0,), (0,)]
+    assert seen[1].regions is not None
+    assert seen[1].regions.xyxy[0, 1] == 28
 
 
 def failing_at(failures):
@@ -265,7 +293,7 @@ def test_where_choosing_fails_the_masks_of_the_frame_before_are_carried_on():
     assert "no numbers; the masks of the frame before are carried on" in records[3].error
     assert not any(record.error for record in records if record.index != 3)
     assert records[4].regions is not None
-    assert np.array_equal(records[4].regions.masks, squares_of(scene(4)))
+    assert same(records[4].regions.masks, squares_of(scene(4)))
 
 
 def test_where_choosing_fails_at_once_later_key_frames_still_work():
@@ -276,7 +304,7 @@ def test_where_choosing_fails_at_once_later_key_frames_still_work():
 
 
 class LosingTracker(SquareTracker):
-    def follow(self, image):
+    def follow(self, image: Any) -> tuple[Any, Any]:
         if mask_boxes(squares_of(image))[0, 0] == 2 + 2 * 1:
             raise BoxError("the tracker of sam3 returned what is no number")
         return super().follow(image)
@@ -308,7 +336,7 @@ def test_a_record_comes_back_from_its_line():
     assert again.to_dict() == record.to_dict()
     assert again.regions is not None
     assert record.regions is not None
-    assert np.array_equal(again.regions.masks, record.regions.masks)
+    assert same(again.regions.masks, record.regions.masks)
 
 
 @pytest.fixture
@@ -321,8 +349,8 @@ def stand_ins(monkeypatch):
         return choose_all(image)
 
     monkeypatch.setattr("vlm_fo1.video.track.segment", segment)
-    models = Models(fo1=None, proposer=None, tracker=SquareTracker())  # pyright: ignore[reportArgumentType]
-    return models, calls
+    models = SimpleNamespace(fo1=None, proposer=None, tracker=SquareTracker())
+    return lambda: models, calls
 
 
 def test_a_run_that_stopped_goes_on_and_ends_the_same(tmp_path, stand_ins):
@@ -400,7 +428,7 @@ def test_the_annotated_video_shows_what_was_followed(tmp_path, av, stand_ins):
         save_folder(tmp_path / "in", 5),
         "square",
         every=3,
-        rate=5,
+        rate=5.0,
         out=out,
         on_progress=lambda *step: seen.append(step),
     )

@@ -1,7 +1,8 @@
 """From frame to frame: FO1 chooses on key frames, a tracker carries the masks between them."""
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ SAME_THING_IOU = 0.3
 """A chosen thing whose mask overlaps one of the frame before at least this much is the same."""
 
 
+@runtime_checkable
 class Track(Protocol):
     """Things being followed."""
 
@@ -25,6 +27,7 @@ class Track(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Begins to follow things; `SAM3Tracker` is one."""
 
@@ -65,7 +68,9 @@ class Follower:
         self._segment = -1
         self._track: Track | None = None
         self._things: tuple[tuple[int, str], ...] = ()
-        """Number and label of each thing that the track follows, in its order."""
+        """Number and label of each thing that was in sight on the key frame."""
+        self._places = np.zeros(0, np.int64)
+        """Where each of them stands in the track."""
 
     def step(self, frame: Frame) -> FrameRecord:
         """What is in the next frame; unreadable ones are recorded as such."""
@@ -107,6 +112,10 @@ class Follower:
                 chosen = _with_masks(chosen, masks, scores, carried=answer is None)
         if chosen.masks is None:  # nothing, or boxes that no tracker could turn into masks
             chosen = Regions.empty(image.size)
+        else:
+            self._places = np.flatnonzero(chosen.masks.any((1, 2)))
+            chosen = chosen[self._places]
+            ids = None if ids is None else tuple(ids[int(i)] for i in self._places)
         ids = self._numbers(chosen) if ids is None else ids
         self._things = tuple(zip(ids, chosen.labels or ("",) * len(chosen), strict=True))
         return self._record(frame, chosen, ids, key=True, answer=answer, error=error)
@@ -126,6 +135,7 @@ class Follower:
             self._track = None
             error = f"nothing is followed: {failure}"
             return self._record(frame, Regions.empty(image.size), (), error=error)
+        masks, scores = masks[self._places], scores[self._places]
         regions = Regions(
             mask_boxes(masks),
             image.size,
@@ -197,7 +207,8 @@ def _with_masks(
     *,
     carried: bool,
 ) -> Regions:
-    """The chosen regions as the tracker sees them where they had no masks or are not of now."""
-    if chosen.masks is not None and not carried:
-        return chosen
-    return Regions(mask_boxes(masks), chosen.size_wh, scores, labels=chosen.labels, masks=masks)
+    """The chosen regions; as the tracker sees them where they had no masks or are not of now."""
+    if chosen.masks is None or carried:
+        return Regions(mask_boxes(masks), chosen.size_wh, scores, labels=chosen.labels, masks=masks)
+    blank = ~chosen.masks.any((1, 2), keepdims=True)
+    return replace(chosen, masks=np.where(blank, masks, chosen.masks))

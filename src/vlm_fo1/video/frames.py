@@ -82,12 +82,12 @@ class VideoFile:
         with self._open() as container:
             stream: Any = container.streams.video[0]
             self.rate = Fraction(stream.average_rate or FOLDER_RATE)
-            own = stream.duration is not None and stream.time_base is not None
-            self._exact = own and stream.frames > 0
             self._announced = int(stream.frames)
-            if own:
+            if stream.duration is not None and stream.time_base is not None:
+                self._exact = self._announced > 0
                 self._length_s = float(stream.duration * stream.time_base)
             else:  # Matroska: of all streams together
+                self._exact = False
                 self._length_s = (container.duration or 0) / self._av.time_base
             self.count: int | None = self._announced or round(self._length_s * self.rate) or None
 
