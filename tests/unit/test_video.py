@@ -175,6 +175,21 @@ def test_a_video_that_ends_early_says_so_after_its_last_frame(tmp_path, av):
     assert f"cut.mkv ends early or is damaged: {len(read)} of 40 frames" in last.problem
 
 
+def test_an_mp4_that_lost_its_end_gives_what_can_be_decoded(tmp_path, av):
+    path = tmp_path / "cut.mp4"
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for step in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_image(scene(step))))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 300])
+    *read, last = open_frames(path).read()
+    assert 5 < len(read) < 20
+    assert f"cut.mp4 ends early or is damaged: {len(read)} of 20 frames" in last.problem
+
+
 def test_a_video_that_cannot_be_opened_is_an_error_with_its_name(tmp_path, av):
     with pytest.raises(ImageError, match=r"cut.mp4 cannot be opened as a video"):
         open_frames(cut_short(tmp_path / "cut.mp4", suffix=".mp4"))  # its index stood at the end
