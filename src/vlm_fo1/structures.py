@@ -206,7 +206,7 @@ class Answer:
     text: str
     """The model's words, markup kept."""
     regions: Regions
-    """Every region that was offered, in the order of the model's numbers."""
+    """Every region that was offered; numbers in ``text`` and in mentions are positions in it."""
     mentions: tuple[Mention, ...] = ()
     task: str = "free"
     labels: tuple[str, ...] = ()
@@ -220,6 +220,8 @@ class Answer:
     problems: tuple[str, ...] = ()
     """Everything that was cut, repaired or could not be used. Empty is good."""
     table: ScoreTable | None = None
+    windows: int = 1
+    """How many questions the regions were spread over; with more than one the parts are merged."""
     timing_s: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds per part; not part of `to_dict`, which is the same for the same input."""
 
@@ -296,6 +298,7 @@ class Answer:
             **({"thought": self.thought} if self.thought else {}),
             "labels": list(self.labels),
             "count": self.count,
+            **({"windows": self.windows} if self.windows != 1 else {}),
             "image": {"width": width, "height": height},
             "mentions": [
                 {

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.helpers_script import say
+from tests.helpers_stub_proposer import Stub
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
-from vlm_fo1.cli import asking
+from vlm_fo1.cli import pictures
 from vlm_fo1.cli.main import COMMANDS, app
 from vlm_fo1.cli.saving import AnswerFile
+from vlm_fo1.proposers import base
 
 BOXES = [[2, 3, 40, 50], [30, 20, 100, 80]]
 BOX = ("--box", "2,3,40,50", "--box", "30,20,100,80")
@@ -40,7 +42,8 @@ ASKING = {
 
 @pytest.fixture(scope="module")
 def fo1():
-    return FO1.from_pretrained("tiny")
+    loaded = FO1.from_pretrained("tiny")
+    return FO1(loaded.model, loaded.processor)  # without a proposer
 
 
 @pytest.fixture
@@ -175,7 +178,22 @@ def test_boxes_come_from_a_file_for_many_pictures(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "this question points at regions and none were given: pass --box x1,y1,x2,y2 or"),
+        (
+            ["--model", "mine"],
+            "this question points at regions and none were given: pass --box x1,y1,x2,y2, --boxes "
+            "FILE or --proposer NAME:ARG",
+        ),
+        ([*BOX, "--proposer", "ocr"], "both --box and --proposer were given: pass one of them"),
+        (
+            ["--boxes", "b.json", "--proposer", "ocr"],
+            "both --boxes and --proposer were given: pass one of them",
+        ),
+        (
+            [*BOX, "--min-score", "0.5"],
+            "--min-score is about what a proposer offers, and --box gives boxes that are used as",
+        ),
+        (["--boxes", "b.json", "--nms", "0.5"], "--nms is about what a proposer offers"),
+        ([*BOX, "--query", "cat"], "--query is about what a proposer offers"),
         ([*BOX, "--boxes", "b.json"], "both --box and --boxes were given: pass one of them"),
         (["--boxes", "b.json"], "boxes file b.json cannot be read: No such file or directory"),
     ],
@@ -210,6 +228,85 @@ def test_more_boxes_than_fit_are_said(run):
     result = run("detect", picture("a.png"), "cat", "--boxes", "boxes.json", *SHORT)
     assert result.exit_code == 0
     assert "101 regions were offered" in result.stderr
+    assert "2 windows were asked" in result.stderr
+
+
+# --- proposers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A proposer named "stub" that finds `BOXES` with scores 0.9 and 0.4; what it was asked."""
+    monkeypatch.setattr(Stub, "asked", [])
+    monkeypatch.setitem(base._CLASSES, "stub", "tests.helpers_stub_proposer:Stub")
+    return Stub.asked
+
+
+@pytest.fixture
+def with_proposer(run, fo1, monkeypatch):
+    """Loads the model that is there with the proposer that is asked for."""
+
+    def load(name, *, proposer=None, **_):
+        return FO1(fo1.model, fo1.processor, proposer and base.load_proposer(proposer))
+
+    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", load)
+    return run
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_every_command_takes_its_boxes_from_a_proposer(with_proposer, stub, name):
+    words = [name, picture("a.png"), *ASKING[name][0], "--proposer", "stub", *SHORT, "--json"]
+    result = with_proposer(*words)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["regions"]["xyxy"] == BOXES
+    assert stub == [None]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [(["--min-score", "0.5"], 1), (["--min-score", "0.95"], 0), (["--nms", "0.01"], 1)],
+)
+def test_thresholds_choose_among_proposals(with_proposer, stub, words, kept):
+    typed = ["detect", picture("a.png"), "cat", "--proposer", "stub", *SHORT, "--json", *words]
+    assert len(json.loads(with_proposer(*typed).stdout)["regions"]["xyxy"]) == kept
+
+
+def test_a_proposer_that_looks_for_named_things_gets_the_labels_or_the_queries(with_proposer, stub):
+    typed = [picture("a.png"), "--proposer", "stub:named", *SHORT]
+    with_proposer("detect", typed[0], "cat", "dog", *typed[1:])
+    with_proposer("count", typed[0], "cat", *typed[1:], "--query", "animal", "--query", "pet")
+    assert stub == [["cat", "dog"], ["animal", "pet"]]
+    result = with_proposer("ask", typed[0], "What?", *typed[1:])
+    assert result.exit_code == 1
+    assert "stub looks for named things: pass queries=['orange', ...] (--query" in result.stderr
+
+
+def test_tiles_reach_the_proposer_and_the_answer(with_proposer, stub):
+    typed = ["detect", picture("a.png"), "cat", "--proposer", "stub", "--tile", "64", *SHORT]
+    result = with_proposer(*typed, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(stub) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--proposer", "stubb"], "error: there is no proposer 'stubb', did you mean 'stub'?"),
+        (["--min-score", "0.5"], "error: --min-score and --nms are about what a proposer offers"),
+    ],
+)
+def test_a_proposer_that_is_not_there_is_one_line(with_proposer, stub, words, message):
+    result = with_proposer("ask", picture("a.png"), "What?", *words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_answers_of_another_proposer_are_another_run(with_proposer, stub):
+    typed = ["detect", picture("a.png"), "cat", *SHORT, "--save", "s.jsonl", "--proposer"]
+    assert with_proposer(*typed, "stub").exit_code == 0
+    assert with_proposer(*typed, "stub:named").exit_code == 2
+    assert with_proposer(*typed, "stub").exit_code == 0
 
 
 # --- several pictures ----------------------------------------------------------------------------
@@ -284,10 +381,10 @@ def test_running_out_of_memory_on_one_picture_does_not_stop_the_others(run, fo1,
     picture("in/b.png", size_hw=(56, 56))
     real = FO1.open
 
-    def short_of_memory(self, image, *args):
+    def short_of_memory(self, image, *args, **options):
         if image.name == "a.png":
             raise MemoryError
-        return real(self, image, *args)
+        return real(self, image, *args, **options)
 
     monkeypatch.setattr(FO1, "open", short_of_memory)
     result = run("ask", "in", "What?", *SHORT)
@@ -534,7 +631,9 @@ def test_the_overview_lists_every_command_with_its_line(run):
 @pytest.mark.parametrize("name", ASKING)
 def test_the_help_of_a_command_shows_its_options_and_an_example_that_parses(run, name):
     text = run(name, "--help").stdout
-    for option in ("--box", "--boxes", "--out", "--json", "--save", "--fresh", "--model"):
+    for option in ("--box", "--boxes", "--proposer", "--min-score", "--nms", "--tile"):
+        assert option in text
+    for option in ("--out", "--json", "--save", "--fresh", "--model"):
         assert option in text
     assert re.search(rf"fo1 {name} \S+\.jpg", text)
 
@@ -586,6 +685,6 @@ def test_the_installed_program_ends_without_a_traceback(tmp_path):
 
 def test_drawings_of_a_pattern_keep_the_folders_that_tell_them_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pictures = [Path("x/1/a.png"), Path("x/2/a.png")]
-    planned = asking.plan_drawings(Path("out"), pictures)
+    found = [Path("x/1/a.png"), Path("x/2/a.png")]
+    planned = pictures.plan_drawings(Path("out"), found)
     assert list(planned.values()) == [Path("out/1/a.jpg"), Path("out/2/a.jpg")]

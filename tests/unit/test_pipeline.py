@@ -17,10 +17,14 @@ import pytest
 import torch
 from PIL import Image
 from tests.helpers_script import say
+from tests.helpers_stub_proposer import BOXES as PROPOSED
+from tests.helpers_stub_proposer import Painted, Stub, painted
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, ImageError, PromptError
+from vlm_fo1.pipeline import DEFAULT_SELECTION
 from vlm_fo1.prompts import SYSTEM
+from vlm_fo1.proposers.base import Selection, default_proposer
 from vlm_fo1.structures import Regions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
@@ -68,7 +72,10 @@ class _WithBoxes:
 
 @pytest.fixture(scope="module")
 def fo1():
-    return FO1.from_pretrained("tiny")
+    loaded = FO1.from_pretrained("tiny")
+    return FO1(
+        loaded.model, loaded.processor
+    )  # without a proposer: boxes are given, or there are none
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +141,10 @@ def test_a_scene_reads_the_image_and_its_regions_once(fo1, monkeypatch):
     monkeypatch.setattr(type(fo1.model), "forward", counting)
     scene = fo1.open(PIXELS, BOXES)
     scene.detect("cat", **SHORT)
-    assert lengths[0] == len(scene._prefix_ids)
+    assert lengths[0] == len(scene._sight(scene._best)._prefix_ids)
     del lengths[:]
     scene.detect("cat", **SHORT)
-    assert max(lengths) == len(scene.fo1.processor.encode_question(_detect("cat"), len(BOXES)))
+    assert max(lengths) == len(fo1.processor.encode_question(_detect("cat"), len(BOXES)))
 
 
 def _detect(label):
@@ -305,9 +312,10 @@ def test_a_hundred_boxes_are_all_offered(fo1):
     assert not any("regions were offered" in problem for problem in answer.problems)
 
 
-def test_of_101_boxes_the_best_100_by_score_are_offered_and_the_answer_and_the_log_say_so(
-    fo1, caplog
+def test_of_101_boxes_a_single_question_shows_the_best_100_and_the_answer_and_the_log_say_so(
+    fo1, caplog, monkeypatch
 ):
+    script = say(monkeypatch, fo1, "<ground>cat</ground><objects><region40></objects>")
     scores = np.linspace(0.1, 0.9, 101)
     scores[40] = 0.01
     boxes = {"xyxy": many(101).tolist(), "scores": scores.tolist()}
@@ -316,21 +324,27 @@ def test_of_101_boxes_the_best_100_by_score_are_offered_and_the_answer_and_the_l
         "the 100 with the best scores were used"
     )
     with caplog.at_level(logging.WARNING, logger="vlm_fo1"):
-        answer = fo1.detect(PIXELS, "cat", boxes, **SHORT)
-    assert said in answer.problems
+        answer = fo1.refer(PIXELS, "cat", boxes)
+    assert answer.problems == (said,)
     assert [r.getMessage() for r in caplog.records if r.name.startswith("vlm_fo1")] == [said]
-    assert answer.regions.scores is not None
-    kept = [float(np.float32(score)) for index, score in enumerate(scores) if index != 40]
-    assert answer.regions.scores.tolist() == kept
+    assert len(script.prompts) == answer.windows == 1
+    assert len(answer.regions) == 101
+    assert answer.mentions[0].indices == (41,)  # the model's 40th, the user's 41st
+    assert answer.text == "<ground>cat</ground><objects><region41></objects>"
 
 
-def test_of_101_boxes_without_scores_the_first_100_are_offered(fo1, monkeypatch):
-    say(monkeypatch, fo1, "a cat")
+def test_of_101_boxes_without_scores_a_single_question_shows_the_first_100(fo1, monkeypatch):
+    script = say(monkeypatch, fo1, "a cat")
     scene = fo1.open(PIXELS, many(101))
     said = "the 100 that come first were used"
-    assert scene.regions.xyxy.tolist() == many(101)[:100].tolist()
-    assert said in scene.detect("cat").problems[0]
+    assert scene.regions.xyxy.tolist() == many(101).tolist()
+    assert said in scene.refer("cat").problems[0]
     assert [said in problem for problem in scene.describe([0, 1]).problems] == [True]
+    tags = special_counts(fo1, script.prompts[0])
+    assert all(tags[id_] == 1 for id_ in fo1.tag_ids)
+    for ask in (lambda: scene.match(100), lambda: scene.ask("Is {} ripe?", about=[100])):
+        with pytest.raises(PromptError, match="region 100 is not among the 100 of 101 regions"):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -378,6 +392,146 @@ def test_boxes_may_stand_in_a_file_under_the_name_of_the_image(fo1, tmp_path):
         assert scene.regions.xyxy.tolist() == BOXES
 
 
+# --- proposers -----------------------------------------------------------------------------------
+
+
+def with_proposer(fo1, proposer, **options):
+    return FO1(fo1.model, fo1.processor, proposer, **options)
+
+
+WITHOUT_BOXES = {
+    **{name: QUESTIONS[name] for name in QUESTIONS if name != "match"},
+    "match": lambda it, *image: it.match(*image, BOXES[0], **SHORT),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_BOXES)
+def test_without_boxes_the_proposer_is_asked_and_boxes_that_are_given_win(fo1, monkeypatch, name):
+    say(monkeypatch, fo1, "a cat")
+    monkeypatch.setattr(Stub, "asked", [])
+    asked = with_proposer(fo1, Stub())
+    answer = WITHOUT_BOXES[name](asked, PIXELS)
+    assert answer.regions.xyxy.tolist() == PROPOSED
+    assert Stub.asked == [None]
+    assert answer.timing_s["propose"] > 0
+    given = On(asked).ask(name)
+    assert given.timing_s["propose"] == 0
+    assert len(given.regions) == len(BOXES)
+    assert Stub.asked == [None]
+
+
+def test_an_opened_image_asks_the_proposer_once_and_an_empty_list_not_at_all(fo1, monkeypatch):
+    monkeypatch.setattr(Stub, "asked", [])
+    asked = with_proposer(fo1, Stub())
+    assert len(asked.open(PIXELS, []).regions) == 0
+    assert Stub.asked == []
+    scene = asked.open(PIXELS, queries="cat")  # it looks for nothing by name: left out
+    assert scene.regions.scores is not None
+    assert scene.regions.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert Stub.asked == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "queries"),
+    [("detect", ["cat", "dog"]), ("count", ["dog"]), ("refer", ["the dog on the left"])],
+)
+def test_a_proposer_that_looks_for_named_things_gets_the_labels(fo1, monkeypatch, name, queries):
+    say(monkeypatch, fo1, "a cat")
+    monkeypatch.setattr(Stub, "asked", [])
+    asked = with_proposer(fo1, Stub(named=True))
+    QUESTIONS[name](asked, PIXELS)
+    assert Stub.asked == [queries]
+    asked.detect(PIXELS, "cat", queries=["animal"])
+    assert Stub.asked[1:] == [["animal"]]
+
+
+@pytest.mark.parametrize("name", ["ground", "reason", "match", "describe", "read_text"])
+def test_a_question_without_labels_has_to_say_what_such_a_proposer_looks_for(fo1, name):
+    asked = with_proposer(fo1, Stub(named=True))
+    words = (
+        r"the proposer stub looks for named things: pass queries=\['orange', \.\.\.\] .* or boxes="
+    )
+    with pytest.raises(PromptError, match=words):
+        {**WITHOUT_BOXES, "reason": lambda it, image: it.reason(image, "Why?")}[name](asked, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("selection", "kept"),
+    [
+        (None, 2),
+        (Selection(min_score=0.5), 1),
+        (Selection(limit=1), 1),
+        (Selection(nms_iou=0.0), 1),
+    ],
+)
+def test_the_selection_says_which_proposals_are_used(fo1, selection, kept):
+    asked = with_proposer(fo1, Stub(), selection=selection)
+    assert asked.open(PIXELS).regions.xyxy.tolist() == PROPOSED[:kept]
+    assert asked.selection == (selection or DEFAULT_SELECTION)
+    again = with_proposer(fo1, Stub()).selecting(asked.selection)
+    assert len(again.open(PIXELS).regions) == kept
+    assert len(again.open(PIXELS, BOXES).regions) == len(BOXES)
+
+
+def test_a_proposer_may_bring_its_own_selection(fo1, monkeypatch):
+    monkeypatch.setattr(Stub, "selection", Selection(min_score=0.5), raising=False)
+    assert len(with_proposer(fo1, Stub()).open(PIXELS).regions) == 1
+    assert len(with_proposer(fo1, Stub(), selection=Selection()).open(PIXELS).regions) == 2
+
+
+@pytest.mark.parametrize(
+    ("proposer", "said"),
+    [
+        (Stub(), "the proposer stub found 2 boxes, and none passed min_score = 0.95"),
+        (Painted(), "the proposer painted found nothing"),
+    ],
+)
+def test_where_no_proposal_is_left_the_answer_says_why(fo1, monkeypatch, proposer, said):
+    say(monkeypatch, fo1, "nothing")
+    asked = with_proposer(fo1, proposer, selection=Selection(min_score=0.95))
+    answer = asked.detect(np.zeros_like(PIXELS), "cat")
+    assert answer.problems == (f"no regions were offered: {said}",)
+
+
+def test_with_tiles_the_proposer_looks_at_the_whole_and_at_each_tile(fo1, monkeypatch):
+    say(monkeypatch, fo1, "<ground>cat</ground><objects><region0></objects>")
+    boxes = [[2, 2, 9, 9], [100, 70, 110, 80], [40, 30, 60, 45]]
+    proposer = Painted()
+    asked = with_proposer(fo1, proposer)
+    answer = asked.detect(painted((112, 84), boxes), "cat", tile=64)
+    assert proposer.seen == [(112, 84), *[(64, 64)] * 4]
+    assert sorted(answer.regions.xyxy.tolist()) == sorted(boxes)
+    assert answer.windows == len(answer.mentions[0].indices) == 2  # two of them in one tile
+
+
+def test_the_default_proposer_is_loaded_when_boxes_are_first_left_out(fo1, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("vlm_fo1.pipeline.default_proposer", lambda _: "stub")
+    monkeypatch.setattr(
+        "vlm_fo1.pipeline.load_proposer",
+        lambda name, **options: loaded.append((name, options)) or Stub(),
+    )
+    asked = FO1.from_pretrained("tiny")
+    asked.open(PIXELS, BOXES)
+    assert loaded == []
+    asked.open(PIXELS)
+    asked.open(PIXELS)
+    assert loaded == [("stub", {"device": "cpu"})]
+    assert len(FO1.from_pretrained("tiny", proposer="other").open(PIXELS).regions) == 2
+    assert [name for name, _ in loaded] == ["stub", "other"]
+
+
+def test_models_other_than_the_bundled_one_come_without_a_proposer(tmp_path):
+    assert default_proposer(tmp_path) is None
+    assert default_proposer("omlab/VLM-FO1_Qwen2.5-VL-3B-v01") is None
+    assert default_proposer("tiny") in {None, "tiny"}
+
+
+def test_an_unknown_proposer_is_refused_by_name():
+    with pytest.raises(ConfigError, match="there is no proposer 'upm', did you mean 'upn'"):
+        FO1.from_pretrained("tiny", proposer="upm:weights.pth")
+
+
 # --- match ---------------------------------------------------------------------------------------
 
 
@@ -398,7 +552,7 @@ def test_the_reference_of_match_stays_when_there_are_too_many_candidates(fo1, sc
     reference = [0, 50, 110, 84]
     offered = Regions(many(101), (112, 84), scores)
     answer = fo1.match(PIXELS, reference, offered, **SHORT)
-    assert len(answer.regions) == 100
+    assert len(answer.regions) == 102
     assert answer.regions.xyxy[0].tolist() == reference
     assert "102 regions were offered" in answer.problems[0]
 

@@ -102,6 +102,11 @@ def test_boxes_that_cannot_be_used_are_refused_with_their_index(boxes, words):
         FO1ImageProcessor()(IMAGE, boxes)
 
 
+def test_more_boxes_than_a_question_holds_pass_where_the_caller_says_so():
+    batch = FO1ImageProcessor()(IMAGE, [[0, 0, 9, 9]] * 101, max_regions=101)
+    assert batch["region_boxes"][0].shape == (101, 4)
+
+
 def test_a_bad_box_in_a_batch_is_named_with_its_image():
     with pytest.raises(BoxError, match=r"image 1: box 0 .* has no area"):
         FO1ImageProcessor()([IMAGE, IMAGE], [None, [[5, 5, 5, 9]]])

@@ -4,10 +4,11 @@ One bad picture is reported and counted; the others are done. With ``--save`` no
 lost: each answer is on disk before the next picture is opened.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,40 +18,54 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from vlm_fo1.cli.options import Shared
+from vlm_fo1.cli.pictures import find_pictures, plan_drawings
 from vlm_fo1.cli.saving import AnswerFile, line_of
-from vlm_fo1.errors import BoxError, FO1Error, ImageError, PromptError
+from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import Scene
+    from vlm_fo1.pipeline import FO1
     from vlm_fo1.structures import Answer
-
-Ask = Callable[["Scene"], "Answer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """The shared options of one command, see `cli.options`."""
+class Question:
+    """What a command asks of every picture."""
 
-    image: str
-    question: dict[str, Any]
-    """What is asked, in plain values: it names the run in a ``--save`` file."""
-    box: list[str] | None = None
-    boxes: Path | None = None
-    model: str = "tiny"
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    out: Path | None = None
-    unchosen: bool = False
-    as_json: bool = False
-    save: Path | None = None
-    fresh: bool = False
-    stream: bool = False
+    words: dict[str, Any]
+    """The question in plain values: it names the run in a ``--save`` file."""
+    ask: Callable[..., "Answer"]
+    """Puts it to an opened scene; takes ``max_new_tokens`` and ``on_text`` besides."""
+    queries: Sequence[str] | None = None
+    """What a proposer that looks for named things shall look for, unless the user says so."""
     needs_boxes: bool = True
+    stream: bool = False
 
-    def decisive(self) -> list[Any]:
-        """What decides the answers, boxes aside."""
-        return [self.question, self.model, self.revision, self.dtype]
+
+def asking(make: Callable[..., Question]) -> Callable[..., None]:
+    """Turn what is special about a question into a command with all shared options.
+
+    Args:
+        make: Takes the arguments and options that only this command has, annotated for typer; its
+            docstring is the help.
+
+    Returns:
+        A function for typer: IMAGE, then those of ``make``, then the fields of `Shared`.
+    """
+    own = inspect.signature(make, eval_str=True).parameters
+    image, *shared = inspect.signature(Shared, eval_str=True).parameters.values()
+    parameters = [image, *own.values(), *shared]
+
+    @wraps(make)
+    def command(**values: Any) -> None:
+        question = make(**{name: values.pop(name) for name in own})
+        run(Shared(**values), question)
+
+    command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 @dataclass
@@ -60,34 +75,41 @@ class _Outcome:
     failed: list[str] = field(default_factory=list[str])
 
 
-def run(options: Run, ask: Ask) -> None:
+def run(options: Shared, question: Question) -> None:
     """Ask one question of every picture.
 
     Args:
         options: What the user typed.
-        ask: Puts the question to an opened scene.
+        question: What is asked.
 
     Raises:
         typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
     """
     errors = Console(stderr=True)
     with _shown(errors):
-        boxes = _read_boxes(options)
+        _check_options(options, question)
+        boxes = _read_boxes(options, question)
         pictures = find_pictures(options.image, aside=options.out)
         drawings = plan_drawings(options.out, pictures)
         file = None
         if options.save is not None:
-            file = AnswerFile(options.save, [*options.decisive(), boxes], fresh=options.fresh)
+            decisive = [*_decisive(options, question), boxes]
+            file = AnswerFile(options.save, decisive, fresh=options.fresh)
         todo = [path for path in pictures if file is None or str(path) not in file.finished]
         fo1 = _load(options, errors) if todo else None
+
+    def ask(path: Path) -> "Answer":
+        assert fo1 is not None
+        queries = options.query or question.queries
+        scene = fo1.open(path, boxes, queries=queries, tile=options.tile)
+        streamed = {"on_text": print_text} if question.stream else {}
+        return question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
+
     outcome = _Outcome(skipped=len(pictures) - len(todo))
     for path in _with_progress(todo, errors):
-        assert fo1 is not None
-        if options.stream and len(pictures) > 1:
+        if question.stream and len(pictures) > 1:
             typer.echo(f"{path}:")
-        answer = _try(
-            lambda path=path: ask(fo1.open(path, boxes)), path, drawings.get(path), options
-        )
+        answer = _try(lambda path=path: ask(path), path, drawings.get(path), options)
         if isinstance(answer, Exception):
             outcome.failed.append(str(path))
             record = {"file": str(path), "error": _reason(answer)}
@@ -99,105 +121,22 @@ def run(options: Run, ask: Ask) -> None:
             with _shown(errors):
                 file.append(record)
         if not isinstance(answer, Exception):
-            _print(options, path, answer, record, several=len(pictures) > 1)
+            several = len(pictures) > 1
+            _print(options, path, answer, record, several=several, streamed=question.stream)
     _conclude(options, outcome, errors, len(pictures))
 
 
-def find_pictures(image: str, *, aside: Path | None = None) -> list[Path]:
-    """The pictures that IMAGE names, sorted.
-
-    Args:
-        image: A file, a folder or a pattern.
-        aside: A folder inside that folder which is not searched: where the drawings go.
-
-    Raises:
-        ImageError: Nothing there.
-    """
-    from vlm_fo1.images import IMAGE_SUFFIXES
-
-    if not image:
-        raise ImageError("IMAGE is empty: name a picture, a folder or a pattern")
-    path = Path(image)
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-        if aside is not None and aside.resolve() != path.resolve():
-            found = [p for p in found if not p.resolve().is_relative_to(aside.resolve())]
-        if not found:
-            raise ImageError(f"the folder {path} holds no pictures")
-        return sorted(found)
-    if path.exists() or not any(sign in image for sign in "*?["):
-        return [path]  # a missing file is reported as one, by whoever opens it
-    root = Path(path.anchor) if path.is_absolute() else Path()
-    try:
-        found = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
-    except ValueError as error:
-        raise ImageError(f"{image} is no pattern: {error}") from error
-    if not found:
-        raise ImageError(f"no picture matches {image}")
-    return found
+def print_text(text: str) -> None:
+    """Write a piece of an answer at once."""
+    typer.echo(text, nl=False)
 
 
-def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
-    """Where the drawing of each picture goes; makes the folders.
-
-    Args:
-        out: A file for one picture, else a folder: one that exists, or a name without a suffix.
-        pictures: All pictures; in a folder their drawings keep the subfolders they are in.
-
-    Returns:
-        Picture to drawing; empty without ``out``.
-
-    Raises:
-        ImageError: One file for several pictures, a kind of file that cannot be written, or a
-            drawing that would take the place of a picture.
-    """
-    if out is None:
-        return {}
-    if out.suffix and not out.is_dir():
-        if len(pictures) > 1:
-            raise ImageError(
-                f"--out {out} is one file for {len(pictures)} pictures: name a folder that exists, "
-                "or one without a dot in its name"
-            )
-        _check_kind(out)
-        drawings = {pictures[0]: out}
-    else:
-        drawings = _in_folder(out, pictures)
-    originals = {path.resolve() for path in pictures}
-    for path, drawing in drawings.items():
-        if drawing.resolve() in originals:
-            raise ImageError(
-                f"--out {out} would put a drawing of {path} over {drawing}: name another place"
-            )
-        drawing.parent.mkdir(parents=True, exist_ok=True)
-    return drawings
-
-
-def _check_kind(out: Path) -> None:
-    from PIL import Image
-
-    from vlm_fo1.images import IMAGE_SUFFIXES
-
-    kinds = Image.registered_extensions()
-    known = {suffix for suffix in IMAGE_SUFFIXES if kinds.get(suffix) in Image.SAVE}
-    if out.suffix.lower() not in known:
-        raise ImageError(
-            f"--out {out}: no picture can be written as {out.suffix}; "
-            f"one of {', '.join(sorted(known))} is needed"
-        )
-
-
-def _in_folder(out: Path, pictures: list[Path]) -> dict[Path, Path]:
-    """One drawing a picture, ``a/b.png`` as ``b.jpg``, or ``b.png.jpg`` where a ``b.jpg`` is."""
-    root = pictures[0].parent
-    while not all(path.is_relative_to(root) for path in pictures):
-        root = root.parent
-    plain = {path: path.relative_to(root).with_suffix(".jpg") for path in pictures}
-    times = Counter(plain.values())
-    for path, name in plain.items():
-        if times[name] > 1:
-            plain[path] = name.with_name(f"{path.name}.jpg")
-    return {path: out / name for path, name in plain.items()}
+def _decisive(options: Shared, question: Question) -> list[Any]:
+    """What decides the answers, boxes aside; proposals only where something is said of them."""
+    words = {**question.words, "tokens": options.max_new_tokens}
+    said = [options.proposer, options.query, options.min_score, options.nms, options.tile]
+    proposals = [said] if any(value is not None for value in said) else []
+    return [words, options.model, options.revision, options.dtype, *proposals]
 
 
 def parse_boxes(texts: list[str]) -> list[list[float]]:
@@ -218,28 +157,60 @@ def parse_boxes(texts: list[str]) -> list[list[float]]:
     return boxes
 
 
-def _read_boxes(options: Run) -> Any:
-    """What ``--box`` or ``--boxes`` holds, None without either.
+def _check_options(options: Shared, question: Question) -> None:
+    """Refuse options that do not go together.
 
     Raises:
-        BoxError: None where they are needed, both, or they cannot be read.
-        PromptError: Options that do not go together.
+        BoxError: Boxes from two places, or thresholds for boxes that are used as they are.
+        PromptError: Two ways to print.
     """
-    if options.stream and options.as_json:
+    if question.stream and options.as_json:
         raise PromptError("--stream prints words and --json prints JSON: pass one of them")
-    if options.box and options.boxes is not None:
-        raise BoxError("both --box and --boxes were given: pass one of them")
+    places = [
+        name
+        for name, value in (
+            ("--box", options.box or None),
+            ("--boxes", options.boxes),
+            ("--proposer", options.proposer),
+        )
+        if value is not None
+    ]
+    if len(places) > 1:
+        both = "both " if len(places) == 2 else ""
+        raise BoxError(f"{both}{' and '.join(places)} were given: pass one of them")
+    if places and places != ["--proposer"]:
+        for name, value in (
+            ("--min-score", options.min_score),
+            ("--nms", options.nms),
+            ("--query", options.query or None),
+        ):
+            if value is not None:
+                raise BoxError(
+                    f"{name} is about what a proposer offers, and {places[0]} gives boxes that are "
+                    "used as they are: leave one of them out"
+                )
+
+
+def _read_boxes(options: Shared, question: Question) -> Any:
+    """What ``--box`` or ``--boxes`` holds, None where a proposer is asked or nobody.
+
+    Raises:
+        BoxError: None where they are needed, or they cannot be read.
+    """
     if options.box:
         return parse_boxes(options.box)
     if options.boxes is not None:
         from vlm_fo1.proposers.given import read_boxes
 
         return read_boxes(options.boxes)
-    if options.needs_boxes:
-        raise BoxError(
-            "this question points at regions and none were given: "
-            "pass --box x1,y1,x2,y2 or --boxes FILE"
-        )
+    if question.needs_boxes and options.proposer is None:
+        from vlm_fo1.proposers.base import default_proposer
+
+        if default_proposer(options.model) is None:
+            raise BoxError(
+                "this question points at regions and none were given: "
+                "pass --box x1,y1,x2,y2, --boxes FILE or --proposer NAME:ARG"
+            )
     return None
 
 
@@ -257,7 +228,7 @@ def _shown(errors: Console) -> Iterator[None]:
         raise typer.Exit(code=2) from error
 
 
-def _load(options: Run, errors: Console) -> Any:
+def _load(options: Shared, errors: Console) -> Any:
     with errors.status(Text(f"loading {options.model}")):
         from transformers.utils import logging
 
@@ -265,12 +236,30 @@ def _load(options: Run, errors: Console) -> Any:
 
         if options.model == "tiny":
             logging.disable_progress_bar()
-        return FO1.from_pretrained(
+        fo1 = FO1.from_pretrained(
             options.model,
+            proposer=options.proposer,
             device=options.device,
             dtype=options.dtype,
             revision=options.revision,
         )
+        return _with_selection(fo1, options)
+
+
+def _with_selection(fo1: "FO1", options: Shared) -> "FO1":
+    """The thresholds that were typed in place of the proposer's.
+
+    Raises:
+        ConfigError: There is no proposer for them, or a threshold that cannot be.
+    """
+    changed = {"min_score": options.min_score, "nms_iou": options.nms}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if changed and fo1.proposer is None:
+        raise ConfigError(
+            "--min-score and --nms are about what a proposer offers, and there is none: "
+            "pass --proposer NAME:ARG"
+        )
+    return fo1.selecting(replace(fo1.selection, **changed)) if changed else fo1
 
 
 def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
@@ -283,7 +272,7 @@ def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
 
 
 def _try(
-    ask: Callable[[], "Answer"], path: Path, drawing: Path | None, options: Run
+    ask: Callable[[], "Answer"], path: Path, drawing: Path | None, options: Shared
 ) -> "Answer | Exception":
     """The answer, drawn if that is wanted; or what went wrong with this one picture."""
     from torch import OutOfMemoryError
@@ -302,14 +291,20 @@ def _reason(error: Exception) -> str:
 
 
 def _print(
-    options: Run, path: Path, answer: "Answer", record: dict[str, Any], *, several: bool
+    options: Shared,
+    path: Path,
+    answer: "Answer",
+    record: dict[str, Any],
+    *,
+    several: bool,
+    streamed: bool,
 ) -> None:
     if options.as_json:
         typer.echo(line_of(record))
     elif not several or options.save is None:
-        if several and not options.stream:
+        if several and not streamed:
             typer.echo(f"{path}:")
-        _show(path, answer, streamed=options.stream)
+        _show(path, answer, streamed=streamed)
 
 
 def _show(path: Path, answer: "Answer", *, streamed: bool) -> None:
@@ -336,7 +331,7 @@ def _show(path: Path, answer: "Answer", *, streamed: bool) -> None:
         Console(stderr=True).print(Text(f"{path.name}: {problem}", style="yellow"), soft_wrap=True)
 
 
-def _conclude(options: Run, outcome: _Outcome, errors: Console, pictures: int) -> None:
+def _conclude(options: Shared, outcome: _Outcome, errors: Console, pictures: int) -> None:
     if pictures > 1 or outcome.skipped:
         line = f"{outcome.done} answered"
         if outcome.skipped:

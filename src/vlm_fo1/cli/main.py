@@ -88,7 +88,8 @@ def about() -> None:
     """Ask questions about the things in a picture and get answers that point at them.
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
-    may point at come from --box or --boxes. Without --model the bundled small model is used.
+    may point at come from --box, --boxes or --proposer. Without --model the bundled small model is
+    used.
 
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """

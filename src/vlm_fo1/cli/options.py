@@ -1,5 +1,6 @@
 """Arguments and options that the asking commands share; what each means is said here once."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,46 @@ Box = Annotated[
 Boxes = Annotated[
     Path | None,
     typer.Option(
-        help="JSON file of boxes: a list of [x1, y1, x2, y2], a dict from file name to such a "
+        help=r"JSON file of boxes: a list of \[x1, y1, x2, y2], a dict from file name to such a "
         "list, COCO results, or a COCO data set."
+    ),
+]
+Proposer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME:ARG",
+        help="What offers the boxes instead: upn:PATH, hf:ID, ocr, ... "
+        "The bundled model has one of its own.",
+        show_default=False,
+    ),
+]
+Query = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What the proposer looks for, if it looks for named things; may be repeated.",
+        show_default="the labels of the question",
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(help="Proposals with a lower score are dropped.", show_default="0.3"),
+]
+Nms = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Proposals that overlap a better one more than this (IoU) are dropped.",
+        show_default="0.8",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=32,
+        help="Look at a large picture through overlapping tiles of this side in pixels, to detect "
+        "and count small things.",
+        show_default=False,
     ),
 ]
 Model = Annotated[
@@ -54,11 +93,34 @@ Save = Annotated[
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start the --save file anew instead of going on.")
 ]
+About = Annotated[
+    list[int] | None,
+    typer.Option(help="A region that a {} in the question stands for; may be repeated."),
+]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Print the text of the answer as it is written.")
 ]
 
 
-def print_text(text: str) -> None:
-    """Write a piece of an answer at once."""
-    typer.echo(text, nl=False)
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What every asking command takes; IMAGE goes first, the rest after the command's own."""
+
+    image: Image
+    box: Box = None
+    boxes: Boxes = None
+    proposer: Proposer = None
+    query: Query = None
+    min_score: MinScore = None
+    nms: Nms = None
+    tile: Tile = None
+    out: Out = None
+    unchosen: Unchosen = False
+    as_json: AsJson = False
+    save: Save = None
+    fresh: Fresh = False
+    model: Model = "tiny"
+    revision: Revision = None
+    device: Device = None
+    dtype: Dtype = None
+    max_new_tokens: Tokens = 512

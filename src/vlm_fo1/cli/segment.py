@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.asking import find_pictures, plan_drawings
+from vlm_fo1.cli.pictures import find_pictures, plan_drawings
 from vlm_fo1.cli.saving import AnswerFile, line_of
 from vlm_fo1.cli.segmenting import (
     Phrase,

@@ -148,7 +148,12 @@ class FO1ImageProcessor(BaseImageProcessor):
         return self.preprocess(images, boxes, **options)
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, images: Any, boxes: Any = None, *, allow_url: bool = False
+        self,
+        images: Any,
+        boxes: Any = None,
+        *,
+        allow_url: bool = False,
+        max_regions: int | None = None,
     ) -> BatchFeature:
         """Prepare images with their boxes.
 
@@ -159,6 +164,8 @@ class FO1ImageProcessor(BaseImageProcessor):
                 images a list of such, where None stands for no boxes. Boxes that stick out are
                 clamped.
             allow_url: Whether http(s) URLs are fetched.
+            max_regions: How many boxes an image can have here, in place of the setting: the towers
+                take any number, a question does not.
 
         Returns:
             ``pixel_values`` (P, D) float32, or (B, 3, side, side) for a tower that looks at
@@ -186,7 +193,7 @@ class FO1ImageProcessor(BaseImageProcessor):
         for index, (image, boxes_N4) in enumerate(zip(images, boxes, strict=True)):
             original = read_image(image, allow_url=allow_url)
             try:
-                checked = self._check_boxes(boxes_N4, original.size)
+                checked = self._check_boxes(boxes_N4, original.size, max_regions)
             except BoxError as error:
                 raise BoxError(f"image {index}: {error}" if len(images) > 1 else error) from error
             raised = self._raise_sides(original)
@@ -232,13 +239,16 @@ class FO1ImageProcessor(BaseImageProcessor):
         values = {key: value for key, value in vars(self).items() if not key.startswith("_")}
         return {**values, "primary": dict(self.primary), _TYPE_KEY: type(self).__name__}
 
-    def _check_boxes(self, boxes_N4: Any, size_wh: tuple[int, int]) -> npt.NDArray[np.float32]:
+    def _check_boxes(
+        self, boxes_N4: Any, size_wh: tuple[int, int], most: int | None
+    ) -> npt.NDArray[np.float32]:
         if boxes_N4 is None:
             return np.zeros((0, 4), np.float32)
         checked = check_boxes(boxes_N4, size_wh)
-        if len(checked) > self.max_regions:
+        most = self.max_regions if most is None else most
+        if len(checked) > most:
             raise BoxError(
-                f"{len(checked)} boxes for one image, at most {self.max_regions} fit: "
+                f"{len(checked)} boxes for one image, at most {most} fit: "
                 "keep the best by score, e.g. with vlm_fo1.structures.Regions.best"
             )
         return checked

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,7 +36,11 @@ _CLASSES = {
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Offers regions of images; safe to use from several threads."""
+    """Offers regions of images; safe to use from several threads.
+
+    One whose scores need other thresholds than most may have an attribute ``selection``, a
+    `Selection`: `vlm_fo1.FO1` goes by it unless told otherwise.
+    """
 
     @property
     def name(self) -> str:
@@ -153,6 +158,16 @@ def load_proposer(name: "str | Path | Proposer", **options: Any) -> Proposer:
         )
     module, _, attribute = known[kind].partition(":")
     return getattr(importlib.import_module(module), attribute).from_pretrained(argument, **options)
+
+
+def default_proposer(model: str | Path) -> str | None:
+    """The proposer that comes with a model, None for models that have none.
+
+    Args:
+        model: What `FO1.from_pretrained` loads: the bundled ``"tiny"`` has the bundled proposer.
+    """
+    module = _CLASSES["tiny"].partition(":")[0]
+    return "tiny" if str(model) == "tiny" and find_spec(module) is not None else None
 
 
 def names() -> list[str]:

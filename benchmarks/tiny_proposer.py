@@ -1,0 +1,123 @@
+"""The bundled proposer on fresh scenes, beside boxes that need no training, and how fast it is.
+
+Recall at IoU 0.5 and class-agnostic average precision at 50 boxes a picture, on the styles it was
+trained on and on the one held out. Run:
+``python benchmarks/tiny_proposer.py --sprites DIR`` (a folder that
+``python -m vlm_fo1.data.scenes.build --out DIR`` made; without it the lines with figures for drawn
+shapes mean little).
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlm_fo1 import settings
+from vlm_fo1.data.scenes.config import SceneConfig
+from vlm_fo1.data.scenes.sprites import load_sprites
+from vlm_fo1.proposers.bundled import BundledProposer
+from vlm_fo1.structures import Regions
+from vlm_fo1.train.proposer import ProposerTraining, style_groups
+from vlm_fo1.train.proposer_data import fresh_scenes
+from vlm_fo1.train.proposer_loss import recall_and_precision
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 50
+SEED = 20_000  # neither the seed of the pool nor that of the figures which training writes
+
+
+def grid(image: Image.Image) -> Regions:
+    """`LIMIT` boxes at fixed places: 36 of 0.22 of the picture's sides, then 14 of 0.35."""
+    parts: list[np.ndarray] = []
+    for across, down, side in ((6, 6, 0.22), (7, 2, 0.35)):
+        x, y = np.meshgrid(np.linspace(0, 1 - side, across), np.linspace(0, 1 - side, down))
+        parts.append(np.stack([x, y, x + side, y + side], axis=-1).reshape(-1, 4))
+    boxes = np.concatenate(parts) * np.array([*image.size, *image.size])
+    return Regions(boxes.astype(np.float32), image.size)
+
+
+def selective(image: Image.Image) -> Regions:
+    """Selective search of OpenCV's contributed modules, in its own order."""
+    import cv2
+
+    search: Any = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()  # type: ignore[attr-defined]
+    search.setBaseImage(np.asarray(image)[..., ::-1].copy())
+    search.switchToSelectiveSearchFast()
+    x, y, width, height = np.asarray(search.process()[:LIMIT], np.float32).T
+    return Regions(np.stack([x, y, x + width, y + height], axis=1), image.size)
+
+
+def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20) -> float:
+    """Median time of a scene of 320 x 288 pixels with as many threads as torch now uses."""
+    size = replace(scenes, width=(320, 320), height=(288, 288))
+    image = fresh_scenes(size, SEED, 1)[0][0]
+    times: list[float] = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        proposer.propose([image])
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | None) -> Any:
+    """Figures of every way, for each group of styles."""
+    scenes = config.scene_configs(sprites)[0]
+    rows: list[dict[str, Any]] = []
+    for group, styles in style_groups(load_sprites(sprites), scenes).items():
+        images, truths = fresh_scenes(replace(scenes, styles=styles), SEED, config.test)
+        ways: dict[str, Sequence[Regions]] = {
+            "bundled": proposer.propose(images),
+            "grid": [grid(image) for image in images],
+        }
+        if importlib.util.find_spec("cv2"):
+            ways["selective search"] = [selective(image) for image in images]
+        for way, found in ways.items():
+            row = {"way": way, "group": group, "styles": styles}
+            rows.append({**row, **recall_and_precision(found, truths, LIMIT)})
+    return rows
+
+
+def main() -> None:
+    """Measure, print the table's rows, and write ``benchmarks/results/tiny_proposer.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
+    parser.add_argument("--scenes", type=int, default=500, help="per group of styles")
+    parser.add_argument("--weights", default="", help="folder of other weights")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = settings.read(
+        ROOT / "configs" / "train" / "tiny-proposer.yaml",
+        ProposerTraining,
+        [f"test={options.scenes}"],
+    )
+    proposer = BundledProposer.from_pretrained(options.weights)
+    result = {
+        "scenes": options.scenes,
+        "limit": LIMIT,
+        "rows": measure(proposer, config, options.sprites),
+        "milliseconds": round(milliseconds(proposer, config.scene_configs(options.sprites)[0]), 1),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    for row in result["rows"]:
+        styles = ", ".join(row["styles"])
+        print(f"| {row['way']} | {styles} | {row['recall']:.3f} | {row['ap']:.3f} |")
+    print(f"{result['milliseconds']} ms for 320 x 288 pixels, one thread")
+    if options.sprites:
+        path = ROOT / "benchmarks" / "results" / "tiny_proposer.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

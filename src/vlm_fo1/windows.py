@@ -1,0 +1,256 @@
+"""More regions than one question holds: which go together, and one answer from several.
+
+A *window* is a part of the picture with the regions one question is about: the whole picture with
+the next best regions, or a tile of it with the regions in that tile.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm_fo1.boxes import iou
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.structures import Answer, Floats, Mention, Regions
+
+MERGE_IOU = 0.7
+"""Of two regions that different windows chose for one label, the less sure one is left out when
+they overlap more than this."""
+
+TILE_OVERLAP = 0.25
+"""Share of a tile's side that its neighbour sees too, at least: a thing smaller than that is whole
+in one of them."""
+
+LEAST_TILE = 32
+"""Smallest side of a tile in pixels."""
+
+Area = tuple[int, int, int, int]
+"""A part of the picture, (left, top, right, bottom) in whole pixels."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one question is about."""
+
+    area: Area
+    indices: tuple[int, ...]
+    """Its regions, as positions among all that were offered, ascending."""
+
+
+def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> list[Window]:
+    """The whole picture again and again, each time with the next best regions.
+
+    Args:
+        regions: All that were offered.
+        indices: Which of them to spread.
+        size: Greatest number of regions of a window.
+
+    Returns:
+        Windows of at most ``size`` regions, the best by score in the first (the first ones where
+        there are no scores; an unknown score comes last); one without regions where there are none.
+    """
+    if regions.scores is not None:
+        scores = np.nan_to_num(regions.scores[indices], nan=-np.inf)
+        indices = indices[np.argsort(-scores, kind="stable")]
+    whole = (0, 0, *regions.size_wh)
+    parts = [np.sort(indices[start : start + size]) for start in range(0, len(indices), size)]
+    return [Window(whole, tuple(part.tolist())) for part in parts] or [Window(whole, ())]
+
+
+def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:
+    """Each region in the tile that shows it best.
+
+    Args:
+        regions: All that were offered.
+        tile: Side of a tile in pixels.
+        size: Greatest number of regions of a window.
+
+    Returns:
+        First the whole picture with the regions that fit into no tile, then tiles row by row; none
+        without a region, unless there are no regions at all. A tile with more regions than ``size``
+        gives several windows.
+
+    Raises:
+        ConfigError: See `tiles`.
+    """
+    areas = tiles(regions.size_wh, tile)
+    home = _homes(regions.xyxy, np.array(areas, np.float32))
+    windows: list[Window] = []
+    for number, area in [(-1, (0, 0, *regions.size_wh)), *enumerate(areas)]:
+        members = np.flatnonzero(home == number)
+        if len(members):
+            parts = best_first(regions, members, size)
+            windows += [Window(area, part.indices) for part in parts]
+    return windows or best_first(regions, np.arange(0), size)
+
+
+def tiles(size_wh: tuple[int, int], tile: int) -> list[Area]:
+    """Squares that cover a picture and overlap by at least `TILE_OVERLAP`, row by row.
+
+    Args:
+        size_wh: Width and height of the picture in pixels.
+        tile: Side of a square; where the picture is smaller, its own side is taken.
+
+    Raises:
+        ConfigError: A tile smaller than `LEAST_TILE`.
+    """
+    if tile < LEAST_TILE:
+        raise ConfigError(f"tile = {tile}: the side of a tile in pixels, at least {LEAST_TILE}")
+    (lefts, width), (tops, height) = (_starts(length, tile) for length in size_wh)
+    return [(left, top, left + width, top + height) for top in tops for left in lefts]
+
+
+def _starts(length: int, tile: int) -> tuple[list[int], int]:
+    """Where tiles begin along one side of the picture, and how long they are."""
+    if length <= tile:
+        return [0], length
+    step = tile - int(np.ceil(tile * TILE_OVERLAP))
+    count = int(np.ceil((length - tile) / step)) + 1
+    return [round(start) for start in np.linspace(0, length - tile, count).tolist()], tile
+
+
+def _homes(xyxy_N4: Floats, areas_T4: Floats) -> npt.NDArray[np.int64]:
+    """(N,) the tile that holds each box whole, nearest to its middle; -1 for none."""
+    if not len(xyxy_N4):
+        return np.zeros(0, np.int64)
+    before_NT2 = xyxy_N4[:, None, :2] - areas_T4[None, :, :2]
+    after_NT2 = areas_T4[None, :, 2:] - xyxy_N4[:, None, 2:]
+    margin_NT = np.minimum(before_NT2, after_NT2).min(-1)
+    cost_NT = np.where(margin_NT >= 0, np.abs(before_NT2 - after_NT2).max(-1), np.inf)
+    home = cost_NT.argmin(1)
+    return np.where(np.isfinite(cost_NT.min(1)), home, -1).astype(np.int64)
+
+
+def cut_regions(regions: Regions, window: Window) -> Floats:
+    """(n, 4) boxes of a window's regions in pixels of its area."""
+    left, top = window.area[:2]
+    offset = np.array([left, top, left, top], np.float32)
+    return regions.xyxy[list(window.indices)] - offset
+
+
+def joined(
+    seen: Iterable[tuple[Area, Regions]], size_wh: tuple[int, int], *, border: float = 2.0
+) -> Regions:
+    """What a proposer found in parts of a picture, in pixels of the whole.
+
+    Args:
+        seen: Parts and the regions found in each, in pixels of the part; scores in all or none.
+        size_wh: Width and height of the picture.
+        border: A box that comes nearer than this to a cut edge of its part is left out: it may be
+            a piece of a thing, which another part shows whole.
+
+    Returns:
+        Best first where there are scores; masks and labels are left out.
+    """
+    boxes: list[Floats] = [np.zeros((0, 4), np.float32)]
+    scores: list[Floats] = []
+    scored = True
+    for (left, top, right, bottom), regions in seen:
+        width, height = right - left, bottom - top
+        inner = np.array([left > 0, top > 0, right < size_wh[0], bottom < size_wh[1]])
+        gaps = regions.xyxy * np.array([1, 1, -1, -1]) + np.array([0, 0, width, height])
+        whole = ~((gaps < border) & inner).any(1)
+        boxes.append(regions.xyxy[whole] + np.array([left, top, left, top], np.float32))
+        scored = scored and (regions.scores is not None or not len(regions))
+        if regions.scores is not None:
+            scores.append(regions.scores[whole])
+    xyxy = np.concatenate(boxes)
+    if not scored or not scores:
+        return Regions(xyxy, size_wh)
+    all_scores = np.concatenate(scores)
+    order = np.argsort(-np.nan_to_num(all_scores, nan=-np.inf), kind="stable")
+    return Regions(xyxy[order], size_wh, all_scores[order])
+
+
+def merged(
+    answers: Sequence[Answer], *, notes: Sequence[str] = (), counting: bool = False
+) -> Answer:
+    """One answer from those of several windows to the same question.
+
+    A label has one mention: its regions window by window, in the order they were named. Where two
+    windows chose regions that overlap more than `MERGE_IOU` for one label, the surer one stays
+    (by the model's probability, else by the proposal's score). Within a window nothing is dropped.
+
+    Args:
+        answers: At least one; all about the same ``regions``, indices being positions in those.
+        notes: What to say of the windows; goes into ``problems`` first.
+        counting: The count is the number of regions that are left.
+
+    Returns:
+        ``text`` and ``plain`` are those of the windows, a line break between them; ``problems``
+        name the window, from 1. Times are left out.
+    """
+    first = answers[0]
+    regions = first.regions
+    seen = [label for answer in answers for label in (mention.label for mention in answer.mentions)]
+    order = dict.fromkeys([*(label for label in first.labels if label in set(seen)), *seen])
+    dropped = 0
+    mentions: list[Mention] = []
+    for label in order:
+        chosen = _chosen(answers, label)
+        kept = _without_doubles(chosen, regions)
+        dropped += len(chosen) - len(kept)
+        sure = tuple(item.confidence for item in kept)
+        known = bool(kept) and not np.isnan(sure).all()
+        mentions.append(Mention(label, tuple(item.index for item in kept), sure if known else None))
+    problems = [
+        f"window {number}: {problem}"
+        for number, answer in enumerate(answers, start=1)
+        for problem in answer.problems
+    ]
+    if dropped:
+        problems.insert(
+            0, f"{dropped} regions overlap a surer one from another window: they were left out"
+        )
+    return Answer(
+        text="\n".join(answer.text for answer in answers),
+        regions=regions,
+        mentions=tuple(mentions),
+        task=first.task,
+        labels=first.labels,
+        plain="\n".join(answer.plain for answer in answers),
+        count=len({i for mention in mentions for i in mention.indices}) if counting else None,
+        problems=(*notes, *problems),
+        windows=len(answers),
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    window: int
+    index: int
+    confidence: float
+
+
+def _chosen(answers: Sequence[Answer], label: str) -> list[_Chosen]:
+    """What the windows chose for a label, each region once."""
+    found: dict[int, _Chosen] = {}
+    for window, answer in enumerate(answers):
+        for mention in answer.mentions:
+            if mention.label == label:
+                known = mention.confidence or (np.nan,) * len(mention.indices)
+                for index, confidence in zip(mention.indices, known, strict=True):
+                    found.setdefault(index, _Chosen(window, index, confidence))
+    return list(found.values())
+
+
+def _without_doubles(chosen: list[_Chosen], regions: Regions) -> list[_Chosen]:
+    """Non-maximum suppression between windows, the order kept."""
+    rank = _first_known(
+        [item.confidence for item in chosen],
+        lambda n: np.nan if regions.scores is None else float(regions.scores[chosen[n].index]),
+    )
+    boxes = regions.xyxy[[item.index for item in chosen]]
+    window = np.array([item.window for item in chosen])
+    rivals = (iou(boxes, boxes) > MERGE_IOU) & (window[:, None] != window[None])
+    stays = np.zeros(len(chosen), np.bool_)
+    for number in np.argsort(-np.array(rank), kind="stable"):
+        stays[number] = not (rivals[number] & stays).any()
+    return [item for item, stay in zip(chosen, stays.tolist(), strict=True) if stay]
+
+
+def _first_known(values: Sequence[float], other: Callable[[int], float]) -> list[float]:
+    """Each value, where it is NaN the other one, 0 where both are."""
+    filled = [other(n) if np.isnan(value) else value for n, value in enumerate(values)]
+    return np.nan_to_num(filled, nan=0.0).tolist()
