@@ -60,7 +60,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 # ocr, photo and scikit-image are about 200 MB of wheels, so that the tests find real text and things
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,ocr,photo]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,ocr,photo,video]' --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
@@ -74,6 +74,6 @@ $(NEWEST)/.dev: pyproject.toml constraints.txt
 	@$(NEWEST)/bin/python $(PIP) -c constraints.txt pip
 	@$(NEWEST)/bin/python $(PIP) -c constraints.txt torch
 	@grep -vE '^(transformers|tokenizers|huggingface-hub|hf-xet|safetensors)==' constraints.txt > $(NEWEST)/constraints.txt
-	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt -e '.[supervision,train]' --group dev
+	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt -e '.[supervision,train,video]' --group dev
 	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt --upgrade 'transformers<6'
 	@touch $@

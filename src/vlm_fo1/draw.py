@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from vlm_fo1._badges import (
     DIM_ALPHA,
@@ -40,6 +40,7 @@ _PALETTE: tuple[Colour, ...] = (
 _DIM: Colour = (150, 150, 150)
 _MASK_ALPHA = 110
 _MIN_FONT_PX = 10
+_MAX_EDGE_PX = 4
 
 
 def draw_answer(
@@ -117,13 +118,15 @@ def draw_regions(
     *,
     show_scores: bool = False,
     numbers: bool = True,
+    ids: Sequence[int] | None = None,
     line_width: int | None = None,
     font_size: int | None = None,
     max_side: int | None = None,
 ) -> Image.Image:
     """Draw bare regions, e.g. what a proposer offers.
 
-    Regions with labels get a colour per label, others take turns.
+    Regions with labels get a colour per label, others take turns. Masks are blended in, with an
+    edge.
 
     Args:
         image: The image the boxes are in: anything `read_image` takes, at its full size. Not
@@ -131,6 +134,8 @@ def draw_regions(
         regions: What to draw; (0, 4) boxes give the image alone.
         show_scores: Write the proposer's scores where they are known.
         numbers: Write each region's position in ``regions``.
+        ids: Numbers to write instead, one a region; a number then has the same colour in every
+            picture, as frames of a video need.
         line_width: As in `draw_answer`.
         font_size: As in `draw_answer`.
         max_side: As in `draw_answer`.
@@ -146,12 +151,14 @@ def draw_regions(
     picture, rects = _prepare(image, regions, max_side)
     labels = regions.labels or ("",) * len(regions)
     kinds: Sequence[object] = regions.labels or range(len(regions))
-    turn = {kind: i % len(_PALETTE) for i, kind in enumerate(dict.fromkeys(kinds))}
+    turn = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+    turns = [turn[kind] for kind in kinds] if ids is None else ids
+    names = range(len(regions)) if ids is None else ids
     items = [
         Item(
             rect=rect,
-            colour=_PALETTE[turn[kinds[index]]],
-            number=str(index) if numbers else "",
+            colour=_PALETTE[turns[index] % len(_PALETTE)],
+            number=str(names[index]) if numbers else "",
             label=labels[index],
             score=_score(float(regions.scores[index]))
             if show_scores and regions.scores is not None
@@ -222,7 +229,7 @@ def _draw(
 
     for item in items:
         if item.mask is not None:
-            _blend(picture, item.mask, item.colour)
+            _blend(picture, item.mask, item.colour, line_px)
     brush = ImageDraw.Draw(picture, "RGBA")
     for item in sorted(items, key=lambda item: (not item.dim, -area(item.rect))):
         _outline(brush, item, line_px)
@@ -235,13 +242,29 @@ def _draw(
     return picture
 
 
-def _blend(picture: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour) -> None:
-    veil = Image.fromarray(mask.astype(np.uint8) * np.uint8(_MASK_ALPHA))
-    if veil.size != picture.size:
-        veil = veil.resize(picture.size, Image.Resampling.NEAREST)
-    where = veil.getbbox()
-    if where is not None:
-        picture.paste(colour, where, veil.crop(where))
+def _blend(picture: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, line_px: int) -> None:
+    """A veil over the mask, and its edge in full colour where it does not touch the image's."""
+    shape = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    if shape.size != picture.size:
+        shape = shape.resize(picture.size, Image.Resampling.NEAREST)
+    where = shape.getbbox()
+    if where is None:
+        return
+    left, top, right, bottom = where
+    margin = min(max(1, line_px // 2), _MAX_EDGE_PX)
+    around = (
+        *(max(0, left - margin), max(0, top - margin)),
+        *(min(picture.width, right + margin), min(picture.height, bottom + margin)),
+    )
+    shape = shape.crop(around)
+    inside = shape
+    for _ in range(margin):
+        inside = inside.filter(ImageFilter.MinFilter(3))
+    edge = ImageChops.subtract(shape, inside)
+    veil = ImageChops.lighter(
+        inside.point([level * _MASK_ALPHA // 255 for level in range(256)]), edge
+    )
+    picture.paste(colour, around, veil)
 
 
 def _outline(brush: ImageDraw.ImageDraw, item: Item, line_px: int) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vlm_fo1._extras import require
 from vlm_fo1.boxes import well_formed, xyxy_to_xywh
 from vlm_fo1.errors import BoxError
+from vlm_fo1.masks import encode_rle
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,14 +132,20 @@ class Regions:
         order = np.argsort(-self.scores, kind="stable")[:limit]
         return self[np.sort(order)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, one list per field; masks are left out."""
+    def to_dict(self, *, masks: bool = False) -> dict[str, Any]:
+        """Plain values, one list per field.
+
+        Args:
+            masks: Write masks too, as COCO's run lengths; without masks nothing is added.
+        """
         result: dict[str, Any] = {"xyxy": [[_short(v) for v in box] for box in self.xyxy.tolist()]}
         for name, values in (("scores", self.scores), ("confidence", self.confidence)):
             if values is not None:
                 result[name] = [_known(value) for value in values.tolist()]
         if self.labels is not None:
             result["labels"] = list(self.labels)
+        if masks and self.masks is not None:
+            result["masks"] = [encode_rle(mask) for mask in self.masks]
         return result
 
 
@@ -277,8 +284,12 @@ class Answer:
         """Labels asked for, then others that were mentioned."""
         return iter(dict.fromkeys([*self.labels, *(m.label for m in self.mentions)]))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, the same for the same input (no times, no paths)."""
+    def to_dict(self, *, masks: bool = False) -> dict[str, Any]:
+        """Plain values, the same for the same input (no times, no paths).
+
+        Args:
+            masks: Write the masks of all regions too, as COCO's run lengths.
+        """
         width, height = self.size_wh
         result: dict[str, Any] = {
             "task": self.task,
@@ -299,7 +310,7 @@ class Answer:
                 }
                 for mention in self.mentions
             ],
-            "regions": self.regions.to_dict(),
+            "regions": self.regions.to_dict(masks=masks),
             "problems": list(self.problems),
         }
         if self.table is not None:
@@ -321,9 +332,10 @@ class Answer:
             region["score"] = _known(float(self.regions.scores[index]))
         return region
 
-    def to_json(self, *, indent: int | None = None) -> str:
+    def to_json(self, *, indent: int | None = None, masks: bool = False) -> str:
         """`to_dict` as JSON text with a fixed order of keys."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+        values = self.to_dict(masks=masks)
+        return json.dumps(values, ensure_ascii=False, indent=indent, allow_nan=False)
 
     def to_coco(
         self,
@@ -343,7 +355,7 @@ class Answer:
 
         Returns:
             One dict per chosen region: ``image_id``, ``category_id``, ``bbox`` (xywh pixels),
-            ``score``.
+            ``score``; with masks also ``segmentation``, as compressed run lengths.
         """
         if category_ids is None:
             category_ids = {label: number for number, label in enumerate(self, start=1)}
@@ -351,18 +363,17 @@ class Answer:
         assert chosen.labels is not None
         wanted = (chosen.confidence, chosen.scores)
         scores = _first_known(wanted if score == "confidence" else wanted[::-1], len(chosen))
+        masks = chosen.masks
         return [
             {
                 "image_id": image_id,
                 "category_id": category_ids[label],
                 "bbox": [_short(v) for v in box],
                 "score": _short(value, 6),
+                **({} if masks is None else {"segmentation": encode_rle(masks[index])}),
             }
-            for label, box, value in zip(
-                chosen.labels,
-                xyxy_to_xywh(chosen.xyxy).tolist(),
-                scores,
-                strict=True,
+            for index, (label, box, value) in enumerate(
+                zip(chosen.labels, xyxy_to_xywh(chosen.xyxy).tolist(), scores, strict=True)
             )
             if label in category_ids
         ]

@@ -18,6 +18,8 @@ COMMANDS = {
     "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
     "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
     "propose": ("vlm_fo1.cli.propose", "Offer boxes of what may be there; measure, cache them."),
+    "segment": ("vlm_fo1.cli.segment", "Find what a phrase means, as masks."),
+    "video": ("vlm_fo1.cli.video", "Follow what a phrase means through a video, as masks."),
     "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),

@@ -1,0 +1,84 @@
+"""What `fo1 segment` and `fo1 video` share: options, loading, how errors show."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from vlm_fo1.errors import FO1Error
+
+if TYPE_CHECKING:
+    from vlm_fo1.proposers.base import Proposer
+
+Phrase = Annotated[
+    str, typer.Argument(help='What to find, of any kind: "the player in red nearest the ball".')
+]
+Proposing = Annotated[
+    str,
+    typer.Option(
+        "--proposer",
+        help="What offers things to choose from: sam3:FOLDER or sam3:HUB_ID for masks, or another "
+        "proposer and what it loads.",
+    ),
+]
+Query = Annotated[
+    str | None,
+    typer.Option(
+        help="What the proposer looks for: a name, where the phrase is a sentence.",
+        show_default="the phrase",
+    ),
+]
+
+
+@contextmanager
+def shown(errors: Console) -> Iterator[None]:
+    """Turn our errors and those of the disk into a line for people and exit code 2.
+
+    Raises:
+        typer.Exit: Such an error came.
+    """
+    try:
+        yield
+    except (FO1Error, OSError) as error:
+        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        raise typer.Exit(code=2) from error
+
+
+def load_fo1(
+    model: str, revision: str | None, device: str | None, dtype: str | None, errors: Console
+) -> Any:
+    """The model that chooses."""
+    with errors.status(Text(f"loading {model}")):
+        from transformers.utils import logging
+
+        from vlm_fo1.pipeline import FO1
+
+        if model == "tiny":
+            logging.disable_progress_bar()
+        return FO1.from_pretrained(model, device=device, dtype=dtype, revision=revision)
+
+
+def load_offering(name: str, device: str | None, dtype: str | None, errors: Console) -> "Proposer":
+    """The proposer; one of SAM 3 leaves out what is never offered, which saves making its masks."""
+    with errors.status(Text(f"loading {name}")):
+        from vlm_fo1.proposers.base import load_proposer
+        from vlm_fo1.segmenting import UNSURE_MIN_SCORE
+
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        if name.partition(":")[0] == "sam3":
+            options["min_score"] = UNSURE_MIN_SCORE
+        return load_proposer(name, **options)
+
+
+def check_out(out: Path | None, save: Path | None) -> None:
+    """Refuse one file for two things.
+
+    Raises:
+        FO1Error: ``--out`` and ``--save`` name the same file.
+    """
+    if out is not None and save is not None and out.resolve() == save.resolve():
+        raise FO1Error(f"--out and --save both name {out}: a drawing and JSON need a file each")

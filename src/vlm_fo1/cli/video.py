@@ -1,0 +1,172 @@
+"""`fo1 video`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.text import Text
+
+from vlm_fo1.cli import options
+from vlm_fo1.cli.segmenting import (
+    Phrase,
+    Proposing,
+    Query,
+    check_out,
+    load_fo1,
+    load_offering,
+    shown,
+)
+from vlm_fo1.errors import FO1Error
+
+if TYPE_CHECKING:
+    from vlm_fo1.proposers.base import Proposer
+    from vlm_fo1.video.track import VideoReport
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(help="A video file, or a folder of pictures: its frames in order.")
+    ],
+    phrase: Phrase,
+    proposer: Proposing,
+    tracker: Annotated[
+        str | None,
+        typer.Option(
+            help="SAM 3 folder or Hub id whose tracker carries the masks on.",
+            show_default="that of --proposer sam3:...",
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 30,
+    query: Query = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Frames a second of a folder of pictures.", show_default="25"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Video with the things drawn in: .mp4, .mkv or .mov, without sound."),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON Lines file, one line a frame, written as they come. Run the same command "
+            "again to go on at the key frame where it stopped."
+        ),
+    ] = None,
+    fresh: options.Fresh = False,
+    model: options.Model = "tiny",
+    revision: options.Revision = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_new_tokens: options.Tokens = 512,
+) -> None:
+    """Follow what a phrase means through a video, as masks.
+
+    The model chooses on key frames; SAM 3's tracker carries the masks between them.
+
+    fo1 video match.mp4 "the player in red" --query player --proposer sam3:facebook/sam3
+    --out found.mp4 --save frames.jsonl
+    """
+    errors = Console(stderr=True)
+    with shown(errors):
+        _check(out, save, tracker, proposer)
+        from vlm_fo1.video.track import Models, track_video
+
+        def load() -> Models:
+            offering = load_offering(proposer, device, dtype, errors)
+            following = _load_tracker(tracker, offering, device, dtype, errors)
+            fo1 = load_fo1(model, revision, device, dtype, errors)
+            return Models(fo1=fo1, proposer=offering, tracker=following)
+
+        with _bars(errors) as on_progress:
+            report = track_video(
+                load,
+                source,
+                phrase,
+                every=every,
+                query=query,
+                rate=rate,
+                save=save,
+                fresh=fresh,
+                out=out,
+                decisive=[proposer, tracker, model, revision, dtype],
+                on_progress=on_progress,
+                max_new_tokens=max_new_tokens,
+            )
+    _conclude(report, [path for path in (out, save) if path is not None], errors)
+
+
+def _check(out: Path | None, save: Path | None, tracker: str | None, proposer: str) -> None:
+    """Refuse a request that cannot come to anything.
+
+    Raises:
+        FO1Error: Nothing to write, one file for two things, or no tracker.
+    """
+    check_out(out, save)
+    if out is None and save is None:
+        raise FO1Error("nothing to write: name --out VIDEO, --save FILE, or both")
+    if tracker is None and proposer.partition(":")[0] != "sam3":
+        raise FO1Error(
+            f"--proposer {proposer} has no tracker: name one with --tracker facebook/sam3 or "
+            "--tracker FOLDER"
+        )
+
+
+@contextmanager
+def _bars(errors: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar for each thing that is done, shown from its first frame on: models load before."""
+    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
+    progress = Progress(*columns, console=errors)
+    bars: dict[str, Any] = {}
+
+    def on_progress(what: str, done: int, total: int | None) -> None:
+        progress.start()
+        if what not in bars:
+            bars[what] = progress.add_task(what)
+        progress.update(bars[what], completed=done, total=total)
+
+    try:
+        yield on_progress
+    finally:
+        progress.stop()
+
+
+def _load_tracker(
+    tracker: str | None,
+    proposer: "Proposer",
+    device: str | None,
+    dtype: str | None,
+    errors: Console,
+) -> Any:
+    from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
+
+    with errors.status(Text("loading the tracker")):
+        if tracker is None:
+            assert isinstance(proposer, SAM3Proposer)
+            return SAM3Tracker.beside(proposer)
+        return SAM3Tracker.from_pretrained(tracker, device=device, dtype=dtype)
+
+
+def _conclude(report: "VideoReport", files: list[Path], errors: Console) -> None:
+    """What came of it.
+
+    Raises:
+        typer.Exit: Something failed, or nothing came.
+    """
+    for style, lines in (("yellow", report.problems), ("red", report.errors)):
+        for line in lines[:10]:
+            errors.print(Text(line, style=style), soft_wrap=True)
+        if len(lines) > 10:
+            errors.print(Text(f"... and {len(lines) - 10} more", style=style))
+    line = f"{report.frames} frames"
+    line += f", {report.resumed} of them from before" if report.resumed else ""
+    line += f"; {report.objects} things followed"
+    if report.frames:
+        line += f"; in {' and '.join(map(str, files))}"
+    typer.echo(line)
+    if report.errors or not report.frames:
+        raise typer.Exit(code=1)
