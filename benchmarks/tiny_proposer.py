@@ -8,7 +8,6 @@ shapes mean little).
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import statistics
@@ -22,9 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm_fo1 import settings
+from vlm_fo1 import load_proposer, settings
 from vlm_fo1.data.scenes.config import SceneConfig
 from vlm_fo1.data.scenes.sprites import load_sprites
+from vlm_fo1.draw import draw_regions
+from vlm_fo1.errors import MissingExtraError
+from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.bundled import BundledProposer
 from vlm_fo1.structures import Regions
 from vlm_fo1.train.proposer import ProposerTraining, style_groups
@@ -44,17 +46,6 @@ def grid(image: Image.Image) -> Regions:
         parts.append(np.stack([x, y, x + side, y + side], axis=-1).reshape(-1, 4))
     boxes = np.concatenate(parts) * np.array([*image.size, *image.size])
     return Regions(boxes.astype(np.float32), image.size)
-
-
-def selective(image: Image.Image) -> Regions:
-    """Selective search of OpenCV's contributed modules, in its own order."""
-    import cv2
-
-    search: Any = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()  # type: ignore[attr-defined]
-    search.setBaseImage(np.asarray(image)[..., ::-1].copy())
-    search.switchToSelectiveSearchFast()
-    x, y, width, height = np.asarray(search.process()[:LIMIT], np.float32).T
-    return Regions(np.stack([x, y, x + width, y + height], axis=1), image.size)
 
 
 def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20) -> float:
@@ -79,12 +70,23 @@ def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | 
             "bundled": proposer.propose(images),
             "grid": [grid(image) for image in images],
         }
-        if importlib.util.find_spec("cv2"):
-            ways["selective search"] = [selective(image) for image in images]
+        try:
+            ways["selective search"] = load_proposer("selective", keep=LIMIT).propose(images)
+        except MissingExtraError as error:
+            print(f"without selective search: {error}")
         for way, found in ways.items():
             row = {"way": way, "group": group, "styles": styles}
             rows.append({**row, **recall_and_precision(found, truths, LIMIT)})
     return rows
+
+
+def draw(proposer: BundledProposer, scenes: SceneConfig, folder: Path) -> None:
+    """Four pictures with the boxes that `FO1` would use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(fresh_scenes(scenes, SEED, 4)[0]):
+        regions = select(proposer.propose([image])[0], proposer.selection)
+        drawn = draw_regions(image, regions, show_scores=True)
+        drawn.save(folder / f"{'-'.join(scenes.styles)}-{number}.png")
 
 
 def main() -> None:
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
     parser.add_argument("--scenes", type=int, default=500, help="per group of styles")
     parser.add_argument("--weights", default="", help="folder of other weights")
+    parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some boxes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = settings.read(
@@ -101,6 +104,10 @@ def main() -> None:
         [f"test={options.scenes}"],
     )
     proposer = BundledProposer.from_pretrained(options.weights)
+    if options.save_pictures:
+        scenes = config.scene_configs(options.sprites)[0]
+        for styles in style_groups(load_sprites(options.sprites), scenes).values():
+            draw(proposer, replace(scenes, styles=styles), options.save_pictures)
     result = {
         "scenes": options.scenes,
         "limit": LIMIT,
