@@ -25,7 +25,6 @@ from vlm_fo1 import load_proposer, settings
 from vlm_fo1.data.scenes.config import SceneConfig
 from vlm_fo1.data.scenes.sprites import load_sprites
 from vlm_fo1.draw import draw_regions
-from vlm_fo1.errors import MissingExtraError
 from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.bundled import BundledProposer
 from vlm_fo1.structures import Regions
@@ -60,8 +59,10 @@ def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20)
     return 1000 * statistics.median(times)
 
 
-def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | None) -> Any:
-    """Figures of every way, for each group of styles."""
+def measure(
+    proposer: BundledProposer, config: ProposerTraining, sprites: str | None, selective: int
+) -> list[dict[str, Any]]:
+    """Figures of every way, for each group of styles; selective search is slow and sees fewer."""
     scenes = config.scene_configs(sprites)[0]
     rows: list[dict[str, Any]] = []
     for group, styles in style_groups(load_sprites(sprites), scenes).items():
@@ -70,13 +71,12 @@ def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | 
             "bundled": proposer.propose(images),
             "grid": [grid(image) for image in images],
         }
-        try:
-            ways["selective search"] = load_proposer("selective", keep=LIMIT).propose(images)
-        except MissingExtraError as error:
-            print(f"without selective search: {error}")
+        if selective:
+            search = load_proposer("selective", keep=LIMIT)
+            ways["selective search"] = search.propose(images[:selective])
         for way, found in ways.items():
-            row = {"way": way, "group": group, "styles": styles}
-            rows.append({**row, **recall_and_precision(found, truths, LIMIT)})
+            row = {"way": way, "group": group, "styles": styles, "scenes": len(found)}
+            rows.append({**row, **recall_and_precision(found, truths[: len(found)], LIMIT)})
     return rows
 
 
@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500, help="per group of styles")
     parser.add_argument("--weights", default="", help="folder of other weights")
     parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some boxes")
+    parser.add_argument(
+        "--selective", type=int, default=50, help="scenes of selective search; 0 for none"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = settings.read(
@@ -111,7 +114,7 @@ def main() -> None:
     result = {
         "scenes": options.scenes,
         "limit": LIMIT,
-        "rows": measure(proposer, config, options.sprites),
+        "rows": measure(proposer, config, options.sprites, options.selective),
         "milliseconds": round(milliseconds(proposer, config.scene_configs(options.sprites)[0]), 1),
         "torch": torch.__version__,
         "machine": platform.machine(),
