@@ -125,9 +125,13 @@ class DetectorProposer:
         """Zero-shot detectors give right boxes lower scores than closed-set ones."""
         return replace(DEFAULT_SELECTION, min_score=self.family.min_score)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of weights, configuration, image steps, template and the version of transformers."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         config = {k: v for k, v in self.model.config.to_dict().items() if not k.startswith("_")}
         return digest_of(
             self.name,

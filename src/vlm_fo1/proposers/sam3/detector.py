@@ -85,9 +85,13 @@ class SAM3Proposer:
             ) from error
         return cls(model, tokenizer, source=argument, min_score=min_score)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of the weights and of what else decides the regions."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return digest_of(
             self.name,
             transformers.__version__,

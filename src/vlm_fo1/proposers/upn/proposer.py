@@ -110,9 +110,13 @@ class UPNProposer:
             UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict), **options
         )
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the weights, their dtype, the settings and the versions that make boxes."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         settings = (self._prompt, self._sides, self._batch_size, self._selection)
         versions = [version(package) for package in ("vlm-fo1", "torch", "transformers", "pillow")]
         return digest_of(
