@@ -29,7 +29,7 @@ from vlm_fo1.data.scenes.sprites import load_sprites
 from vlm_fo1.data.scenes.view import View, brief
 from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Question, Task, ask_labels, ask_regions, ask_text
+from vlm_fo1.prompts import Question, Task, ask_labels, ask_regions
 from vlm_fo1.structures import Answer, Regions
 from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
 
@@ -161,11 +161,12 @@ def answer_all(
             item.answer = parse(processor.decode(new), regions, item.question)
 
 
-def score(views: Sequence[View], asked: Sequence[Asked]) -> dict[str, float]:
-    """The figures of the issue."""
-    chosen = [({m.label: set(m.indices) for m in item.answer.mentions}) for item in asked]  # pyright: ignore
-    return figures(asked, chosen, [item.answer.count for item in asked],  # pyright: ignore
-                   [item.answer.text for item in asked])  # pyright: ignore # fmt: skip
+def score(asked: Sequence[Asked]) -> dict[str, float]:
+    """The figures of what was answered."""
+    answers = [item.answer for item in asked if item.answer is not None]
+    chosen = [{m.label: set(m.indices) for m in answer.mentions} for answer in answers]
+    counts = [answer.count for answer in answers]
+    return figures(asked, chosen, counts, [answer.text for answer in answers])
 
 
 def figures(
@@ -181,36 +182,40 @@ def figures(
         if item.task == "detection":
             for label, truth in item.truth.items():
                 got = found.get(label, set())
-                if truth:
-                    _add(pairs["detection"], got, truth)
-                else:
-                    _add(pairs["detection"], got, truth)
+                _add(pairs["detection"], got, truth)
+                if not truth:
                     tried["absent"] += 1
                     hits["absent"] += not got
             continue
         if item.task == "visual_prompt":
             _add(pairs["visual_prompt"], united, item.truth)
             continue
-        if item.task == "counting":
-            right = count == item.truth
-        elif item.task == "referring":
-            right = united == item.truth
+        right = _right(item, united, count, text)
+        if item.task == "referring":
             tried[f"referring/{item.form}"] += 1
             hits[f"referring/{item.form}"] += right
-        elif item.task == "caption":
-            right = _names(text, item.truth)
+        if item.task == "caption":
             tried["caption_exact"] += 1
             hits["caption_exact"] += text == brief(item.truth)
-        else:
-            right = text == item.truth
-            if item.task == "reasoning":
-                right = text.rpartition("<answer>")[2] == item.truth.rpartition("<answer>")[2]
         tried[item.task] += 1
         hits[item.task] += right
     result = {name: round(hits[name] / tried[name], 4) for name in sorted(tried)}
     for name, (both, got, truth) in pairs.items():
         result[f"{name}_f1"] = round(2 * both / max(got + truth, 1), 4)
     return result
+
+
+def _right(item: Asked, chosen: set[int], count: int | None, text: str) -> bool:
+    """Whether an answer that is right or wrong is right."""
+    if item.task == "counting":
+        return count == item.truth
+    if item.task == "referring":
+        return chosen == item.truth
+    if item.task == "caption":
+        return _names(text, item.truth)
+    if item.task == "reasoning":
+        return text.rpartition("<answer>")[2] == item.truth.rpartition("<answer>")[2]
+    return text == item.truth
 
 
 def _add(sums: list[int], got: set[int], truth: set[int]) -> None:
@@ -260,6 +265,7 @@ def timed(fo1: FO1, views: Sequence[View]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--recipe", type=Path, default=Path("configs/train/tiny.yaml"))
@@ -288,7 +294,7 @@ def main() -> None:
             "questions": dict(Counter(item.task for item in asked)),
             "regions": [min(len(v.regions.xyxy) for v in views),
                         max(len(v.regions.xyxy) for v in views)],
-            "model": score(views, asked),
+            "model": score(asked),
             **baselines(views, asked),
         }  # fmt: skip
         rng = np.random.default_rng(1)
@@ -302,7 +308,7 @@ def main() -> None:
             for e in encoded
         ]
         answer_all(fo1, views, mixed, few)
-        part["shuffled regions"] = score(views, few)
+        part["shuffled regions"] = score(few)
         if name == "training styles":
             report["detect"] = timed(fo1, views[:20])
         report[name] = part

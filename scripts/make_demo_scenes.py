@@ -71,6 +71,7 @@ SCENES: dict[str, tuple[dict[str, Any], Callable[[View], bool]]] = {
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -4,18 +4,19 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from vlm_fo1.train.tiny.network import LANGUAGE_MODEL, LOUD, build
+from vlm_fo1.errors import CheckpointError
+from vlm_fo1.train.tiny import states
+from vlm_fo1.train.tiny.align import Lesson, fold
+from vlm_fo1.train.tiny.network import LOUD, build
 from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
-
-EPSILON = 1e-5
-"""Of the normalisations in front of the connectors."""
+from vlm_fo1.train.tiny.tower_training import put_back
 
 
 def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Path:
@@ -27,12 +28,12 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
         language_model: Checkpoint of the last phase: language model and words.
         out: The folder.
     """
-    model, processor = build(recipe.seed, recipe.network)
-    seen, spoken = read_states(towers), read_states(language_model)["model"]
-    state = {k: v for k, v in seen["model"].items() if not k.startswith(LANGUAGE_MODEL)}
-    model.load_state_dict(state | {k: v for k, v in spoken.items() if k.startswith(LANGUAGE_MODEL)})
-    fold(seen["norms"], "image", model.image_connector)
-    fold(seen["norms"], "region", model.region_connector)
+    lesson = Lesson("align", *build(recipe.seed, recipe.network))
+    put_back(lesson, _read(towers))
+    model, processor = lesson.model, lesson.processor
+    model.load_state_dict(model.state_dict() | _read(language_model)["model"])
+    fold(lesson.norms.image, model.image_connector)
+    fold(lesson.norms.region, model.region_connector)
     with torch.no_grad():
         for connector in (model.image_connector, model.region_connector):
             last: Any = connector.get_submodule("2")
@@ -49,28 +50,32 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
     return out
 
 
-def fold(norms: dict[str, Tensor], name: str, connector: nn.Module) -> None:
-    """Take a normalisation into the first layer of the connector after it."""
-    first: Any = connector.get_submodule("0")
-    with torch.no_grad():
-        first.weight.mul_((norms[f"{name}.running_var"] + EPSILON).rsqrt())
-        first.bias.sub_(first.weight @ norms[f"{name}.running_mean"])
+def _read(path: Path) -> states.Parts:
+    """The parts of a checkpoint.
+
+    Raises:
+        CheckpointError: It does not exist.
+    """
+    found = states.load(path)
+    if found is None:
+        raise CheckpointError(f"{path} does not exist: run the stage that makes it first")
+    return found.parts
 
 
-def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds, part by part."""
-    return torch.load(path, weights_only=True)  # noqa: TID251 - tensors only
+def export_run(recipe: Recipe, run: Path, out: Path) -> Path:
+    """Write what a finished run made; see `export`."""
+    checkpoints = [run / f"{name}.safetensors" for name in ("align", recipe.phases[-1].name)]
+    return export(recipe, *checkpoints, out)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m vlm_fo1.train.tiny.export")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--towers", type=Path, required=True)
-    parser.add_argument("--language-model", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    export(read_recipe(options.config), options.towers, options.language_model, options.out)
+    parser.add_argument("config", type=Path, help="such as configs/train/tiny.yaml")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    options = parser.parse_args(arguments)
+    export_run(read_recipe(options.config), options.run, options.out)
 
 
 if __name__ == "__main__":

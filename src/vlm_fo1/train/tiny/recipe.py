@@ -216,7 +216,9 @@ class Recipe:
     seed: int = 0
     """Of weights, order and questions."""
     threads: int = 1
-    """Threads of each process."""
+    """Threads of each process that trains."""
+    renderers: int = 1
+    """Processes that render scenes."""
     network: NetworkSizes = field(default_factory=NetworkSizes)
     """Sizes of the model."""
     scenes: dict[str, Any]
@@ -236,8 +238,13 @@ class Recipe:
         """Refuse settings that no scene has, and phases of one name.
 
         Raises:
-            ConfigError: They are there; a path of sprites in the file.
+            ConfigError: They are there; a path of sprites in the file; kinds or words are missing.
         """
+        for name in ("threads", "renderers"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("kinds", "words"):
+            if not isinstance(self.scenes.get(name), list | tuple):
+                raise ConfigError(f"scenes.{name} is needed: list those that appear")
         if "sprites" in self.scenes:
             raise ConfigError("scenes.sprites is a path: leave it out and pass --sprites")
         for pool in (self.pools.train, self.pools.check, self.pools.heldout):
