@@ -1,0 +1,82 @@
+"""Puts the trained parts of the small model together, as a folder that `FO1.from_pretrained` reads.
+
+``python -m vlm_fo1.train.tiny.export configs/train/tiny.yaml --run DIR --out DIR``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from vlm_fo1.errors import CheckpointError
+from vlm_fo1.train.tiny import states
+from vlm_fo1.train.tiny.align import Lesson, fold
+from vlm_fo1.train.tiny.network import LOUD, build
+from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
+from vlm_fo1.train.tiny.tower_training import put_back
+
+
+def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Path:
+    """Write weights in bfloat16 with configuration, tokenizer and processor beside them.
+
+    Args:
+        recipe: Gives the sizes.
+        towers: Checkpoint of stage "align": towers, connectors and their normalisations.
+        language_model: Checkpoint of the last phase: language model and words.
+        out: The folder.
+    """
+    lesson = Lesson("align", *build(recipe.seed, recipe.network))
+    put_back(lesson, _read(towers))
+    model, processor = lesson.model, lesson.processor
+    model.load_state_dict(model.state_dict() | _read(language_model)["model"])
+    fold(lesson.norms.image, model.image_connector)
+    fold(lesson.norms.region, model.region_connector)
+    with torch.no_grad():
+        for connector in (model.image_connector, model.region_connector):
+            last: Any = connector.get_submodule("2")
+            last.weight.mul_(LOUD)
+            last.bias.mul_(LOUD)
+    model = model.to(torch.bfloat16).eval()
+    stop = processor.stop_token_id
+    model.generation_config = GenerationConfig(
+        eos_token_id=stop, pad_token_id=stop, do_sample=False
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return out
+
+
+def _read(path: Path) -> states.Parts:
+    """The parts of a checkpoint.
+
+    Raises:
+        CheckpointError: It does not exist.
+    """
+    found = states.load(path)
+    if found is None:
+        raise CheckpointError(f"{path} does not exist: run the stage that makes it first")
+    return found.parts
+
+
+def export_run(recipe: Recipe, run: Path, out: Path) -> Path:
+    """Write what a finished run made; see `export`."""
+    checkpoints = [run / f"{name}.safetensors" for name in ("align", recipe.phases[-1].name)]
+    return export(recipe, *checkpoints, out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m vlm_fo1.train.tiny.export")
+    parser.add_argument("config", type=Path, help="such as configs/train/tiny.yaml")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    options = parser.parse_args(arguments)
+    export_run(read_recipe(options.config), options.run, options.out)
+
+
+if __name__ == "__main__":
+    main()

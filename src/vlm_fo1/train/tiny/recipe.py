@@ -1,0 +1,295 @@
+"""The recipe of the bundled small model as data: what `configs/train/tiny.yaml` says, strictly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_fo1.data.scenes.config import TASKS, SceneConfig, changed
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.settings import read
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSizes:
+    """Widths and depths of the small model."""
+
+    hidden: int = 192
+    """Width of the language model."""
+    layers: int = 4
+    """Layers of the language model."""
+    heads: int = 4
+    """Attention heads of the language model, each 32 wide."""
+    inner: int = 384
+    """Width inside its feed-forward parts."""
+    vision: int = 96
+    """Width of the primary tower, a multiple of 32."""
+    vision_layers: int = 3
+    """Layers of the primary tower."""
+    davit: tuple[int, ...] = (32, 96, 192, 256)
+    """Widths of the auxiliary tower's stages, multiples of 32."""
+    davit_depths: tuple[int, ...] = (1, 1, 2, 1)
+    """Blocks of its stages."""
+    stem: tuple[int, int, int] = (8, 6, 1)
+    """Side, stride and padding of its first convolution in pixels."""
+    pyramid: int = 48
+    """Channels of the region encoder's pyramid."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            ConfigError: A size below one, or a width that no whole head fits.
+        """
+        for name in ("hidden", "layers", "heads", "inner", "vision_layers", "pyramid"):
+            _at_least(name, getattr(self, name), 1)
+        for width in (self.vision, *self.davit):
+            if width < 32 or width % 32:
+                raise ConfigError(f"a tower's width is {width}: a multiple of 32 is needed")
+        if not len(self.davit) == len(self.davit_depths) == 4:
+            raise ConfigError("davit and davit_depths need four numbers each, one a stage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Scenes that are rendered once."""
+
+    count: int
+    """How many; a multiple of `per_shard`."""
+    seed: int
+    """Another seed is another stream of scenes."""
+    per_shard: int = 32
+    """Scenes of one size in one file; also the pictures of a step."""
+    scenes: dict[str, Any] = field(default_factory=dict)
+    """Settings that differ from those of the recipe."""
+
+    def __post_init__(self) -> None:
+        """Refuse half a shard.
+
+        Raises:
+            ConfigError: `count` is no multiple of `per_shard`.
+        """
+        _at_least("per_shard", self.per_shard, 1)
+        if self.count < self.per_shard or self.count % self.per_shard:
+            raise ConfigError(
+                f"count = {self.count} must be a multiple of per_shard = {self.per_shard}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """The pools of the recipe."""
+
+    train: PoolConfig
+    """What the towers learn from."""
+    check: PoolConfig
+    """Fresh scenes in styles that train."""
+    heldout: PoolConfig
+    """Fresh scenes in styles that do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerStage:
+    """A stage of the towers; a step is one shard of the pool."""
+
+    steps: int
+    """Optimiser steps."""
+    matrix_lr: float
+    """Peak rate of Muon, for matrices and convolutions."""
+    lr: float
+    """Peak rate of AdamW, for the rest."""
+    weight_decay: float = 0.02
+    """Of Muon."""
+    warmup: int = 60
+    """Steps until the peak."""
+    decay: float = 0.5
+    """Share of the steps, at the end, over which the rates fall in a straight line."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    check_every: int = 200
+    """Steps between looks at the pools kept apart, and between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            ConfigError: A number out of range.
+        """
+        for name in ("steps", "warmup", "log_every", "check_every"):
+            _at_least(name, getattr(self, name), 1)
+        _shares(self, ("decay",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenShards:
+    """How much of the pool is kept as the towers see it, in shards."""
+
+    see: int
+    """Image tokens after the host's own stage."""
+    align: int
+    """Image and region tokens after alignment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of the language model's training."""
+
+    name: str
+    """Names its checkpoint."""
+    steps: int
+    """Optimiser steps."""
+    batch: int
+    """Scenes of a step of drills, for each process."""
+    question_batch: int | None = None
+    """Scenes of a step of questions, for each process; None for as many as `batch`."""
+    processes: int = 1
+    """Processes that average their gradients, a core each."""
+    matrix_lr: float
+    """Peak rate of Muon, for matrices."""
+    lr: float
+    """Peak rate of AdamW, for vectors."""
+    words_lr: float
+    """Peak rate of AdamW, for the embeddings of words that no region is aligned to."""
+    warmup: int = 20
+    """Steps until the peak."""
+    decay: float = 0.0
+    """Share of the steps, at the end, over which the rates fall in a straight line."""
+    sharpness: float | None = None
+    """Set the queries' norms to this before the first step: sharper attention."""
+
+    regions: int = 3
+    """Most regions of an imagined scene at the start."""
+    kinds: int
+    """How many kinds and words imagined scenes use at the start."""
+    gate: float = 0.9
+    """Share of right choices above which scenes get more regions, to 30, and more kinds."""
+    drill: float = 0.0
+    """Share of the steps that are exercises without the wording of tasks."""
+    drill_absent: float = 0.4
+    """Share of look-ups in an exercise for something that is not there."""
+    refer: float = 0.0
+    """Share of referring phrases in an exercise."""
+    plain_share: float = 0.0
+    """Share of rows that ask about a whole picture, without regions."""
+    seen_share: float = 0.0
+    """Share of rows on regions as the towers see them; the rest is imagined."""
+    questions: int = 8
+    """Questions on a scene."""
+    tasks: dict[str, float] = field(default_factory=dict)
+    """How often each task is asked, in any unit."""
+    easy_tasks: dict[str, float] = field(default_factory=dict)
+    """The same for scenes of fewer than eight regions; empty for no difference."""
+
+    log_every: int = 20
+    """Steps between lines of the log."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            ConfigError: A number out of range, an unknown task, or questions without any task.
+        """
+        counted = ("steps", "batch", "processes", "warmup", "questions", "log_every", "save_every")
+        for name in counted:
+            _at_least(name, getattr(self, name), 1)
+        _at_least("regions", self.regions, 2)
+        _at_least("kinds", self.kinds, 2)
+        shares = ("decay", "gate", "drill", "drill_absent", "refer", "plain_share", "seen_share")
+        _shares(self, shares)
+        if self.plain_share + self.seen_share > 1:
+            raise ConfigError(
+                "plain_share and seen_share are shares of one whole: at most 1 in sum"
+            )
+        unknown = sorted({*self.tasks, *self.easy_tasks} - set(TASKS))
+        if unknown:
+            raise ConfigError(f"tasks {unknown} are unknown: the tasks are {', '.join(TASKS)}")
+        if self.drill < 1 and not self.tasks:
+            raise ConfigError(f"phase {self.name!r} asks questions (drill < 1): give it tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything from rendered scenes to weights."""
+
+    seed: int = 0
+    """Of weights, order and questions."""
+    threads: int = 1
+    """Threads of each process that trains."""
+    renderers: int = 1
+    """Processes that render scenes."""
+    network: NetworkSizes = field(default_factory=NetworkSizes)
+    """Sizes of the model."""
+    scenes: dict[str, Any]
+    """Settings of `SceneConfig` that differ from its defaults, ``sprites`` left out."""
+    pools: Pools
+    """Scenes rendered ahead."""
+    see: TowerStage
+    """Stage 0: the host's own tower."""
+    align: TowerStage
+    """Stage 1: regions to the frozen host's words."""
+    seen: SeenShards
+    """What is kept of the towers' view."""
+    phases: tuple[Phase, ...]
+    """Stages 0 and 2: the language model."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no scene has, and phases of one name.
+
+        Raises:
+            ConfigError: They are there; a path of sprites in the file; kinds or words are missing.
+        """
+        for name in ("threads", "renderers"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("kinds", "words"):
+            if not isinstance(self.scenes.get(name), list | tuple):
+                raise ConfigError(f"scenes.{name} is needed: list those that appear")
+        if "sprites" in self.scenes:
+            raise ConfigError("scenes.sprites is a path: leave it out and pass --sprites")
+        for pool in (self.pools.train, self.pools.check, self.pools.heldout):
+            changed(SceneConfig(), {**self.scenes, **pool.scenes})
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names) or not names:
+            raise ConfigError(f"phases are named {names}: at least one, and no name twice")
+
+    def scene_config(self, sprites: str | None, **values: Any) -> SceneConfig:
+        """Scenes of this recipe.
+
+        Args:
+            sprites: Sprite folder; None for drawn shapes.
+            **values: Settings that differ from the recipe's.
+        """
+        return changed(SceneConfig(), {**self.scenes, "sprites": sprites, **values})
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from YAML.
+
+    Args:
+        path: Such as ``configs/train/tiny.yaml``.
+        overrides: ``dotted.key=value`` each.
+    """
+    return read(path, Recipe, overrides)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    """Look at a number.
+
+    Raises:
+        ConfigError: It is too small.
+    """
+    if value < least:
+        raise ConfigError(f"{name} = {value}: it must be at least {least}")
+
+
+def _shares(config: Any, names: Sequence[str]) -> None:
+    """Look at shares.
+
+    Raises:
+        ConfigError: One that is none.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} = {value} is a share: a number from 0 to 1")

@@ -1,0 +1,95 @@
+"""Scenes without their pixels, in files: what is in them and which regions they have.
+
+Shapes: B scenes, M regions of all of them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlm_fo1.data.regions import BuiltRegions
+from vlm_fo1.data.scenes.config import SceneConfig
+from vlm_fo1.data.scenes.render import RenderedScene, SceneObject
+from vlm_fo1.data.scenes.view import View
+from vlm_fo1.settings import plain
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What questions ask of a picture whose pixels are elsewhere."""
+
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+
+def without_pixels(
+    size_wh: tuple[int, int],
+    objects: Sequence[SceneObject],
+    background: str | None,
+    kinds: Sequence[str],
+) -> RenderedScene:
+    """A scene that knows its size only."""
+    canvas = cast("Any", Canvas(*size_wh))
+    return RenderedScene(
+        image=canvas, objects=tuple(objects), background=background, kinds=tuple(kinds)
+    )
+
+
+def write(path: Path, views: Sequence[View], tensors: Mapping[str, Tensor]) -> None:
+    """Store scenes of one size and some tensors about them, at once or not at all."""
+    regions = [view.regions for view in views]
+    scene = views[0].scene
+    facts = {
+        "size_wh": list(scene.image.size),
+        "kinds": list(scene.kinds),
+        "scenes": [
+            {"background": view.scene.background, "objects": plain(view.scene.objects)}
+            for view in views
+        ],
+    }
+    stored = {
+        "regions_xyxy": torch.from_numpy(np.concatenate([item.xyxy for item in regions])),
+        "regions_truth": torch.from_numpy(np.concatenate([item.truth for item in regions])),
+        "regions_scores": torch.from_numpy(np.concatenate([item.scores for item in regions])),
+        "regions_count": torch.tensor([len(item.truth) for item in regions]),
+        **{name: value.contiguous() for name, value in tensors.items()},
+    }
+    part = path.with_suffix(".part")
+    save_file(stored, part, metadata={"scenes": json.dumps(facts)})
+    part.replace(path)
+
+
+def read(path: Path) -> tuple[list[View], dict[str, Tensor]]:
+    """Scenes and tensors as `write` took them; the views have a default `SceneConfig`."""
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["scenes"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    counts = tensors.pop("regions_count").tolist()
+    parts = [
+        [part.numpy() for part in tensors.pop(f"regions_{name}").split(counts)]
+        for name in ("xyxy", "truth", "scores")
+    ]
+    config = SceneConfig()
+    kinds, size_wh = tuple(facts["kinds"]), (facts["size_wh"][0], facts["size_wh"][1])
+    views: list[View] = []
+    for scene, xyxy, truth, scores in zip(facts["scenes"], *parts, strict=True):
+        objects = [
+            SceneObject(**{**item, "box_xyxy": tuple(item["box_xyxy"])})
+            for item in scene["objects"]
+        ]
+        rendered = without_pixels(size_wh, objects, scene["background"], kinds)
+        views.append(View(rendered, BuiltRegions(xyxy, truth, scores), config))
+    return views, tensors
