@@ -71,7 +71,11 @@ SCENES: dict[str, tuple[dict[str, Any], Callable[[View], bool]]] = {
 
 
 def main() -> None:
-    """Command line."""
+    """Command line.
+
+    Raises:
+        SystemExit: No seed gives a scene that is wanted.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--out", type=Path, required=True)

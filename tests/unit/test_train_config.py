@@ -11,7 +11,7 @@ from vlm_fo1.errors import ConfigError
 from vlm_fo1.train.config import TrainConfig, may_change
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
-CONFIGS = [path for path in CONFIGS if not path.stem.startswith("tiny")]  # other programs'
+CONFIGS = [path for path in CONFIGS if not path.stem.startswith("tiny")]  # other programs
 
 SMALL = """
     model: {path: tiny}

@@ -13,7 +13,7 @@ from vlm_fo1.train.lora import merge
 from vlm_fo1.train.stages import apply_stage, assign, learning_rate_share
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
-CONFIGS = [path for path in CONFIGS if not path.stem.startswith("tiny")]  # other programs'
+CONFIGS = [path for path in CONFIGS if not path.stem.startswith("tiny")]  # other programs
 
 
 def stage(*patterns: str, **options) -> StageConfig:

@@ -1,8 +1,8 @@
 """Many questions on one scene in one sequence, each as if it were the first.
 
 The prefix (image, regions) comes once; every question sees the prefix and itself, at the positions
-it would have alone. So one sequence trains exactly what eight prompts would. Shapes: B rows, T tokens,
-P tokens of a prefix, K alternatives.
+it would have alone. So one sequence trains exactly what eight prompts would. Shapes: B rows, T
+tokens, P tokens of a prefix, K alternatives.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,12 +5,12 @@ Shapes: B scenes, M regions of all of them.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,17 +22,10 @@ from vlm_fo1.data.scenes.view import View
 from vlm_fo1.settings import plain
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """What questions ask of a picture whose pixels are elsewhere."""
-
-    width: int
-    height: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.width, self.height
+@lru_cache(maxsize=64)
+def blank(size_wh: tuple[int, int]) -> Image.Image:
+    """A picture that only knows its size; one for all scenes of that size."""
+    return Image.new("L", size_wh)
 
 
 def without_pixels(
@@ -42,9 +35,8 @@ def without_pixels(
     kinds: Sequence[str],
 ) -> RenderedScene:
     """A scene that knows its size only."""
-    canvas = cast("Any", Canvas(*size_wh))
     return RenderedScene(
-        image=canvas, objects=tuple(objects), background=background, kinds=tuple(kinds)
+        image=blank(size_wh), objects=tuple(objects), background=background, kinds=tuple(kinds)
     )
 
 

@@ -1,8 +1,8 @@
 """Both towers and the region encoder on many pictures of one size at once.
 
 The same numbers as `FO1ForConditionalGeneration.encode_images`, in far fewer operations. Shapes: B
-pictures, M regions of all of them, N greatest number of regions of one, R width of a region feature,
-D width of the language model, H and W sides.
+pictures, M regions of all of them, R width of a region feature, n image tokens of a picture, D
+width of the language model, H and W sides.
 """
 
 from collections.abc import Sequence
