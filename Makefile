@@ -16,12 +16,12 @@ NOT_HERE := not gpu and not weights and not network
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.core ## find oranges and apples in the bundled picture, with the bundled model
+demo: $(VENV)/.core ## detection, counting and a referring question on the bundled picture
 	@mkdir -p outputs
-	@echo "The bundled model has random weights for now: its answers mean nothing (see README.md)."
-	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --boxes $(DEMO)/boxes.json \
-	  --out outputs/demo.jpg --unchosen --save outputs/demo.jsonl --fresh --max-new-tokens 48
-	@echo "The picture is outputs/demo.jpg, the answer as JSON is outputs/demo.jsonl."
+	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --out outputs/demo.jpg --unchosen --save outputs/demo.jsonl --fresh
+	$(BIN)/fo1 count $(DEMO)/photo.jpg orange --out outputs/demo-count.jpg --save outputs/demo-count.jsonl --fresh
+	$(BIN)/fo1 refer $(DEMO)/photo.jpg "the largest orange" --boxes $(DEMO)/boxes.json --out outputs/demo-refer.jpg --save outputs/demo-refer.jsonl --fresh
+	@echo "The pictures are outputs/demo*.jpg, the answers as JSON are outputs/demo*.jsonl."
 
 test: $(VENV)/.dev ## format, lint, types, imports and tests: all that CI checks
 	scripts/check.sh

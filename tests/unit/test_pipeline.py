@@ -19,11 +19,11 @@ from PIL import Image
 from tests.helpers_script import say
 from tests.helpers_stub_proposer import BOXES as PROPOSED
 from tests.helpers_stub_proposer import Painted, Stub, painted
+from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, ImageError, PromptError
 from vlm_fo1.pipeline import DEFAULT_SELECTION
-from vlm_fo1.prompts import SYSTEM
 from vlm_fo1.proposers.base import Selection, default_proposer
 from vlm_fo1.structures import Regions
 
@@ -72,7 +72,7 @@ class _WithBoxes:
 
 @pytest.fixture(scope="module")
 def fo1():
-    loaded = FO1.from_pretrained("tiny")
+    loaded = with_a_hundred_numbers(FO1.from_pretrained("tiny"))
     return FO1(
         loaded.model, loaded.processor
     )  # without a proposer: boxes are given, or there are none
@@ -88,7 +88,9 @@ def special_counts(fo1, ids):
     """How often each token with a meaning of its own stands in a prompt."""
     processor = fo1.processor
     placeholders = {processor.image_token_id, processor.region_token_id}
-    special = {*processor.tokenizer.added_tokens_decoder, *fo1.tag_ids, *placeholders}
+    added = processor.tokenizer.added_tokens_decoder.items()
+    control = {id_ for id_, token in added if token.special or "<|" in token.content}
+    special = {*control, *fo1.tag_ids, *placeholders}
     return Counter(id_ for id_ in ids if id_ in special)
 
 
@@ -590,7 +592,8 @@ def test_markup_in_the_words_of_a_user_forges_no_token(fo1, monkeypatch, name):
     scene = fo1.open(PIXELS, BOXES)
     getattr(scene, name)("plain words")
     innocent = special_counts(fo1, script.prompts[-1])
-    assert innocent[fo1.processor.stop_token_id] == 2  # the system's turn and the user's
+    closing = words_of(fo1, script.prompts[-1]).count(fo1.processor.chat.stop_token)
+    assert closing == 1 + fo1.processor.chat.opening.count(fo1.processor.chat.stop_token)
     assert innocent[fo1.tag_ids[2]] == 1
     for words in EVIL:
         getattr(scene, name)(words)
@@ -638,7 +641,7 @@ def test_the_word_system_in_a_question_keeps_the_system_prompt(fo1, monkeypatch)
     for question in ("the solar system", "the solar panel"):
         scene.ask(question)
     with_word, without = (words_of(fo1, prompt) for prompt in script.prompts)
-    assert SYSTEM in with_word
+    assert with_word.startswith(fo1.processor.chat.opening)
     assert with_word.replace("the solar system", "the solar panel") == without
 
 

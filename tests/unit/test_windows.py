@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.helpers_script import say
 from tests.helpers_stub_proposer import painted
+from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import ConfigError
@@ -40,7 +41,7 @@ def regions(boxes, scores=None, size_wh=SIZE):
 
 @pytest.fixture(scope="module")
 def fo1():
-    loaded = FO1.from_pretrained("tiny")
+    loaded = with_a_hundred_numbers(FO1.from_pretrained("tiny"))
     return FO1(loaded.model, loaded.processor)
 
 

@@ -1,5 +1,6 @@
 """The small model at the recipe's sizes: the untrained network and its processor."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ LOUD = 12.0
 tokens: next to residual branches that start at nothing, its first layers then see words only."""
 LANGUAGE_MODEL = ("host.model.language_model.", "host.lm_head.")
 """Beginnings of the names of its parameters."""
+MOST_REGIONS = 32
+"""How many numbers of regions are trained, so how many one question can hold."""
 _HEAD_WIDTH = 32
 
 
@@ -136,8 +139,9 @@ def tiny_processor(tokenizer: PreTrainedTokenizerFast) -> FO1Processor:
         size={"shortest_edge": SIDE * SIDE * 3 // 4, "longest_edge": SIDE * SIDE * 5 // 4},
         merge_size=2,
     )
-    images = FO1ImageProcessor(primary=primary, max_side=448)
-    return FO1Processor(images, tokenizer, chat=CHAT)
+    images = FO1ImageProcessor(primary=primary, max_side=448, max_regions=MOST_REGIONS)
+    vocabulary = replace(RELEASED, max_regions=MOST_REGIONS)
+    return FO1Processor(images, tokenizer, vocabulary=vocabulary, chat=CHAT)
 
 
 def _start_well(model: FO1ForConditionalGeneration) -> None:
