@@ -43,6 +43,7 @@ def url(tmp_path_factory):
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            cwd=log.parent,  # not the checkout: what the page shows comes with the package
         )
     address = f"http://127.0.0.1:{port}/"
     try:

@@ -346,6 +346,7 @@ def _answered(
     except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
         yield [failed(error), *_same(6)]
         refuse(error)
+        return
     finally:
         context.jobs.end(job, flag)
     look = views.Look(min_score=min_score, unchosen=unchosen)

@@ -143,6 +143,7 @@ def run_batch(
     except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
         yield [failed(error), gr.skip(), gr.skip(), gr.skip()]
         refuse(error)
+        return
     finally:
         context.jobs.end(job, flag)
     wrong = sum(row.answer is None for row in rows)

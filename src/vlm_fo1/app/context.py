@@ -12,7 +12,7 @@ from functools import wraps
 from html import escape
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from vlm_fo1._extras import require
 from vlm_fo1.app.jobs import Jobs, StoppedError
@@ -79,8 +79,6 @@ class Context:
 
 def told(error: BaseException) -> str | None:
     """What a visitor is told of an error; None for one that is a fault of ours."""
-    if isinstance(error, StoppedError):
-        return "Stopped."
     if isinstance(error, FO1Error):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -103,12 +101,16 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
     return plain
 
 
-def refuse(error: BaseException) -> NoReturn:
+def refuse(error: BaseException) -> None:
     """Raise an error as the page shows it: a message, or as it is where it is a fault of ours.
+
+    Being stopped is none: then nothing is raised.
 
     Raises:
         Error: Of Gradio, with the message.
     """
+    if isinstance(error, StoppedError):
+        return
     text = told(error)
     if text is None:
         raise error
@@ -129,6 +131,8 @@ def visitor(request: Any) -> str:
 def failed(error: BaseException) -> str:
     """An error in the place of a result."""
     text = told(error)
+    if isinstance(error, StoppedError):
+        return note("Stopped.")
     if text is None:
         text = "Something broke here that should not; the log of the server says what."
     return note("This did not work", text, kind="error")

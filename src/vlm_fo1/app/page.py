@@ -8,6 +8,7 @@ from vlm_fo1.app import views
 from vlm_fo1.app.ask_tab import ask_tab
 from vlm_fo1.app.batch_tab import batch_tab
 from vlm_fo1.app.context import Context, gradio
+from vlm_fo1.app.examples import FOLDER
 from vlm_fo1.app.limits import MEGABYTE
 from vlm_fo1.app.segment_tab import segment_tab
 from vlm_fo1.app.video_tab import video_tab
@@ -34,6 +35,7 @@ def build_page(context: Context) -> Any:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when a page is made
     gr = gradio()
+    gr.set_static_paths([FOLDER])  # the examples, wherever this package is installed
     with gr.Blocks(title="VLM-FO1", analytics_enabled=False, delete_cache=(600, 7200)) as page:
         gr.Markdown("# VLM-FO1\nAsk about a picture; the answer points at its regions.")
         choice = context.shelf.choice()

@@ -155,6 +155,7 @@ def run_segment(
     except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
         yield [failed(error), gr.skip(), gr.skip(), gr.skip()]
         refuse(error)
+        return
     finally:
         context.jobs.end(job, flag)
     kept = views.Kept(answer, picture, vocabulary, choice.model)

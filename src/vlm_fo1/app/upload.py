@@ -38,13 +38,8 @@ def picture_field(context: Context, name: str) -> Any:
             refuse(error)
 
     field.preprocess_image = checked
-    field.upload(
-        lambda picture: None if picture is None else gradio().skip(),
-        [field],
-        None,
-        api_name=False,
-        queue=False,
-    )
+    # Reading it is the check: what cannot be used is said at once, not with the first question.
+    field.upload(lambda _: None, [field], None, api_name=False, queue=False)
     return field
 
 

@@ -157,6 +157,7 @@ def run_video(
     except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
         yield [failed(error), gr.skip(), gr.skip()]
         refuse(error)
+        return
     finally:
         context.jobs.end(job, flag)
     said = f"{report.frames} frames, {report.objects} things followed"
