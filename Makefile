@@ -66,10 +66,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision]'
 	@touch $@
 
-# ocr, photo and scikit-image are about 200 MB of wheels, so that the tests find real text and things
+# ocr, photo, onnx and scikit-image are about 220 MB of wheels, so that the tests find real text and things
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,ocr,photo,video]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx]' --group dev
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core

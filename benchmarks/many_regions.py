@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from vlm_fo1.data.scenes import SceneConfig
 from vlm_fo1.data.scenes.render import RenderedScene, available_kinds, render
 from vlm_fo1.data.scenes.sprites import load_sprites
 from vlm_fo1.structures import Regions
+
+PATHS = ("sprites", "save_picture")
+"""Options that are nobody else's business."""
 
 LABELS = 3
 """Kinds asked for in each picture, one more that is absent not counted."""
@@ -110,7 +114,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print JSON, then rows for docs/proposers.md."""
+    """Print rows for docs/proposers.md; with sprites, write the figures to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sprites", help="sprite folder; plain shapes without")
     parser.add_argument("--style", nargs="*", default=[], help="styles; all that train by default")
@@ -129,7 +133,11 @@ def main() -> None:
     if options.save_picture:
         draw(options, 0)[0].image.save(options.save_picture)
     rows = measure(options)
-    print(json.dumps({**vars(options), "rows": rows}))
+    if options.sprites:
+        told = {key: value for key, value in vars(options).items() if key not in PATHS}
+        path = Path(__file__).parent / "results" / "many_regions.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print("| way | F1 | precision | recall | questions | seconds a picture |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:

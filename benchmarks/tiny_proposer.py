@@ -8,7 +8,6 @@ shapes mean little).
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import statistics
@@ -22,9 +21,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm_fo1 import settings
+from vlm_fo1 import load_proposer, settings
 from vlm_fo1.data.scenes.config import SceneConfig
 from vlm_fo1.data.scenes.sprites import load_sprites
+from vlm_fo1.draw import draw_regions
+from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.bundled import BundledProposer
 from vlm_fo1.structures import Regions
 from vlm_fo1.train.proposer import ProposerTraining, style_groups
@@ -46,17 +47,6 @@ def grid(image: Image.Image) -> Regions:
     return Regions(boxes.astype(np.float32), image.size)
 
 
-def selective(image: Image.Image) -> Regions:
-    """Selective search of OpenCV's contributed modules, in its own order."""
-    import cv2
-
-    search: Any = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()  # type: ignore[attr-defined]
-    search.setBaseImage(np.asarray(image)[..., ::-1].copy())
-    search.switchToSelectiveSearchFast()
-    x, y, width, height = np.asarray(search.process()[:LIMIT], np.float32).T
-    return Regions(np.stack([x, y, x + width, y + height], axis=1), image.size)
-
-
 def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20) -> float:
     """Median time of a scene of 320 x 288 pixels with as many threads as torch now uses."""
     size = replace(scenes, width=(320, 320), height=(288, 288))
@@ -69,8 +59,10 @@ def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20)
     return 1000 * statistics.median(times)
 
 
-def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | None) -> Any:
-    """Figures of every way, for each group of styles."""
+def measure(
+    proposer: BundledProposer, config: ProposerTraining, sprites: str | None, selective: int
+) -> list[dict[str, Any]]:
+    """Figures of every way, for each group of styles; selective search is slow and sees fewer."""
     scenes = config.scene_configs(sprites)[0]
     rows: list[dict[str, Any]] = []
     for group, styles in style_groups(load_sprites(sprites), scenes).items():
@@ -79,12 +71,22 @@ def measure(proposer: BundledProposer, config: ProposerTraining, sprites: str | 
             "bundled": proposer.propose(images),
             "grid": [grid(image) for image in images],
         }
-        if importlib.util.find_spec("cv2"):
-            ways["selective search"] = [selective(image) for image in images]
+        if selective:
+            search = load_proposer("selective", keep=LIMIT)
+            ways["selective search"] = search.propose(images[:selective])
         for way, found in ways.items():
-            row = {"way": way, "group": group, "styles": styles}
-            rows.append({**row, **recall_and_precision(found, truths, LIMIT)})
+            row = {"way": way, "group": group, "styles": styles, "scenes": len(found)}
+            rows.append({**row, **recall_and_precision(found, truths[: len(found)], LIMIT)})
     return rows
+
+
+def draw(proposer: BundledProposer, scenes: SceneConfig, folder: Path) -> None:
+    """Four pictures with the boxes that `FO1` would use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(fresh_scenes(scenes, SEED, 4)[0]):
+        regions = select(proposer.propose([image])[0], proposer.selection)
+        drawn = draw_regions(image, regions, show_scores=True)
+        drawn.save(folder / f"{'-'.join(scenes.styles)}-{number}.png")
 
 
 def main() -> None:
@@ -93,6 +95,10 @@ def main() -> None:
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
     parser.add_argument("--scenes", type=int, default=500, help="per group of styles")
     parser.add_argument("--weights", default="", help="folder of other weights")
+    parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some boxes")
+    parser.add_argument(
+        "--selective", type=int, default=50, help="scenes of selective search; 0 for none"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = settings.read(
@@ -101,10 +107,14 @@ def main() -> None:
         [f"test={options.scenes}"],
     )
     proposer = BundledProposer.from_pretrained(options.weights)
+    if options.save_pictures:
+        scenes = config.scene_configs(options.sprites)[0]
+        for styles in style_groups(load_sprites(options.sprites), scenes).values():
+            draw(proposer, replace(scenes, styles=styles), options.save_pictures)
     result = {
         "scenes": options.scenes,
         "limit": LIMIT,
-        "rows": measure(proposer, config, options.sprites),
+        "rows": measure(proposer, config, options.sprites, options.selective),
         "milliseconds": round(milliseconds(proposer, config.scene_configs(options.sprites)[0]), 1),
         "torch": torch.__version__,
         "machine": platform.machine(),

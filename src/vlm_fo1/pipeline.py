@@ -21,7 +21,15 @@ from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import resolve_folder
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.proposers.base import Proposer, Selection, default_proposer, load_proposer, select
+from vlm_fo1.proposers.base import (
+    DEFAULT_SELECTION,
+    Proposer,
+    Selection,
+    default_proposer,
+    load_proposer,
+    select,
+    selection_of,
+)
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.scene import Scene
 from vlm_fo1.sight import MAX_NEW_TOKENS, Network
@@ -29,10 +37,6 @@ from vlm_fo1.structures import Answer, Regions
 from vlm_fo1.windows import Area, joined, tiles
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
-
-DEFAULT_SELECTION = Selection(min_score=0.3, nms_iou=0.8, limit=300)
-"""What of a proposer's boxes is used unless said otherwise: score and overlap as the authors filter
-UPN's, and as many as three questions hold."""
 
 PROPOSED_AT_ONCE = 8
 """How many tiles a proposer gets in one call."""
@@ -83,8 +87,10 @@ class FO1:
     @property
     def selection(self) -> Selection:
         """Which of the proposer's boxes are used."""
-        own = self._selection or getattr(self.proposer, "selection", None)
-        return own if isinstance(own, Selection) else DEFAULT_SELECTION
+        if self._selection is not None:
+            return self._selection
+        proposer = self.proposer
+        return DEFAULT_SELECTION if proposer is None else selection_of(proposer)
 
     @classmethod
     def from_pretrained(

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.helpers_proposers import ProposerCase, all_cases, scene
 
 from vlm_fo1.errors import PromptError
-from vlm_fo1.proposers.base import Proposer, Selection, names, select
+from vlm_fo1.proposers.base import Proposer, Selection, names, select, selection_of
 from vlm_fo1.structures import Regions
 
 CASES = all_cases()
@@ -89,6 +89,19 @@ def test_a_selection_can_be_made(offered: list[Regions]) -> None:
         few = select(regions, Selection(nms_iou=0.5, limit=3))
         assert len(few) <= 3
         assert len(few) == min(1, len(regions)) or len(few) > 1
+
+
+def test_what_is_used_of_it_fits_into_a_few_questions(
+    proposer: Proposer, offered: list[Regions]
+) -> None:
+    selection = selection_of(proposer)
+    assert selection.limit is not None
+    assert selection.limit <= 300
+    for regions in offered:
+        used = select(regions, selection)
+        assert len(used) <= min(len(regions), selection.limit)
+        if used.scores is not None and len(used):
+            assert used.scores.min() >= selection.min_score - 1e-6
 
 
 def test_no_images_give_no_results(case: ProposerCase, proposer: Proposer) -> None:

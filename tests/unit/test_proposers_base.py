@@ -5,13 +5,16 @@ import pytest
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.proposers.base import (
+    DEFAULT_SELECTION,
     Selection,
     check_queries,
     load_proposer,
     names,
     ranked,
     select,
+    selection_of,
 )
+from vlm_fo1.proposers.hf_load import Family
 from vlm_fo1.structures import Regions
 
 SIZE = (100, 80)
@@ -78,3 +81,26 @@ def test_queries_are_cleaned_needed_or_refused():
         check_queries("x", ["cat"], needed=False)
     with pytest.raises(PromptError, match="query 0 is ' '"):
         check_queries("x", [" "], needed=True)
+
+
+def test_a_proposer_without_a_selection_of_its_own_gets_the_usual_one():
+    class Bare:
+        name, fingerprint, takes_queries = "bare", "1", False
+
+        def propose(self, images, *, queries=None):
+            return [Regions.empty(image.size) for image in images]
+
+    class Odd(Bare):
+        selection = "all"
+
+    class Own(Bare):
+        selection = Selection(min_score=0.9)
+
+    assert selection_of(Bare()) == selection_of(Odd()) == DEFAULT_SELECTION
+    assert selection_of(Own()) == Selection(min_score=0.9)
+
+
+def test_detectors_that_score_low_are_not_cut_off_at_the_usual_score():
+    least = [Family.of(kind).min_score for kind in ("rt_detr_v2", "grounding-dino", "owlv2")]
+    assert least == sorted(least, reverse=True)
+    assert least[0] == DEFAULT_SELECTION.min_score > least[1] > least[2] > 0

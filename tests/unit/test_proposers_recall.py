@@ -9,7 +9,7 @@ import pytest
 
 from vlm_fo1.boxes import xyxy_to_xywh
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.recall import LIMITS, SIZES, CocoTruth, RecallMeter
+from vlm_fo1.proposers.recall import LIMITS, SIZES, CocoTruth, RecallMeter, matches
 from vlm_fo1.structures import Regions
 
 SIZE = (400, 400)
@@ -197,3 +197,13 @@ def test_a_file_that_is_no_truth_is_refused(tmp_path, text):
         CocoTruth(path)
     with pytest.raises(BoxError, match="cannot be read: No such file"):
         CocoTruth(tmp_path / "none.json")
+
+
+def test_each_box_accounts_for_the_best_object_that_is_left():
+    overlap = np.array([[0.6, 0.9], [0.55, 0.95], [0.8, 0.7], [0.1, 0.1]], np.float32)
+    assert matches(overlap, [0.5, 0.85]).T.tolist() == [
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
+    assert matches(np.zeros((0, 3), np.float32), [0.5]).shape == (0, 1)
+    assert not matches(np.zeros((3, 0), np.float32), [0.5]).any()

@@ -161,6 +161,16 @@ def test_the_fingerprint_follows_weights_and_settings():
     assert proposer().fingerprint == prints[0]
 
 
+def test_the_released_filter_and_its_hundred_boxes_are_what_is_used_of_them():
+    assert proposer().selection == Selection(
+        min_score=0.3, nms_iou=0.8, limit=100, whole_pixels=True
+    )
+    filtered = proposer(selection=OFFICIAL_FILTER)
+    (regions,) = filtered.propose([picture(90, 60)])
+    assert same(select(regions, filtered.selection), regions[:100])  # clipped: no second NMS
+    assert proposer(selection=Selection(limit=3)).selection == Selection(limit=3)
+
+
 @pytest.mark.parametrize("option", ["shorter", "longer_max", "batch_size"])
 def test_numbers_below_one_are_refused(option):
     with pytest.raises(ConfigError, match=rf"{option} = 0: at least 1"):

@@ -62,14 +62,16 @@ def _example(folder: Path, entry: Mapping[str, Any]) -> Example:
         task = str(entry["task"])
         labels = entry.get("labels") or entry.get("label") or ()
         labels = (labels,) if isinstance(labels, str) else tuple(map(str, labels))
-        words = str(entry.get("question") or entry.get("phrase") or entry.get("words") or "")
+        words = str(entry.get("question") or entry.get("phrase") or " ".join(labels))
+        if task == "detection":
+            words = ""
     return Example(
         picture=picture,
         boxes_xyxy=_boxes(folder, picture, entry.get("boxes")),
         task=task,
         labels=labels,
         words=words,
-        title=str(entry.get("title") or entry.get("name") or picture.stem.replace("-", " ")),
+        title=str(entry.get("title") or entry.get("name") or picture.stem),
     )
 
 

@@ -5,23 +5,22 @@ lost: each answer is on disk before the next picture is opened.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli.options import Shared
 from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile, line_of
-from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError
+from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
     from vlm_fo1.pipeline import FO1
@@ -68,13 +67,6 @@ def asking(make: Callable[..., Question]) -> Callable[..., None]:
     return command
 
 
-@dataclass
-class _Outcome:
-    done: int = 0
-    skipped: int = 0
-    failed: list[str] = field(default_factory=list[str])
-
-
 def run(options: Shared, question: Question) -> None:
     """Ask one question of every picture.
 
@@ -86,7 +78,7 @@ def run(options: Shared, question: Question) -> None:
         typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
     """
     errors = Console(stderr=True)
-    with _shown(errors):
+    with shown(errors):
         _check_options(options, question)
         boxes = _read_boxes(options, question)
         pictures = find_pictures(options.image, aside=options.out)
@@ -103,27 +95,25 @@ def run(options: Shared, question: Question) -> None:
         queries = options.query or question.queries
         scene = fo1.open(path, boxes, queries=queries, tile=options.tile)
         streamed = {"on_text": print_text} if question.stream else {}
-        return question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
+        answer = question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
+        if path in drawings:
+            answer.draw(path, show_unchosen=options.unchosen).save(drawings[path])
+        return answer
 
-    outcome = _Outcome(skipped=len(pictures) - len(todo))
-    for path in _with_progress(todo, errors):
+    outcome = Outcome(skipped=len(pictures) - len(todo))
+    for path in with_progress(todo, errors, "asking"):
         if question.stream and len(pictures) > 1:
             typer.echo(f"{path}:")
-        answer = _try(lambda path=path: ask(path), path, drawings.get(path), options)
-        if isinstance(answer, Exception):
-            outcome.failed.append(str(path))
-            record = {"file": str(path), "error": _reason(answer)}
-            errors.print(Text(f"{path}: {_reason(answer)}", style="red"), soft_wrap=True)
-        else:
-            outcome.done += 1
-            record = {"file": str(path), **answer.to_dict()}
+        answer = outcome.attempt(path, ask, errors)
+        failed = isinstance(answer, Failed)
+        record = answer.record if failed else {"file": str(path), **answer.to_dict()}
         if file is not None:
-            with _shown(errors):
+            with shown(errors):
                 file.append(record)
-        if not isinstance(answer, Exception):
+        if not failed:
             several = len(pictures) > 1
             _print(options, path, answer, record, several=several, streamed=question.stream)
-    _conclude(options, outcome, errors, len(pictures))
+    outcome.conclude("answered", options.save, errors, several=len(pictures) > 1)
 
 
 def print_text(text: str) -> None:
@@ -214,36 +204,16 @@ def _read_boxes(options: Shared, question: Question) -> Any:
     return None
 
 
-@contextmanager
-def _shown(errors: Console) -> Iterator[None]:
-    """Turn our errors and those of the disk into a line for people and exit code 2.
-
-    Raises:
-        typer.Exit: Such an error came.
-    """
-    try:
-        yield
-    except (FO1Error, OSError) as error:
-        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise typer.Exit(code=2) from error
-
-
-def _load(options: Shared, errors: Console) -> Any:
-    with errors.status(Text(f"loading {options.model}")):
-        from transformers.utils import logging
-
-        from vlm_fo1.pipeline import FO1
-
-        if options.model == "tiny":
-            logging.disable_progress_bar()
-        fo1 = FO1.from_pretrained(
-            options.model,
-            proposer=options.proposer,
-            device=options.device,
-            dtype=options.dtype,
-            revision=options.revision,
-        )
-        return _with_selection(fo1, options)
+def _load(options: Shared, errors: Console) -> "FO1":
+    fo1 = load_fo1(
+        options.model,
+        errors,
+        proposer=options.proposer,
+        device=options.device,
+        dtype=options.dtype,
+        revision=options.revision,
+    )
+    return _with_selection(fo1, options)
 
 
 def _with_selection(fo1: "FO1", options: Shared) -> "FO1":
@@ -260,34 +230,6 @@ def _with_selection(fo1: "FO1", options: Shared) -> "FO1":
             "pass --proposer NAME:ARG"
         )
     return fo1.selecting(replace(fo1.selection, **changed)) if changed else fo1
-
-
-def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
-    if len(pictures) < 2:
-        yield from pictures
-        return
-    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=errors) as progress:
-        yield from progress.track(pictures, description="asking")
-
-
-def _try(
-    ask: Callable[[], "Answer"], path: Path, drawing: Path | None, options: Shared
-) -> "Answer | Exception":
-    """The answer, drawn if that is wanted; or what went wrong with this one picture."""
-    from torch import OutOfMemoryError
-
-    try:
-        answer = ask()
-        if drawing is not None:
-            answer.draw(path, show_unchosen=options.unchosen).save(drawing)
-    except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
-        return error
-    return answer
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _print(
@@ -329,16 +271,3 @@ def _show(path: Path, answer: "Answer", *, streamed: bool) -> None:
         console.print(table)
     for problem in answer.problems:
         Console(stderr=True).print(Text(f"{path.name}: {problem}", style="yellow"), soft_wrap=True)
-
-
-def _conclude(options: Shared, outcome: _Outcome, errors: Console, pictures: int) -> None:
-    if pictures > 1 or outcome.skipped:
-        line = f"{outcome.done} answered"
-        if outcome.skipped:
-            line += f", {outcome.skipped} were already in {options.save}"
-        if outcome.failed:
-            line += f", {len(outcome.failed)} failed: {', '.join(outcome.failed[:5])}"
-            line += ", ..." if len(outcome.failed) > 5 else ""
-        errors.print(Text(line), soft_wrap=True)
-    if outcome.failed:
-        raise typer.Exit(code=1)

@@ -36,7 +36,9 @@ Query = Annotated[
 ]
 MinScore = Annotated[
     float | None,
-    typer.Option(help="Proposals with a lower score are dropped.", show_default="0.3"),
+    typer.Option(
+        help="Proposals with a lower score are dropped.", show_default="the proposer's own, or 0.3"
+    ),
 ]
 Nms = Annotated[
     float | None,
@@ -44,7 +46,7 @@ Nms = Annotated[
         min=0,
         max=1,
         help="Proposals that overlap a better one more than this (IoU) are dropped.",
-        show_default="0.8",
+        show_default="the proposer's own, or 0.8",
     ),
 ]
 Tile = Annotated[

@@ -2,20 +2,18 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.asking import find_pictures, plan_drawings
+from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile, line_of
 from vlm_fo1.errors import FO1Error
 
@@ -131,13 +129,6 @@ class Job:
         return None if self.save is None else self.save.with_suffix(".jsonl")
 
 
-@dataclass
-class _Outcome:
-    done: int = 0
-    skipped: int = 0
-    failed: list[str] = field(default_factory=list[str])
-
-
 @dataclass(frozen=True)
 class _Tools:
     proposer: "Proposer"
@@ -155,32 +146,35 @@ def _run(job: Job) -> None:
         typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
     """
     errors = Console(stderr=True)
-    with _shown(errors):
+    with shown(errors):
         pictures = find_pictures(job.image, aside=job.out)
         drawings = plan_drawings(job.out, pictures)
         _check_save(job.save)
         tools = _prepare(job, errors)
     finished = tools.file.finished if tools.file else set[str]()
     todo = [path for path in pictures if str(path) not in finished]
-    outcome = _Outcome(skipped=len(pictures) - len(todo))
+    outcome = Outcome(skipped=len(pictures) - len(todo))
     if outcome.skipped and job.recall:
-        with _shown(errors):
+        with shown(errors):
             _count_finished(job, tools, {str(path) for path in pictures} - set(map(str, todo)))
-    for path in _with_progress(todo, errors):
-        result = _try(path, tools, drawings.get(path))
-        if isinstance(result, Exception):
-            outcome.failed.append(str(path))
-            reason = str(result) or type(result).__name__
-            record = {"file": str(path), "error": reason}
-            errors.print(Text(f"{path}: {reason}", style="red"), soft_wrap=True)
-        else:
-            outcome.done += 1
-            record, regions = result
-            _print(job, record, regions)
+
+    def propose(path: Path) -> "tuple[dict[str, Any], Regions]":
+        from vlm_fo1.draw import draw_regions
+
+        record, regions = _propose(path, tools)
+        if path in drawings:
+            draw_regions(path, regions, show_scores=True).save(drawings[path])
+        return record, regions
+
+    for path in with_progress(todo, errors, "proposing"):
+        result = outcome.attempt(path, propose, errors)
+        record = result.record if isinstance(result, Failed) else result[0]
         if tools.file is not None:
-            with _shown(errors):
+            with shown(errors):
                 tools.file.append(record)
-    with _shown(errors):
+        if not isinstance(result, Failed):
+            _print(job, *result)
+    with shown(errors):
         _write_whole(job)
     _conclude(job, tools, outcome, errors, len(pictures))
 
@@ -216,23 +210,6 @@ def _prepare(job: Job, errors: Console) -> _Tools:
             about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
             file = AnswerFile(job.lines, ["propose", *about], fresh=job.fresh)
     return _Tools(proposer, job.queries, selection, file, truth, RecallMeter())
-
-
-def _try(
-    path: Path, tools: _Tools, drawing: Path | None
-) -> "tuple[dict[str, Any], Regions] | Exception":
-    """The line about one picture and its regions, drawn if that is wanted; or what went wrong."""
-    from torch import OutOfMemoryError
-
-    from vlm_fo1.draw import draw_regions
-
-    try:
-        record, regions = _propose(path, tools)
-        if drawing is not None:
-            draw_regions(path, regions, show_scores=True).save(drawing)
-    except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
-        return error
-    return record, regions
 
 
 def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
@@ -300,25 +277,17 @@ def _write_whole(job: Job) -> None:
     Path(partial).replace(job.save)
 
 
-def _conclude(job: Job, tools: _Tools, outcome: _Outcome, errors: Console, pictures: int) -> None:
+def _conclude(job: Job, tools: _Tools, outcome: Outcome, errors: Console, pictures: int) -> None:
     if job.recall is not None:
         report = tools.meter.report()
         if job.as_json:
             typer.echo(line_of({"recall": report.to_dict()}))
         else:
             _show_recall(report.to_dict())
-    if pictures > 1 or outcome.skipped:
-        line = f"{outcome.done} done"
-        if job.cache is not None:
-            line += f", {getattr(tools.proposer, 'hits', 0)} of them from the cache"
-        if outcome.skipped:
-            line += f", {outcome.skipped} were already in {job.lines}"
-        if outcome.failed:
-            line += f", {len(outcome.failed)} failed: {', '.join(outcome.failed[:5])}"
-            line += ", ..." if len(outcome.failed) > 5 else ""
-        errors.print(Text(line), soft_wrap=True)
-    if outcome.failed:
-        raise typer.Exit(code=1)
+    verb = "done"
+    if job.cache is not None:
+        verb += f", {getattr(tools.proposer, 'hits', 0)} of them from the cache"
+    outcome.conclude(verb, job.lines, errors, several=pictures > 1)
 
 
 def _show_recall(report: dict[str, Any]) -> None:
@@ -348,26 +317,3 @@ def _show_recall(report: dict[str, Any]) -> None:
         if report["latency_s"] is not None:
             line += f", {report['latency_s']:.3f} s each (median)"
         console.print(Text(line), soft_wrap=True)
-
-
-@contextmanager
-def _shown(errors: Console) -> Iterator[None]:
-    """Turn our errors and those of the disk into a line for people and exit code 2.
-
-    Raises:
-        typer.Exit: Such an error came.
-    """
-    try:
-        yield
-    except (FO1Error, OSError) as error:
-        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise typer.Exit(code=2) from error
-
-
-def _with_progress(pictures: list[Path], errors: Console) -> Iterator[Path]:
-    if len(pictures) < 2:
-        yield from pictures
-        return
-    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=errors) as progress:
-        yield from progress.track(pictures, description="proposing")

@@ -1,30 +1,26 @@
 """`fo1 segment`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
 from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile, line_of
 from vlm_fo1.cli.segmenting import (
     Phrase,
     Proposing,
     Query,
     check_out,
-    load_fo1,
     load_offering,
-    shown,
 )
-from vlm_fo1.errors import FO1Error
 
 if TYPE_CHECKING:
     from vlm_fo1.structures import Answer
@@ -70,15 +66,24 @@ def command(
             answer.draw(path, show_unchosen=unchosen).save(drawings[path])
         return answer
 
-    outcome = _Outcome(as_json=as_json, several=len(pictures) > 1)
-    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=errors, disable=len(todo) < 2) as progress:
-        for path in progress.track(todo, description="segmenting"):
-            record = outcome.of(path, answered, errors, quiet=file is not None and outcome.several)
-            if file is not None:
-                with shown(errors):
-                    file.append(record)
-    outcome.conclude(len(pictures) - len(todo), save, errors)
+    outcome = Outcome(skipped=len(pictures) - len(todo))
+    several = len(pictures) > 1
+    for path in with_progress(todo, errors, "segmenting"):
+        answer = outcome.attempt(path, answered, errors)
+        failed = isinstance(answer, Failed)
+        record = answer.record if failed else _record(path, answer)
+        if file is not None:
+            with shown(errors):
+                file.append(record)
+        if failed:
+            continue
+        if as_json:
+            typer.echo(line_of(record))
+        elif file is None or not several:
+            if several:
+                typer.echo(f"{path}:")
+            _show(path, answer, errors)
+    outcome.conclude("answered", save, errors, several=several)
 
 
 def _asker(
@@ -91,57 +96,14 @@ def _asker(
 ) -> "Callable[..., Answer]":
     """Loads what is needed; the rest of `segmenting.segment` is for each picture."""
     offering = load_offering(proposer, device, dtype, errors)
-    fo1 = load_fo1(model, revision, device, dtype, errors)
+    fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
     from vlm_fo1.segmenting import segment
 
     return partial(segment, fo1, offering)
 
 
-@dataclass(kw_only=True)
-class _Outcome:
-    """Shows each answer and counts what failed."""
-
-    as_json: bool
-    several: bool
-    done: int = 0
-    failed: list[str] = field(default_factory=list[str])
-
-    def of(
-        self, path: Path, ask: Callable[[Path], "Answer"], errors: Console, *, quiet: bool
-    ) -> dict[str, Any]:
-        """The record of a picture."""
-        from torch import OutOfMemoryError
-
-        try:
-            answer = ask(path)
-        except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
-            reason = str(error) or type(error).__name__
-            self.failed.append(str(path))
-            errors.print(Text(f"{path}: {reason}", style="red"), soft_wrap=True)
-            return {"file": str(path), "error": reason}
-        self.done += 1
-        record = {"file": str(path), **answer.to_dict(), "segments": _segments(answer)}
-        if self.as_json:
-            typer.echo(line_of(record))
-        elif not quiet:
-            if self.several:
-                typer.echo(f"{path}:")
-            _show(path, answer, errors)
-        return record
-
-    def conclude(self, skipped: int, save: Path | None, errors: Console) -> None:
-        """One line about all pictures.
-
-        Raises:
-            typer.Exit: Some failed.
-        """
-        if self.several or skipped:
-            line = f"{self.done} answered"
-            line += f", {skipped} were already in {save}" if skipped else ""
-            line += f", {len(self.failed)} failed: {', '.join(self.failed)}" if self.failed else ""
-            errors.print(Text(line), soft_wrap=True)
-        if self.failed:
-            raise typer.Exit(code=1)
+def _record(path: Path, answer: "Answer") -> dict[str, Any]:
+    return {"file": str(path), **answer.to_dict(), "segments": _segments(answer)}
 
 
 def _segments(answer: "Answer") -> list[dict[str, Any]]:

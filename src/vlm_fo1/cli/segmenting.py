@@ -1,7 +1,5 @@
-"""What `fo1 segment` and `fo1 video` share: options, loading, how errors show."""
+"""What `fo1 segment` and `fo1 video` share: options, and loading what offers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,34 +30,6 @@ Query = Annotated[
         show_default="the phrase",
     ),
 ]
-
-
-@contextmanager
-def shown(errors: Console) -> Iterator[None]:
-    """Turn our errors and those of the disk into a line for people and exit code 2.
-
-    Raises:
-        typer.Exit: Such an error came.
-    """
-    try:
-        yield
-    except (FO1Error, OSError) as error:
-        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise typer.Exit(code=2) from error
-
-
-def load_fo1(
-    model: str, revision: str | None, device: str | None, dtype: str | None, errors: Console
-) -> Any:
-    """The model that chooses."""
-    with errors.status(Text(f"loading {model}")):
-        from transformers.utils import logging
-
-        from vlm_fo1.pipeline import FO1
-
-        if model == "tiny":
-            logging.disable_progress_bar()
-        return FO1.from_pretrained(model, device=device, dtype=dtype, revision=revision)
 
 
 def load_offering(name: str, device: str | None, dtype: str | None, errors: Console) -> "Proposer":

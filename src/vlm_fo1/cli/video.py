@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.text import Text
 
 from vlm_fo1.cli import options
+from vlm_fo1.cli.running import bars, load_fo1, shown
 from vlm_fo1.cli.segmenting import (
     Phrase,
     Proposing,
     Query,
     check_out,
-    load_fo1,
     load_offering,
-    shown,
 )
 from vlm_fo1.errors import FO1Error
 
@@ -79,7 +77,7 @@ def command(
         def load() -> Models:
             offering = load_offering(proposer, device, dtype, errors)
             following = _load_tracker(tracker, offering, device, dtype, errors)
-            fo1 = load_fo1(model, revision, device, dtype, errors)
+            fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
             return Models(fo1=fo1, proposer=offering, tracker=following)
 
         with _bars(errors) as on_progress:
@@ -119,15 +117,14 @@ def _check(out: Path | None, save: Path | None, tracker: str | None, proposer: s
 @contextmanager
 def _bars(errors: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar for each thing that is done, shown from its first frame on: models load before."""
-    columns = [*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()]
-    progress = Progress(*columns, console=errors)
-    bars: dict[str, Any] = {}
+    progress = bars(errors)
+    tasks: dict[str, Any] = {}
 
     def on_progress(what: str, done: int, total: int | None) -> None:
         progress.start()
-        if what not in bars:
-            bars[what] = progress.add_task(what)
-        progress.update(bars[what], completed=done, total=total)
+        if what not in tasks:
+            tasks[what] = progress.add_task(what)
+        progress.update(tasks[what], completed=done, total=total)
 
     try:
         yield on_progress

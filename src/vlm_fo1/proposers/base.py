@@ -38,8 +38,8 @@ _CLASSES = {
 class Proposer(Protocol):
     """Offers regions of images; safe to use from several threads.
 
-    One whose scores need other thresholds than most may have an attribute ``selection``, a
-    `Selection`: `vlm_fo1.FO1` goes by it unless told otherwise.
+    One whose scores need other thresholds than most has an attribute ``selection`` in place of
+    `DEFAULT_SELECTION`: `vlm_fo1.FO1` goes by it unless told otherwise.
     """
 
     @property
@@ -101,6 +101,17 @@ class Selection:
             raise ConfigError(f"nms_iou = {self.nms_iou} must be an IoU: from 0 to 1, or None")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit = {self.limit}: at least 1 box, or None for all")
+
+
+DEFAULT_SELECTION = Selection(min_score=0.3, nms_iou=0.8, limit=300)
+"""What `vlm_fo1.FO1` uses of the boxes of a proposer that says nothing else: score and overlap as
+the authors filter UPN's, and as many as three questions hold."""
+
+
+def selection_of(proposer: Proposer) -> Selection:
+    """Which of a proposer's boxes are used unless the user says otherwise."""
+    own = getattr(proposer, "selection", None)
+    return own if isinstance(own, Selection) else DEFAULT_SELECTION
 
 
 def select(regions: Regions, selection: Selection) -> Regions:

@@ -5,7 +5,6 @@ overlap that this box is expected to have with a thing. B is the batch, H and W 
 in pixels, h = H / 4 and w = W / 4 the cells.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlm_fo1.boxes import nms
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.proposers.base import check_queries, ranked
-from vlm_fo1.settings import build
+from vlm_fo1.proposers.base import Selection, check_queries, ranked
+from vlm_fo1.proposers.digest import digest_of
+from vlm_fo1.settings import build, plain
 from vlm_fo1.structures import Regions
 
 STRIDE = 4
@@ -139,6 +139,8 @@ class BundledProposer:
 
     name = "tiny"
     takes_queries = False
+    selection = Selection(min_score=0.15, nms_iou=0.7, limit=100)
+    """Its score is an overlap and low for small things, which a threshold of 0.3 would lose."""
 
     def __init__(self, network: BoxNetwork, config: BoxNetworkConfig, fingerprint: str) -> None:
         self.config = config
@@ -170,7 +172,6 @@ class BundledProposer:
             values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
             config = build(BoxNetworkConfig, values)
             state = {name: value.float() for name, value in load_file(weights).items()}
-            digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} is no bundled proposer ({error}): it needs {CONFIG_FILE} and "
@@ -184,7 +185,7 @@ class BundledProposer:
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ConfigError(f"dtype = {dtype!r}: a float type is needed, such as 'bfloat16'")
-        fingerprint = f"tiny-{_VERSION}-{digest}-{str(kind).removeprefix('torch.')}-{config}"
+        fingerprint = digest_of(cls.name, _VERSION, str(kind), plain(config), state)
         proposer = cls(network, config, fingerprint)
         proposer._network.to(device=device, dtype=kind)
         return proposer

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vlm_fo1.errors import BoxError, ConfigError
-from vlm_fo1.proposers.base import Proposer, check_queries
+from vlm_fo1.proposers.base import Proposer, Selection, check_queries, selection_of
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.structures import Regions
 
@@ -92,6 +92,11 @@ class CachedProposer:
     def takes_queries(self) -> bool:
         """As the proposer behind it."""
         return self.proposer.takes_queries
+
+    @property
+    def selection(self) -> Selection:
+        """Of the proposer behind it."""
+        return selection_of(self.proposer)
 
     def propose(
         self, images: Sequence[Image.Image], *, queries: Sequence[str] | None = None

@@ -6,7 +6,7 @@ Legend: B images of a batch, Q boxes an image, C classes, L names of a prompt, T
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.proposers.base import check_queries, ranked
+from vlm_fo1.proposers.base import DEFAULT_SELECTION, Selection, check_queries, ranked
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.hf_load import Family, load_detector
 from vlm_fo1.proposers.hf_prompts import Prompt, grounding_prompts, owl_prompts
@@ -120,9 +120,18 @@ class DetectorProposer:
         """Whether it looks for named things."""
         return self.family.takes_names
 
-    @cached_property
+    @property
+    def selection(self) -> Selection:
+        """Zero-shot detectors give right boxes lower scores than closed-set ones."""
+        return replace(DEFAULT_SELECTION, min_score=self.family.min_score)
+
+    @property
     def fingerprint(self) -> str:
         """Of weights, configuration, image steps, template and the version of transformers."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         config = {k: v for k, v in self.model.config.to_dict().items() if not k.startswith("_")}
         return digest_of(
             self.name,

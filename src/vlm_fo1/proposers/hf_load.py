@@ -17,6 +17,8 @@ from transformers import (
 
 from vlm_fo1._extras import require
 from vlm_fo1.errors import CheckpointError, ConfigError, MissingExtraError
+from vlm_fo1.proposers.base import DEFAULT_SELECTION
+from vlm_fo1.proposers.checkpoints import check_report, first_line, placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Family:
     is_owl: bool = False
     """Each name is a text of its own, instead of all sharing a sentence."""
     template: str = "{}"
+    min_score: float = DEFAULT_SELECTION.min_score
+    """Boxes that score less are not used unless the user says otherwise."""
     pads_to_square: bool = False
     """Its boxes are shares of the picture after that was padded to a square."""
 
@@ -46,15 +50,16 @@ class Family:
         )
 
 
-_OWL = {"takes_names": True, "is_owl": True, "template": "a photo of a {}"}
+_OWL = {"takes_names": True, "is_owl": True, "template": "a photo of a {}", "min_score": 0.05}
+_GROUNDING = Family(takes_names=True, min_score=0.15)
 _CLOSED_SET = (
     *("rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr"),
     *("detr", "conditional_detr", "deformable_detr", "table-transformer", "yolos"),
 )
 _FAMILIES = {
     **dict.fromkeys(_CLOSED_SET, Family()),
-    "grounding-dino": Family(takes_names=True),
-    "mm-grounding-dino": Family(takes_names=True),
+    "grounding-dino": _GROUNDING,
+    "mm-grounding-dino": _GROUNDING,
     "owlvit": Family(**_OWL),
     "owlv2": Family(**_OWL, pads_to_square=True),
 }
@@ -86,12 +91,12 @@ def load_detector(
         ConfigError: A kind of detector without an adapter, or no such device or dtype here.
         MissingExtraError: It needs a package that is not installed.
     """
-    device, dtype = _placed(device, dtype)
+    device, dtype = placed(device, dtype)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{source} holds no detector of transformers: {_first_line(error)}; name a folder with "
+            f"{source} holds no detector of transformers: {first_line(error)}; name a folder with "
             "config.json and weights, or a Hub id such as PekingU/rtdetr_v2_r50vd"
         ) from error
     except ImportError as error:
@@ -115,53 +120,13 @@ def load_detector(
     except ImportError as error:
         raise MissingExtraError(_missing(source, error)) from error
     except _UNREADABLE as error:
-        raise CheckpointError(f"{source} cannot be loaded: {_first_line(error)}") from error
-    _check_report(source, model, report)
+        raise CheckpointError(f"{source} cannot be loaded: {first_line(error)}") from error
+    check_report(source, model, report)
     return model.to(device), image_processor, tokenizer
 
 
-def _placed(
-    device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[torch.device, torch.dtype | str]:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used here ({_first_line(error)}): leave it out, or "
-            "run `fo1 doctor` to see what there is"
-        ) from error
-    if dtype is None:
-        return place, torch.float32 if place.type == "cpu" else "auto"
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise ConfigError(
-            f"dtype {str(dtype)!r} is none that weights can have: float32, bfloat16, float16 or "
-            "auto is needed"
-        )
-    return place, known or "auto"
-
-
-def _check_report(source: str, model: Any, report: dict[str, Any]) -> None:
-    """Refuse weights that leave a parameter random.
-
-    Raises:
-        CheckpointError: With the names of such parameters.
-    """
-    parameters = {name for name, _ in model.named_parameters()}
-    missing = sorted(parameters & set(report["missing_keys"]))
-    other = [str(key[0]) for key in report.get("mismatched_keys") or ()]
-    if missing or other:
-        names = [*missing, *other]
-        raise CheckpointError(
-            f"the weights of {source} are of another network: {len(names)} of {len(parameters)} "
-            f"tensors are missing or of another shape: {', '.join(names[:3])}"
-            f"{', ...' if len(names) > 3 else ''}"
-        )
-
-
 def _missing(source: str, error: ImportError) -> str:
-    reason = _first_line(error)
+    reason = first_line(error)
     if "timm" in str(error) and importlib.util.find_spec("timm") is None:
         reason = (
             "its backbone is one of timm, which brings torchvision and is not used here; take a "
@@ -169,8 +134,3 @@ def _missing(source: str, error: ImportError) -> str:
             "detector"
         )
     return f"{source} cannot be loaded: {reason}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

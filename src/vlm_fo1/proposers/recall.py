@@ -102,7 +102,8 @@ class RecallMeter:
         for size, (least, greatest) in SIZES.items():
             those = (areas_M >= least) & (areas_M <= greatest)
             self._objects[size] += int(those.sum())
-            self._found[size] += _matched(overlap_NM[:, those])
+            right_NT = matches(overlap_NM[:, those], _THRESHOLDS_T)
+            self._found[size] += np.stack([right_NT[:limit].sum(0) for limit in LIMITS])
         self._boxes.append(len(regions))
         if latency_s is not None:
             self._latency_s.append(latency_s)
@@ -127,6 +128,32 @@ class RecallMeter:
             boxes_per_image=sum(self._boxes) / images if images else None,
             latency_s=float(np.median(self._latency_s)) if self._latency_s else None,
         )
+
+
+def matches(
+    overlap_NM: npt.NDArray[np.float32], thresholds_T: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    """Which boxes account for an object: each, best first, for the best that is left.
+
+    Args:
+        overlap_NM: IoU of boxes, best first, with objects.
+        thresholds_T: Least IoU, each looked at by itself.
+
+    Returns:
+        (N, T), True where a box has an object of its own.
+    """
+    least_T1 = np.asarray(thresholds_T, np.float64)[:, None] - _ROUNDING
+    rows_T = np.arange(len(least_T1))
+    right_NT = np.zeros((len(overlap_NM), len(least_T1)), np.bool_)
+    if not overlap_NM.size:
+        return right_NT
+    free_TM = np.ones((len(least_T1), overlap_NM.shape[1]), np.bool_)
+    for overlap_M, right_T in zip(overlap_NM, right_NT, strict=True):
+        fits_TM = free_TM & (overlap_M >= least_T1)
+        best_T = np.where(fits_TM, overlap_M, -1).argmax(1)
+        right_T[:] = fits_TM[rows_T, best_T]
+        free_TM[rows_T, best_T] &= ~right_T
+    return right_NT
 
 
 class CocoTruth:
@@ -194,25 +221,6 @@ class CocoTruth:
         records = self._annotations.get(number, [])
         boxes = xywh_to_xyxy([box for box, _ in records])
         return boxes, np.array([area for _, area in records], np.float32)
-
-
-def _matched(overlap_NM: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """(K, T) objects that the first boxes account for, each box for the best that is left."""
-    counts_KT = np.zeros((len(LIMITS), len(_THRESHOLDS_T)), np.int64)
-    count, objects = overlap_NM.shape
-    if not objects:
-        return counts_KT
-    rows_T = np.arange(len(_THRESHOLDS_T))
-    free_TM = np.ones((len(_THRESHOLDS_T), objects), np.bool_)
-    for box in range(max(LIMITS)):
-        if box < count:
-            fits_TM = free_TM & (overlap_NM[box] >= _THRESHOLDS_T[:, None] - _ROUNDING)
-            best_T = np.where(fits_TM, overlap_NM[box], -1).argmax(1)
-            free_TM[rows_T, best_T] &= ~fits_TM[rows_T, best_T]
-        for position, limit in enumerate(LIMITS):
-            if box + 1 == limit:
-                counts_KT[position] = (~free_TM).sum(1)
-    return counts_KT
 
 
 def _mean(row: list[float] | list[None]) -> float | None:

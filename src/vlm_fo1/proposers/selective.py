@@ -1,7 +1,5 @@
 """Selective search, ranked and thinned: boxes on photographs from no weights at all."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +12,8 @@ from PIL import Image
 from vlm_fo1._extras import require
 from vlm_fo1.boxes import nms
 from vlm_fo1.errors import ConfigError, MissingExtraError
-from vlm_fo1.proposers.base import check_queries, ranked
+from vlm_fo1.proposers.base import Selection, check_queries, ranked
+from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.structures import Regions
 
 Boxes = npt.NDArray[np.int64]
@@ -78,6 +77,8 @@ class SelectiveSearch:
 
     name = "selective"
     takes_queries = False
+    selection = Selection(nms_iou=0.8, limit=100)
+    """No score is too low: scores only order the boxes of one picture."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Look for OpenCV's contributed modules.
@@ -95,9 +96,7 @@ class SelectiveSearch:
                 "install --force-reinstall --no-deps opencv-contrib-python-headless"
             )
         self._segmentation: Any = segmentation
-        told = {"cv2": self._cv2.__version__, **asdict(self.settings)}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-        self.fingerprint = f"{self.name}-{digest[:16]}"
+        self.fingerprint = digest_of(self.name, self._cv2.__version__, asdict(self.settings))
 
     @classmethod
     def from_pretrained(

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from vlm_fo1.boxes import iou
 from vlm_fo1.proposers.bundled import STRIDE, BoxNetwork, cell_centres
+from vlm_fo1.proposers.recall import matches
 from vlm_fo1.structures import Regions
 
 _NOTHING, _IGNORED = -1, -2
@@ -104,7 +105,7 @@ def recall_and_precision(
         best = regions[:limit]
         ranks = -np.arange(len(best), dtype=np.float64)
         scores.append(ranks if best.scores is None else best.scores.astype(np.float64))
-        right.append(_matched(best.xyxy, truth))
+        right.append(matches(iou(best.xyxy, truth), [0.5])[:, 0])
     things = sum(len(truth) for truth in truths)
     order = np.argsort(-np.concatenate(scores), kind="stable")
     hits = np.cumsum(np.concatenate(right)[order])
@@ -117,16 +118,3 @@ def recall_and_precision(
         "boxes": sum(len(regions) for regions in found) / max(len(found), 1),
         "things": things / max(len(truths), 1),
     }
-
-
-def _matched(
-    boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]
-) -> npt.NDArray[np.bool_]:
-    """Which boxes, best first, take a thing that no better one took: its best free one."""
-    overlaps = iou(boxes, truth)
-    matched = np.zeros(len(boxes), np.bool_)
-    for index, row in enumerate(overlaps):
-        if len(row) and row.max() >= 0.5:
-            overlaps[:, int(row.argmax())] = -1
-            matched[index] = True
-    return matched

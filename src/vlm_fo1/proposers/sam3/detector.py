@@ -1,6 +1,5 @@
 """SAM 3 on one picture: every thing that a few words name, with box, score and mask."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -12,8 +11,10 @@ from PIL import Image
 from transformers import AutoTokenizer, Sam3Model
 
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
-from vlm_fo1.proposers.base import check_queries, ranked
-from vlm_fo1.proposers.sam3.loading import first_line, load_network, masks_at, pixels_of
+from vlm_fo1.proposers.base import Selection, check_queries, ranked
+from vlm_fo1.proposers.checkpoints import first_line
+from vlm_fo1.proposers.digest import digest_of
+from vlm_fo1.proposers.sam3.loading import load_network, masks_at, pixels_of
 from vlm_fo1.structures import Regions
 
 KINDS = ("sam3_video", "sam3")
@@ -37,6 +38,8 @@ class SAM3Proposer:
 
     name = "sam3"
     takes_queries = True
+    selection = Selection(min_score=0.05, nms_iou=0.8, limit=100)
+    """Where the network is unsure, a thing of a low score may be what is meant."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, source: str = "", min_score: float = 0.0
@@ -82,17 +85,20 @@ class SAM3Proposer:
             ) from error
         return cls(model, tokenizer, source=argument, min_score=min_score)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of the weights and of what else decides the regions."""
-        state = hashlib.blake2b(digest_size=16)
-        settings = (self.min_score, str(self.model.dtype), transformers.__version__)
-        state.update(repr((settings, sorted(self.tokenizer.get_vocab().items()))).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            state.update(f"{name} {tuple(tensor.shape)}".encode())
-            state.update(flat.view(torch.uint8).numpy().data)
-        return f"sam3-{state.hexdigest()}"
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return digest_of(
+            self.name,
+            transformers.__version__,
+            self.min_score,
+            self.tokenizer.get_vocab(),
+            self.model.state_dict(),
+        )
 
     @torch.inference_mode()
     def propose(

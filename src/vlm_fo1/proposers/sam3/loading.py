@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig
 
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.proposers.checkpoints import check_report, first_line, placed
 
 
 def load_network(
@@ -42,7 +43,7 @@ def load_network(
             "sam3 needs to know what to load: sam3:facebook/sam3 (a gated repository: ask for "
             "access there first), or sam3:FOLDER"
         )
-    place, kind = _placed(device, dtype)
+    place, kind = placed(device, dtype)
     try:
         found = AutoConfig.from_pretrained(source, revision=revision).model_type
         if found not in kinds:
@@ -59,15 +60,7 @@ def load_network(
             f"{source} cannot be loaded as SAM 3: {first_line(error)}; name a folder with "
             "config.json and weights, or a Hub id you have access to"
         ) from error
-    known = {name for name, _ in model.named_parameters()}
-    missing = sorted(known & set(report["missing_keys"]))
-    other = [str(key[0]) for key in report.get("mismatched_keys") or ()]
-    if names := [*missing, *other]:
-        raise CheckpointError(
-            f"the weights of {source} are of another network: {len(names)} of {len(known)} tensors "
-            f"are missing or of another shape: {', '.join(names[:3])}"
-            f"{', ...' if len(names) > 3 else ''}"
-        )
+    check_report(source, model, report)
     return model.to(place).eval()
 
 
@@ -107,31 +100,3 @@ def masks_at(
         large = functional.interpolate(part, (height, width), mode="bilinear", align_corners=False)
         masks[start : start + step] = (large[0] > threshold).cpu().numpy()
     return masks
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
-
-
-def _placed(
-    device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[torch.device, torch.dtype | str]:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used here ({first_line(error)}): leave it out, or "
-            "run `fo1 doctor` to see what there is"
-        ) from error
-    if dtype is None:
-        return place, torch.float32 if place.type == "cpu" else "auto"
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise ConfigError(
-            f"dtype {str(dtype)!r} is none that weights can have: float32, bfloat16, float16 or "
-            "auto is needed"
-        )
-    return place, known or "auto"

@@ -1,7 +1,7 @@
 """UPN as a proposer: images of any size to regions."""
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from vlm_fo1.errors import BoxError, ConfigError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked, select
+from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.upn.configuration import PROMPTS
 from vlm_fo1.proposers.upn.modeling import UPN, UPNOutput
 from vlm_fo1.proposers.upn.preprocessing import LONGER_MAX, SHORTER, collate, to_pixels
 from vlm_fo1.structures import Regions
 
 OFFICIAL_FILTER = Selection(min_score=0.3, nms_iou=0.8, whole_pixels=True)
-"""What the released code keeps of UPN's boxes; of those its pipeline takes the best 100."""
+"""What the released code keeps of UPN's boxes, and of those the best `OFFICIAL_LIMIT`."""
+OFFICIAL_LIMIT = 100
 
 
 class UPNProposer:
@@ -51,6 +53,7 @@ class UPNProposer:
                 padding: an image's numbers then depend on the sizes of its neighbours.
             selection: Applied before boxes are clipped to the image, as the released pipeline does.
                 None, the default, drops nothing: `select` may do it later, on clipped boxes.
+                `vlm_fo1.FO1` then takes the best 100 of what is left.
 
         Raises:
             ConfigError: No such prompt, or a number below 1.
@@ -67,6 +70,12 @@ class UPNProposer:
         self._sides = (shorter, longer_max)
         self._batch_size = batch_size
         self._selection = selection
+        # A second suppression, on clipped boxes, would drop what the released one keeps.
+        self.selection = replace(
+            selection or OFFICIAL_FILTER,
+            nms_iou=OFFICIAL_FILTER.nms_iou if selection is None else None,
+            limit=(selection and selection.limit) or OFFICIAL_LIMIT,
+        )
 
     @classmethod
     def from_pretrained(
@@ -101,18 +110,18 @@ class UPNProposer:
             UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict), **options
         )
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the weights, their dtype, the settings and the versions that make boxes."""
-        digest = hashlib.sha256()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         settings = (self._prompt, self._sides, self._batch_size, self._selection)
-        packages = ("vlm-fo1", "torch", "transformers", "pillow")
-        digest.update(repr((settings, self._model.config)).encode())
-        digest.update(repr([version(package) for package in packages]).encode())
-        for name, value in self._model.state_dict().items():
-            digest.update(f"{name} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        versions = [version(package) for package in ("vlm-fo1", "torch", "transformers", "pillow")]
+        return digest_of(
+            self.name, repr((settings, self._model.config)), versions, self._model.state_dict()
+        )
 
     def propose(
         self, images: Sequence[Image.Image], *, queries: Sequence[str] | None = None

@@ -1,0 +1,164 @@
+"""The bundled model with several proposers: the ceiling that each sets, and what comes of it.
+
+Fresh scenes of the styles that train and of the one held out, the same for every proposer; two
+labels that are there and one that is not. "given" are the boxes of the things, half of them shifted
+a little, among up to six boxes of nothing: what training questions have. The others are used as
+`FO1` uses them, with their own selection.
+Run: ``python benchmarks/proposers_on_scenes.py --sprites FOLDER`` (a folder that
+``python -m vlm_fo1.data.scenes.build --out FOLDER`` made; plain shapes, whose figures mean little,
+without it). With a folder the figures go to ``benchmarks/results/proposers_on_scenes.json``.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from vlm_fo1 import FO1, Answer, load_proposer, settings
+from vlm_fo1.boxes import iou
+from vlm_fo1.data.regions import build_regions
+from vlm_fo1.data.scenes.kinds import SIGN
+from vlm_fo1.data.scenes.render import RenderedScene, render
+from vlm_fo1.data.scenes.sprites import load_sprites
+from vlm_fo1.proposers.recall import matches
+from vlm_fo1.structures import Regions
+from vlm_fo1.train.proposer import ProposerTraining, style_groups
+
+ROOT = Path(__file__).parents[1]
+SEED = 30_000  # of no training and no other measurement
+GIVEN = "given"
+IOU = 0.5
+
+
+@dataclass
+class Sums:
+    """What adds up over the scenes of one way."""
+
+    things: int = 0
+    covered: int = 0
+    boxes: int = 0
+    wanted: int = 0
+    chosen: int = 0
+    right: int = 0
+    absent: int = 0
+    rejected: int = 0
+    propose_s: list[float] = field(default_factory=list[float])
+    total_s: list[float] = field(default_factory=list[float])
+
+    def row(self, scenes: int) -> dict[str, Any]:
+        """Figures of all scenes together."""
+        return {
+            "recall": round(self.covered / max(self.things, 1), 4),
+            "boxes": round(self.boxes / scenes, 1),
+            "f1": round(2 * self.right / max(self.chosen + self.wanted, 1), 4),
+            "precision": round(self.right / max(self.chosen, 1), 4),
+            "found": round(self.right / max(self.wanted, 1), 4),
+            "absent_rejected": round(self.rejected / max(self.absent, 1), 4),
+            "propose_s": round(statistics.median(self.propose_s), 4),
+            "total_s": round(statistics.median(self.total_s), 4),
+        }
+
+
+def labels_of(scene: RenderedScene, rng: np.random.Generator) -> tuple[list[str], str]:
+    """Two kinds that are there (or one), and one that is not."""
+    there = sorted({thing.name for thing in scene.objects} - {SIGN})
+    absent = sorted(set(scene.kinds) - {thing.name for thing in scene.objects})
+    present = rng.permutation(there)[:2].tolist()
+    return present, absent[int(rng.integers(len(absent)))]
+
+
+def given(scene: RenderedScene, rng: np.random.Generator) -> Regions:
+    """The things and some boxes of nothing, in any order."""
+    built = build_regions(scene.boxes_xyxy, scene.image.size, rng)
+    return Regions(built.xyxy, scene.image.size, built.scores)
+
+
+def score(sums: Sums, scene: RenderedScene, answer: Answer, labels: list[str]) -> None:
+    """Add an answer to what is known; every thing counts for one region of its label."""
+    truth = scene.boxes_xyxy
+    names = np.array([thing.name for thing in scene.objects])
+    sums.things += len(truth)
+    sums.boxes += len(answer.regions)
+    sums.covered += int(matches(iou(answer.regions.xyxy, truth), [IOU]).sum())
+    for label in labels:
+        wanted = truth[names == label]
+        chosen = [
+            i for mention in answer.mentions if mention.label == label for i in mention.indices
+        ]
+        boxes = answer.regions.xyxy[list(dict.fromkeys(chosen))]
+        sums.wanted += len(wanted)
+        sums.chosen += len(boxes)
+        sums.right += int(matches(iou(boxes, wanted), [IOU]).sum())
+        if not len(wanted):
+            sums.absent += 1
+            sums.rejected += not len(boxes)
+
+
+def main() -> None:
+    """Measure, print the table's rows, write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sprites", help="sprite folder; plain shapes without")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--proposers", nargs="+", default=["tiny", "selective", GIVEN])
+    parser.add_argument("--scenes", type=int, default=60, help="per group of styles")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some answers")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    fo1 = FO1.from_pretrained(options.model, device="cpu")
+    ways = {
+        name: FO1(fo1.model, fo1.processor, None if name == GIVEN else load_proposer(name))
+        for name in options.proposers
+    }
+    path = ROOT / "configs" / "train" / "tiny-proposer.yaml"
+    scenes = settings.read(path, ProposerTraining).scene_configs(options.sprites)[0]
+    sprites = load_sprites(options.sprites)
+    rows: list[dict[str, Any]] = []
+    for group, styles in style_groups(sprites, scenes).items():
+        config = replace(scenes, styles=styles)
+        sums = {name: Sums() for name in ways}
+        with Progress() as progress:
+            for number in progress.track(range(options.scenes), description=group):
+                rng = np.random.default_rng([SEED, number])
+                scene = render(config, sprites, rng)
+                present, absent = labels_of(scene, rng)
+                labels = rng.permutation([*present, absent]).tolist()
+                boxes = given(scene, rng)
+                for name, asked in ways.items():
+                    start = time.perf_counter()
+                    opened = asked.open(scene.image, boxes if name == GIVEN else None)
+                    answer = opened.detect(labels, max_new_tokens=options.max_new_tokens)
+                    sums[name].total_s.append(time.perf_counter() - start)
+                    sums[name].propose_s.append(answer.timing_s["propose"])
+                    score(sums[name], scene, answer, labels)
+                    if options.save_pictures and number < 2:
+                        options.save_pictures.mkdir(parents=True, exist_ok=True)
+                        drawn = answer.draw(scene.image, show_unchosen=True)
+                        drawn.save(options.save_pictures / f"{group}-{number}-{name}.png")
+        rows += [
+            {"proposer": name, "group": group, "styles": styles, **known.row(options.scenes)}
+            for name, known in sums.items()
+        ]
+    for row in rows:
+        print(
+            f"| {row['proposer']} | {', '.join(row['styles'])} | {row['recall']:.3f} "
+            f"| {row['boxes']:g} | {row['f1']:.3f} | {row['absent_rejected']:.3f} "
+            f"| {row['propose_s']:.2f} | {row['total_s']:.2f} |"
+        )
+    if options.sprites:
+        told = {"scenes": options.scenes, "threads": options.threads, "torch": torch.__version__}
+        path = ROOT / "benchmarks" / "results" / "proposers_on_scenes.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

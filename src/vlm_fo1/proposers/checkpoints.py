@@ -1,0 +1,66 @@
+"""What loading a checkpoint of transformers has in common: its place, and that its weights fit."""
+
+from typing import Any
+
+import torch
+
+from vlm_fo1.errors import CheckpointError, ConfigError
+
+
+def placed(
+    device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[torch.device, torch.dtype | str]:
+    """Where a network goes and in which type.
+
+    Args:
+        device: By default CUDA where there is one.
+        dtype: By default float32 on the CPU, else ``"auto"``: as saved.
+
+    Raises:
+        ConfigError: No such device or dtype here.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here ({first_line(error)}): leave it out, or "
+            "run `fo1 doctor` to see what there is"
+        ) from error
+    if dtype is None:
+        return place, torch.float32 if place.type == "cpu" else "auto"
+    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise ConfigError(
+            f"dtype {str(dtype)!r} is none that weights can have: float32, bfloat16, float16 or "
+            "auto is needed"
+        )
+    return place, known or "auto"
+
+
+def check_report(source: str, model: Any, report: dict[str, Any]) -> None:
+    """Refuse weights that leave a parameter random.
+
+    Args:
+        source: Where they came from, for the message.
+        model: The network.
+        report: What ``from_pretrained(..., output_loading_info=True)`` gives with it.
+
+    Raises:
+        CheckpointError: With the names of such parameters.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = sorted(parameters & set(report["missing_keys"]))
+    other = [str(key[0]) for key in report.get("mismatched_keys") or ()]
+    if names := [*missing, *other]:
+        raise CheckpointError(
+            f"the weights of {source} are of another network: {len(names)} of {len(parameters)} "
+            f"tensors are missing or of another shape: {', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its name."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
