@@ -18,13 +18,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import vlm_fo1
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SHOTS = Path(__file__).parents[2] / "outputs" / "page"
-DEMO = Path(__file__).parents[2] / "src" / "vlm_fo1" / "assets" / "demo"
+DEMO = Path(vlm_fo1.__file__).parent / "assets" / "demo"
 PHOTO = DEMO / "photo.jpg"
 WAIT_MS = 120_000
 

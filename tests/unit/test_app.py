@@ -1,8 +1,11 @@
 """The page without a browser: what its fields become, what its tables say, what it refuses."""
 
+import importlib
 import json
 import re
+import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -19,7 +22,14 @@ from vlm_fo1.app.jobs import Jobs, StoppedError, Watched
 from vlm_fo1.app.limits import Limits, drawn
 from vlm_fo1.app.models import AUTO, Choice, Shelf
 from vlm_fo1.app.views import Kept, Look
-from vlm_fo1.errors import BoxError, ConfigError, DataError, ImageError, PromptError
+from vlm_fo1.errors import (
+    BoxError,
+    ConfigError,
+    DataError,
+    ImageError,
+    MissingExtraError,
+    PromptError,
+)
 from vlm_fo1.markup import Piece, pieces
 from vlm_fo1.prompts import Task
 from vlm_fo1.structures import Answer, Mention, Regions
@@ -508,3 +518,37 @@ def test_without_sam3_things_stay_where_they_were():
     assert masks[0].sum() == 38 * 47
     np.testing.assert_array_equal(scores, [1, 1])
     np.testing.assert_array_equal(track.follow(PICTURE)[0], masks)
+
+
+# --- with Gradio, if it is there
+
+
+@pytest.fixture
+def page():
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
+    pytest.importorskip("gradio_image_annotation", reason="gradio_image_annotation is missing")
+    context = importlib.import_module("vlm_fo1.app.context")
+    shelf, loads = shelf_of(["a", "b"], ["ocr"])
+    made = context.Context(shelf=shelf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Gradio's own packages
+        blocks = importlib.import_module("vlm_fo1.app.page").build_page(made)
+    return blocks, loads
+
+
+def test_every_action_has_a_name_and_building_the_page_loads_nothing(page):
+    blocks, loads = page
+    named = {function.api_name for function in blocks.fns.values() if function.api_name}
+    assert {
+        *("ask", "stop", "look", "propose", "clear", "boxes", "example", "state", "batch"),
+        *("stop_batch", "segment", "stop_segment", "video", "stop_video"),
+    } <= named
+    assert loads == []
+    assert not blocks.analytics_enabled
+
+
+def test_without_gradio_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    context = importlib.import_module("vlm_fo1.app.context")
+    with pytest.raises(MissingExtraError, match=r"vlm-fo1\[app\]"):
+        context.gradio()
