@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.segmenting import shown
+from vlm_fo1.cli.running import shown
 
 
 def command(
