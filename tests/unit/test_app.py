@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,19 +43,16 @@ TEXT = (
 )
 
 
-def an_answer(scores=(0.9, 0.5, 0.2), **fields):
-    regions = Regions(
-        np.array(BOXES, np.float32),
-        PICTURE.size,
-        None if scores is None else np.array(scores, np.float32),
-    )
+def an_answer(scores: Any = (0.9, 0.5, 0.2), **fields: Any):
+    known = None if scores is None else np.array(scores, np.float32)
+    values: dict[str, Any] = {"problems": ("label 'cow': region 9 does not exist",), **fields}
     return Answer(
         text=TEXT,
-        regions=regions,
+        regions=Regions(np.array(BOXES, np.float32), PICTURE.size, known),
         mentions=(Mention("cat", (0, 2), (0.8, 0.7)), Mention("<b>dog</b>", (1,))),
         labels=("cat", "<b>dog</b>", "owl"),
         timing_s={"propose": 0.25, "encode": 0.5, "answer": 1.0},
-        **{"problems": ("label 'cow': region 9 does not exist",), **fields},
+        **values,
     )
 
 
