@@ -7,10 +7,10 @@ NEWEST := .venv-newest
 BIN := $(VENV)/bin
 PIP = -m pip --disable-pip-version-check install --quiet
 DEMO := src/vlm_fo1/assets/demo
-NOT_HERE := not gpu and not weights and not network
+NOT_HERE := not gpu and not weights and not network and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest bench docs
+.PHONY: help demo app test test-all test-page test-newest bench docs
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -23,11 +23,20 @@ demo: $(VENV)/.core ## detection, counting and a referring question on the bundl
 	$(BIN)/fo1 refer $(DEMO)/photo.jpg "the largest orange" --boxes $(DEMO)/boxes.json --out outputs/demo-refer.jpg --save outputs/demo-refer.jsonl --fresh
 	@echo "The pictures are outputs/demo*.jpg, the answers as JSON are outputs/demo*.jsonl."
 
+app: $(VENV)/.app ## show the page with the bundled model (http://127.0.0.1:7860)
+	$(BIN)/fo1 app
+
 test: $(VENV)/.dev ## format, lint, types, imports and tests: all that CI checks
 	scripts/check.sh
 
 test-all: $(VENV)/.dev ## the same with the slow tests
 	scripts/check.sh -m '$(NOT_HERE)'
+
+test-page: $(VENV)/.browser ## drive the page in Debian's Chromium; screenshots in outputs/page
+	@command -v chromium >/dev/null || { \
+	  echo "Installing Chromium"; apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	  chromium fonts-dejavu-core >/dev/null; }
+	$(BIN)/python -m pytest tests/browser -m browser
 
 test-newest: $(NEWEST)/.dev ## parity with the recorded numbers on the newest transformers 5
 	$(NEWEST)/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
@@ -61,6 +70,16 @@ $(VENV)/.core: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx]' --group dev
+	@touch $@
+
+$(VENV)/.app: $(VENV)/.core
+	@echo "Installing Gradio into $(VENV)"
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[app,video]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.dev $(VENV)/.app
+	@echo "Installing the driver of Chromium into $(VENV)"
+	@$(BIN)/python $(PIP) -c constraints.txt --group browser
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core

@@ -53,6 +53,7 @@ def draw_answer(
     line_width: int | None = None,
     font_size: int | None = None,
     max_side: int | None = None,
+    min_score: float | None = None,
 ) -> Image.Image:
     """Draw the regions an answer chose.
 
@@ -74,6 +75,8 @@ def draw_answer(
         font_size: Of badges, in pixels of the result; by default from its size and the number of
             regions.
         max_side: Shrink the picture so that neither side is longer, in pixels.
+        min_score: Leave out regions whose score, as their proposer gave it, is lower; those without
+            one stay.
 
     Returns:
         A new RGB picture; without mentions only the image, shrunk if asked.
@@ -84,6 +87,9 @@ def draw_answer(
     """
     _check_sizes(line_width=line_width, font_size=font_size, max_side=max_side)
     picture, rects = _prepare(image, answer.regions, max_side)
+    if min_score is not None and answer.regions.scores is not None:
+        low = answer.regions.scores < min_score  # an unknown score is NaN: it stays
+        rects = [None if out else rect for rect, out in zip(rects, low.tolist(), strict=True)]
     masks = answer.regions.masks
     colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(answer)}
     chosen: dict[tuple[int, str], Item] = {}

@@ -299,6 +299,57 @@ def scan(text: str, vocabulary: Vocabulary = RELEASED) -> Scan:
     return reader.finish()
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an answer as a reader sees it."""
+
+    text: str
+    numbers: tuple[int, ...] = ()
+    """The regions that are written behind a label, or named in running text; none for words."""
+
+
+def pieces(text: str, vocabulary: Vocabulary = RELEASED) -> list[Piece]:
+    """Cut model text into words and what points at regions, for showing; `scan` is what counts.
+
+    Args:
+        text: What the model wrote, special tokens kept.
+        vocabulary: How the checkpoint spells its markup.
+
+    Returns:
+        Pieces in order. A label keeps the numbers behind it as written, numbers of regions that do
+        not exist included; broken markup is left out and its words stay.
+    """
+    (ground, end_ground), (objects, end_objects) = (
+        [re.escape(token) for token in pair] for pair in (vocabulary.ground, vocabulary.objects)
+    )
+    is_tag = vocabulary.tag_pattern()
+    mention = re.compile(
+        f"{ground}((?:(?!{ground}).)*?){end_ground}\\s*{objects}((?:(?!{ground}).)*?)"
+        f"(?:{end_objects}|$)",
+        re.DOTALL,
+    )
+    found: list[Piece] = []
+    end = 0
+    for match in mention.finditer(text):
+        found += _running(text[end : match.start()], vocabulary)
+        numbers = [int(tag[1]) for tag in is_tag.finditer(match[2])]
+        found.append(Piece(" ".join(match[1].split()), tuple(dict.fromkeys(numbers))))
+        end = match.end()
+    return [piece for piece in [*found, *_running(text[end:], vocabulary)] if piece.text]
+
+
+def _running(text: str, vocabulary: Vocabulary) -> list[Piece]:
+    """Words between mentions; a region named there points at itself."""
+    fixed = "|".join(map(re.escape, vocabulary.fixed_tokens()))
+    found: list[Piece] = []
+    end = 0
+    for tag in vocabulary.tag_pattern().finditer(text):
+        found.append(Piece(re.sub(fixed, "", text[end : tag.start()])))
+        found.append(Piece(_without_brackets(tag[0]), (int(tag[1]),)))
+        end = tag.end()
+    return [*found, Piece(re.sub(fixed, "", text[end:]))]
+
+
 def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()) -> str:
     """Take the power of markup out of a user's words.
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "propose": ("vlm_fo1.cli.propose", "Offer boxes of what may be there; measure, cache them."),
     "segment": ("vlm_fo1.cli.segment", "Find what a phrase means, as masks."),
     "video": ("vlm_fo1.cli.video", "Follow what a phrase means through a video, as masks."),
+    "app": ("vlm_fo1.cli.app", "Show the page: ask about pictures in a browser."),
     "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),

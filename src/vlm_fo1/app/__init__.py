@@ -1,0 +1,1 @@
+"""The page: VLM-FO1 in a browser, on this machine alone (extra ``app``)."""

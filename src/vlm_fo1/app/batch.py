@@ -1,0 +1,108 @@
+"""One question of many pictures: rows as they come, then a table, JSON Lines and COCO."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_fo1.app.asking import Asked, put
+from vlm_fo1.app.limits import Limits
+from vlm_fo1.errors import FO1Error
+from vlm_fo1.pipeline import FO1
+from vlm_fo1.proposers.given import given_regions
+from vlm_fo1.structures import Answer
+
+TITLES = ("Picture", "Answer", "Count", "Regions", "Problems")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What came of one picture."""
+
+    file: str
+    answer: Answer | None = None
+    error: str = ""
+
+    def cells(self) -> list[str]:
+        """The row as plain text, in the order of `TITLES`."""
+        if self.answer is None:
+            return [self.file, "", "", "", self.error]
+        answer = self.answer
+        found = [
+            f"{mention.label}: {', '.join(map(str, mention.indices)) or 'none'}"
+            for mention in answer.mentions
+        ]
+        count = "" if answer.count is None else str(answer.count)
+        plain = answer.plain if len(answer.plain) <= 200 else answer.plain[:199] + "…"
+        return [self.file, plain, count, "; ".join(found), "; ".join(answer.problems)]
+
+
+def ask_all(
+    fo1: FO1,
+    pictures: Sequence[Path],
+    asked: Asked,
+    limits: Limits,
+    *,
+    boxes: Any = None,
+    report: Callable[[Row | str], None],
+) -> None:
+    """Ask the same of every picture; one that fails is a row with its reason.
+
+    Args:
+        fo1: With the proposer to be used, if boxes are not given.
+        pictures: Uploaded files.
+        asked: The question.
+        limits: Of every picture.
+        boxes: What `given_regions` finds a picture in, by file name; None asks the proposer.
+        report: Gets each row, and text while it is written; it may raise to stop.
+    """
+    for path in pictures:
+        try:
+            picture = limits.picture(path)
+            given = None if boxes is None else given_regions(boxes, picture.size, image=path.name)
+            row = Row(file=path.name, answer=put(fo1, picture, given, asked, report))
+        except (FO1Error, OSError, MemoryError) as error:
+            row = Row(file=path.name, error=str(error) or type(error).__name__)
+        report(row)
+
+
+def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
+    """The rows as files.
+
+    Args:
+        rows: Finished ones.
+        folder: An existing folder.
+
+    Returns:
+        ``answers.jsonl``, one line a picture, and ``coco.json``, a COCO data set with scores.
+    """
+    lines = folder / "answers.jsonl"
+    with lines.open("w", encoding="utf-8") as file:
+        for row in rows:
+            said = {"error": row.error} if row.answer is None else row.answer.to_dict()
+            file.write(json.dumps({"file": row.file, **said}, ensure_ascii=False) + "\n")
+    coco = folder / "coco.json"
+    coco.write_text(json.dumps(to_coco(rows), ensure_ascii=False), encoding="utf-8")
+    return lines, coco
+
+
+def to_coco(rows: Sequence[Row]) -> dict[str, Any]:
+    """A COCO data set of the chosen regions; pictures that failed are left out."""
+    categories: dict[str, int] = {}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for row in rows:
+        if row.answer is None:
+            continue
+        width, height = row.answer.size_wh
+        image_id = len(images) + 1
+        images.append({"id": image_id, "file_name": row.file, "width": width, "height": height})
+        for label in row.answer:
+            categories.setdefault(label, len(categories) + 1)
+        for found in row.answer.to_coco(image_id, categories):
+            area = round(found["bbox"][2] * found["bbox"][3], 2)
+            number = {"id": len(annotations) + 1, "area": area, "iscrowd": 0}
+            annotations.append({**number, **found})
+    named = [{"id": number, "name": label} for label, number in categories.items()]
+    return {"images": images, "categories": named, "annotations": annotations}

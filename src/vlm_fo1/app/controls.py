@@ -1,0 +1,96 @@
+"""Fields that several tabs have: which task, which model, what to ask."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_fo1.app.asking import TASKS
+from vlm_fo1.app.context import Context, gradio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The components that say what a question is put to."""
+
+    model: Any
+    proposer: Any
+    device: Any
+
+    @property
+    def all(self) -> list[Any]:
+        """In the order of `Shelf.choice`."""
+        return [self.model, self.proposer, self.device]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionFields:
+    """The components of a question."""
+
+    task: Any
+    labels: Any
+    words: Any
+
+    @property
+    def all(self) -> list[Any]:
+        """In this order."""
+        return [self.task, self.labels, self.words]
+
+
+def chooser(context: Context) -> Chosen:
+    """Model, proposer and device; only those with a choice are shown."""
+    gr, shelf = gradio(), context.shelf
+
+    def one(label: str, names: list[str]) -> Any:
+        return gr.Dropdown(
+            names,
+            value=names[0] if names else None,
+            label=label,
+            visible=len(names) > 1,
+            filterable=False,
+        )
+
+    return Chosen(
+        model=one("Model", shelf.models),
+        proposer=one("Proposer", shelf.proposers),
+        device=one("Device", shelf.devices),
+    )
+
+
+def question(prefix: str) -> QuestionFields:
+    """The task and the fields it takes; others are hidden."""
+    gr = gradio()
+    task = gr.Dropdown(
+        [(kind.title, name) for name, kind in TASKS.items()],
+        value="detection",
+        label="Task",
+        filterable=False,
+        elem_id=f"{prefix}-task",
+    )
+    labels = gr.Dropdown(
+        [],
+        value=[],
+        label="Labels",
+        info=TASKS["detection"].hint,
+        multiselect=True,
+        allow_custom_value=True,
+        elem_id=f"{prefix}-labels",
+    )
+    words = gr.Textbox(
+        label="Question", visible=False, max_lines=4, max_length=2000, elem_id=f"{prefix}-words"
+    )
+    return QuestionFields(task=task, labels=labels, words=words)
+
+
+def fields_of(task: str) -> list[Any]:
+    """What changes of labels, words and the example box with the task."""
+    gr = gradio()
+    kind = TASKS.get(task, TASKS["free"])
+    return [
+        gr.update(visible=kind.takes == "labels"),
+        gr.update(visible=kind.takes == "words", label=kind.title, placeholder=kind.hint),
+        gr.update(visible=kind.takes == "box"),
+    ]
+
+
+def tokens_field() -> Any:
+    """The longest answer."""
+    return gradio().Slider(16, 2048, value=512, step=16, label="Longest answer, in tokens")

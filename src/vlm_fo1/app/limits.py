@@ -1,0 +1,137 @@
+"""What the page takes in: how large, how many, and a picture or a plain refusal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlm_fo1.errors import BoxError, ConfigError, ImageError
+from vlm_fo1.images import IMAGE_SUFFIXES, read_image
+
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a visitor may send."""
+
+    upload_mb: float = 20.0
+    """Largest file of a picture, in MiB."""
+    video_mb: float = 200.0
+    """Largest file of a video, in MiB; also the most that the server takes in one upload."""
+    pixels: int = 40_000_000
+    """Largest picture, in pixels."""
+    boxes: int = 300
+    """Most boxes of one question."""
+    batch: int = 500
+    """Most pictures of one batch."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that let nothing in.
+
+        Raises:
+            ConfigError: One of them is not positive.
+        """
+        for name in ("upload_mb", "video_mb", "pixels", "boxes", "batch"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"the limit {name} is {getattr(self, name)}: more than 0 needed")
+
+    def picture(self, path: str | Path, *, name: str | None = None) -> Image.Image:
+        """An uploaded picture, upright RGB.
+
+        Args:
+            path: Where the upload lies.
+            name: What its sender calls it, for messages.
+
+        Raises:
+            ImageError: Not a picture, broken, or larger than allowed.
+        """
+        called = name or Path(path).name
+        self.check_size(path, self.upload_mb, called)
+        try:
+            return read_image(Path(path), max_pixels=self.pixels)
+        except ImageError as error:  # without the path on the server
+            reason = str(error).replace(f"the image file {path}", "it").replace(str(path), called)
+            raise ImageError(f"{called} cannot be used: {reason}") from error
+
+    def check_size(self, path: str | Path, megabytes: float, called: str) -> None:
+        """Refuse a file that is too large.
+
+        Args:
+            path: Where the upload lies.
+            megabytes: The most that is allowed, in MiB.
+            called: The name for the message.
+
+        Raises:
+            ImageError: It is larger, or gone.
+        """
+        try:
+            size = Path(path).stat().st_size
+        except OSError as error:
+            raise ImageError(f"{called} is no longer here: upload it again") from error
+        if size > megabytes * MEGABYTE:
+            raise ImageError(
+                f"{called} has {size / MEGABYTE:.1f} MB, at most {megabytes:g} MB are taken: "
+                "make it smaller first"
+            )
+
+    def pictures(self, paths: Sequence[str | Path]) -> list[Path]:
+        """The pictures among uploaded files, in their order.
+
+        Raises:
+            ImageError: There are none, or too many.
+        """
+        found = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise ImageError("there are no pictures yet: choose files or a folder first")
+        if len(found) > self.batch:
+            raise ImageError(
+                f"{len(found)} pictures, at most {self.batch} are taken at once: "
+                "use the command line for more (fo1 detect FOLDER --save FILE)"
+            )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A picture with the boxes that stand on it."""
+
+    picture: Image.Image
+    boxes_xyxy: list[list[float]]
+
+
+def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
+    """What somebody did on the picture, in pixels of the picture as they saw it.
+
+    Args:
+        value: Of the annotator: ``image`` (RGB), ``boxes`` with ``xmin`` and so on in any order of
+            the corners, ``orientation`` in quarter turns clockwise.
+        limits: What is allowed.
+
+    Returns:
+        The turned picture and its boxes; those without an area, which a click leaves, are gone.
+
+    Raises:
+        ImageError: There is no picture.
+        BoxError: Too many boxes.
+    """
+    if not value or value.get("image") is None:
+        raise ImageError("there is no picture yet: upload one, or take an example")
+    picture = value["image"]
+    turns = int(value.get("orientation") or 0) % 4
+    if turns:
+        picture = Image.fromarray(np.rot90(np.asarray(picture), k=-turns).copy())
+    width, height = picture.size
+    boxes: list[list[float]] = []
+    for box in value.get("boxes") or []:
+        x1, x2 = sorted((float(box["xmin"]), float(box["xmax"])))
+        y1, y2 = sorted((float(box["ymin"]), float(box["ymax"])))
+        kept = [max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)]
+        if kept[2] > kept[0] and kept[3] > kept[1]:
+            boxes.append(kept)
+    if len(boxes) > limits.boxes:
+        raise BoxError(f"{len(boxes)} boxes are on the picture, at most {limits.boxes} are taken")
+    return Drawn(picture, boxes)

@@ -1,0 +1,168 @@
+"""The tab for a video: a phrase, the distance between key frames, and the annotated clip."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_fo1.app import views
+from vlm_fo1.app.context import (
+    Context,
+    failed,
+    gradio,
+    refuse,
+    visitor,
+    with_request,
+)
+from vlm_fo1.app.controls import chooser, tokens_field
+from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.segment_tab import phrase_fields
+from vlm_fo1.errors import ImageError, PromptError
+from vlm_fo1.images import IMAGE_SUFFIXES
+
+ABOUT = (
+    "FO1 chooses on key frames; between them SAM 3's tracker carries the masks. On a page without "
+    "`--proposer sam3:...` things stay where the key frame had them."
+)
+
+
+def video_tab(context: Context) -> None:
+    """Lay the tab out and tie its parts together."""
+    gr = gradio()
+    gr.Markdown(ABOUT)
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=320):
+            source = gr.File(
+                label="One video, or the frames of one as pictures",
+                file_count="multiple",
+                file_types=["video", "image"],
+                elem_id="video-source",
+            )
+            every = gr.Slider(1, 300, value=30, step=1, label="Frames from key frame to key frame")
+        with gr.Column(min_width=320):
+            phrase, query = phrase_fields("video")
+            chosen = chooser(context)
+            tokens = tokens_field()
+            with gr.Row():
+                go = gr.Button("Follow", variant="primary", elem_id="video-go")
+                stop = gr.Button("Stop", elem_id="video-stop")
+    progress = gr.HTML(elem_id="video-progress")
+    clip = gr.Video(label="Annotated clip", interactive=False, elem_id="video-clip")
+    lines = gr.DownloadButton(
+        "Frames (JSON Lines)", size="sm", interactive=False, elem_id="video-json"
+    )
+
+    def video(  # the names are those of the endpoint
+        source: Any, phrase: str, query: str, every: Any, model: Any, proposer: Any, device: Any,
+        max_new_tokens: Any, request: Any = None,
+    ) -> Iterator[list[Any]]:  # fmt: skip
+        asked = {"phrase": phrase, "query": query, "every": int(every), "tokens": max_new_tokens}
+        names = (model, proposer, device)
+        yield from run_video(context, f"video {visitor(request)}", source or [], asked, names)
+
+    go.click(
+        with_request(video),
+        [source, phrase, query, every, *chosen.all, tokens],
+        [progress, clip, lines],
+        api_name="video",
+        concurrency_limit=1,
+        concurrency_id="video",
+        show_progress="hidden",
+        trigger_mode="once",
+    )
+
+    def stop_now(request: Any = None) -> None:
+        if not context.jobs.stop(f"video {visitor(request)}"):
+            gr.Info("Nothing is running.")
+
+    stop.click(with_request(stop_now), None, None, api_name="stop_video", queue=False)
+
+
+def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
+    """The uploaded video, or a folder with the uploaded frames.
+
+    Args:
+        context: Has the limits.
+        paths: Uploaded files.
+        folder: An existing folder, in which one for frames is made.
+
+    Raises:
+        ImageError: Nothing was uploaded, several videos were, or one is too large.
+    """
+    if not paths:
+        raise ImageError("there is no video yet: choose a file, or its frames as pictures")
+    frames = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    if not frames:
+        if len(paths) > 1:
+            raise ImageError(f"{len(paths)} videos were chosen: one at a time")
+        context.limits.check_size(paths[0], context.limits.video_mb, Path(paths[0]).name)
+        return Path(paths[0])
+    home = folder / "frames"
+    home.mkdir()
+    for frame in frames:
+        context.limits.check_size(frame, context.limits.upload_mb, frame.name)
+        shutil.copy(frame, home / frame.name)
+    return home
+
+
+def run_video(
+    context: Context, job: str, paths: Sequence[str], asked: dict[str, Any], names: Any
+) -> Iterator[list[Any]]:
+    """Progress, then the clip and its lines.
+
+    Args:
+        context: Models and limits.
+        job: Whose video it is.
+        paths: Uploaded files.
+        asked: ``phrase``, ``query``, ``every`` and ``tokens``.
+        names: Model, proposer and device.
+
+    Yields:
+        The progress, the clip, and an update for the file of lines.
+
+    Raises:
+        PromptError: There is no phrase.
+    """
+    gr = gradio()
+    flag = context.jobs.begin(job)
+    try:
+        if not asked["phrase"].strip():
+            raise PromptError("the phrase is empty: write what to follow")
+        choice = context.shelf.choice(*names)
+        folder = context.scratch.folder()
+        source = frames_source(context, paths, folder)
+
+        def work(report: Any) -> Any:
+            from vlm_fo1.app.follow import follow
+
+            return follow(
+                context.shelf,
+                choice,
+                source,
+                asked["phrase"],
+                every=asked["every"],
+                query=asked["query"].strip() or None,
+                folder=folder,
+                report=report,
+                max_new_tokens=int(asked["tokens"]),
+            )
+
+        watched: Watched[tuple[str, int, int | None], Any] = Watched(work, flag)
+        for news in watched.news():
+            what, done, total = news[-1]
+            counted = f"frame {done}" + (f" of {total}" if total else "") if done else ""
+            said = f"{what.capitalize()} {counted}".strip()
+            yield [views.progress(done, total, said), gr.skip(), gr.skip()]
+        report, clip, lines = watched.result()
+    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
+        yield [failed(error), gr.skip(), gr.skip()]
+        refuse(error)
+        return
+    finally:
+        context.jobs.end(job, flag)
+    said = f"{report.frames} frames, {report.objects} things followed"
+    shown = views.progress(report.frames, report.frames or None, said)
+    if report.errors or report.problems:
+        shown += views.note("To be aware of", "\n".join([*report.errors, *report.problems][:20]))
+    drawn = str(clip) if clip.exists() else None
+    yield [shown, drawn, gr.update(value=str(lines), interactive=True)]

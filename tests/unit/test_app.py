@@ -1,0 +1,552 @@
+"""The page without a browser: what its fields become, what its tables say, what it refuses."""
+
+import importlib
+import json
+import re
+import sys
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.helpers_stub_proposer import Stub
+
+from vlm_fo1 import FO1
+from vlm_fo1.app import views
+from vlm_fo1.app.asking import TASKS, Asked, labels_of, put
+from vlm_fo1.app.batch import TITLES, Row, ask_all, to_coco, write
+from vlm_fo1.app.examples import examples
+from vlm_fo1.app.follow import StillTracker
+from vlm_fo1.app.jobs import Jobs, StoppedError, Watched
+from vlm_fo1.app.limits import Limits, drawn
+from vlm_fo1.app.models import AUTO, Choice, Shelf
+from vlm_fo1.app.views import Kept, Look
+from vlm_fo1.errors import (
+    BoxError,
+    ConfigError,
+    DataError,
+    ImageError,
+    MissingExtraError,
+    PromptError,
+)
+from vlm_fo1.markup import Piece, pieces
+from vlm_fo1.prompts import Task
+from vlm_fo1.structures import Answer, Mention, Regions
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8))
+BOXES = [[2.0, 3.0, 40.0, 50.0], [30.0, 20.0, 100.0, 80.0], [60.0, 5.0, 110.0, 40.0]]
+TEXT = (
+    "There are <ground>cat</ground><objects><region0><region2></objects> and "
+    "<ground><b>dog</b></ground><objects><region1></objects>."
+)
+
+
+def an_answer(scores: Any = (0.9, 0.5, 0.2), **fields: Any):
+    known = None if scores is None else np.array(scores, np.float32)
+    values: dict[str, Any] = {"problems": ("label 'cow': region 9 does not exist",), **fields}
+    return Answer(
+        text=TEXT,
+        regions=Regions(np.array(BOXES, np.float32), PICTURE.size, known),
+        mentions=(Mention("cat", (0, 2), (0.8, 0.7)), Mention("<b>dog</b>", (1,))),
+        labels=("cat", "<b>dog</b>", "owl"),
+        timing_s={"propose": 0.25, "encode": 0.5, "answer": 1.0},
+        **values,
+    )
+
+
+@pytest.fixture(scope="module")
+def fo1():
+    loaded = FO1.from_pretrained("tiny")
+    return FO1(loaded.model, loaded.processor)
+
+
+# --- answers as HTML
+
+
+def test_an_answer_links_its_words_its_picture_and_its_list():
+    html = views.result(Kept(an_answer(), PICTURE), Look())
+    assert re.search(r'<mark [^>]*data-regions="0 2"[^>]*>cat<', html)
+    assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0", "2"]  # the largest below
+    assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1", "2"]
+    for said in ("38 x 47", "0.90", "0.80", "0.25 s", "1.75 s", "proposals", "region 9 does not"):
+        assert said in html, said
+    assert "Not found: owl" in html
+
+
+def test_what_a_model_or_a_user_wrote_cannot_become_markup():
+    html = views.result(Kept(an_answer(), PICTURE), Look())
+    assert "<b>dog" not in html
+    assert "&lt;b&gt;dog&lt;/b&gt;" in html
+    assert "<script" not in views.note("<script>", "<script>", kind="error")
+    assert "<i>" not in views.table(["<i>"], [["<i>"]])
+
+
+def test_an_answer_fetches_nothing():
+    html = views.result(Kept(an_answer(), PICTURE), Look(unchosen=True))
+    assert all(
+        source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="(.*?)"', html)
+    )
+    assert "http" not in html
+    assert "url(" not in html
+
+
+def test_the_score_filter_hides_regions_in_picture_and_list_and_keeps_their_numbers():
+    html = views.result(Kept(an_answer(), PICTURE), Look(min_score=0.4))
+    assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0"]
+    assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1"]
+    assert "1 score less than 0.40 and are hidden" in html
+
+
+def test_without_scores_the_filter_hides_nothing():
+    assert views.shown(an_answer(scores=None), Look(min_score=0.9)) == [0, 1, 2]
+
+
+def test_unknown_scores_stay():
+    assert views.shown(an_answer(scores=(np.nan, 0.5, 0.2)), Look(min_score=0.4)) == [0, 1]
+
+
+def test_regions_that_were_not_chosen_show_only_when_asked_for():
+    answer = an_answer()
+    answer = Answer(text="", regions=answer.regions, mentions=answer.mentions[1:])
+    assert views.shown(answer, Look()) == [1]
+    assert views.shown(answer, Look(unchosen=True)) == [0, 1, 2]
+    html = views.result(Kept(answer, PICTURE), Look(unchosen=True))
+    assert html.count('class="fo1-dim"') == 2
+
+
+def test_the_drawing_leaves_out_what_the_filter_hides():
+    answer = an_answer()
+    everything = np.asarray(answer.draw(PICTURE))
+    filtered = np.asarray(answer.draw(PICTURE, min_score=0.4))
+    only = Answer(text="", regions=answer.regions, labels=answer.labels, mentions=(
+        Mention("cat", (0,), (0.8,)), answer.mentions[1]))  # fmt: skip
+    assert not np.array_equal(everything, filtered)
+    np.testing.assert_array_equal(filtered, np.asarray(only.draw(PICTURE)))
+
+
+def test_thinking_is_shown_apart_from_the_answer():
+    text = f"<think>look at {TEXT}</think><answer>the cat</answer>"
+    html = views.result(Kept(an_answer(), PICTURE), Look())
+    assert "Thinking" not in html
+    answer = Answer(text=text, regions=an_answer().regions)
+    html = views.result(Kept(answer, PICTURE), Look())
+    assert "<summary>Thinking</summary>" in html
+    assert re.search(r'fo1-answer"[^>]*>the cat<', html)
+
+
+def test_numbers_of_regions_that_do_not_exist_are_not_linked():
+    assert views.words([Piece("cow", (9,)), Piece(" and "), Piece("cat", (0, 9))], 3) == (
+        'cow and <mark tabindex="0" data-regions="0" aria-label="cat: regions 0">cat<sub>0</sub>'
+        "</mark>"
+    )
+
+
+def test_pieces_of_a_text_are_words_and_what_points():
+    assert pieces(TEXT) == [
+        Piece("There are "),
+        Piece("cat", (0, 2)),
+        Piece(" and "),
+        Piece("<b>dog</b>", (1,)),
+        Piece("."),
+    ]
+    assert pieces("<region3>: a cat") == [Piece("region3", (3,)), Piece(": a cat")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<ground>",
+        "</objects><ground>a<ground>b</ground><objects>",
+        "<objects><region1>",
+        "<<>>",
+    ],
+)
+def test_broken_markup_still_gives_words(text):
+    said = "".join(piece.text for piece in pieces(text))
+    assert "<ground>" not in said
+    assert "objects>" not in said
+
+
+def test_the_state_line_says_where_each_part_stands():
+    html = views.state(
+        [("model", "a<b", "ready, loaded in 1.0 s"), ("proposer", "p", "loading")], "cpu"
+    )
+    assert 'data-state="ready"' in html
+    assert 'data-state="loading"' in html
+    assert "a&lt;b" in html
+
+
+# --- questions
+
+
+def test_the_page_offers_every_task_of_the_library():
+    assert set(TASKS) == set(Task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_can_be_asked_and_answers_with_its_name(fo1, task):
+    asked = Asked(task=task, labels=("cat",), words="cat", box=1, max_new_tokens=4)
+    answer = put(fo1, PICTURE, BOXES, asked)
+    assert answer.task == task
+    assert len(answer.regions) == len(BOXES)
+
+
+def test_boxes_come_from_the_proposer_when_none_are_given(fo1):
+    proposing = FO1(fo1.model, fo1.processor, Stub(named=True))
+    Stub.asked.clear()
+    asked = Asked(task="detection", labels=("cat", "dog"), max_new_tokens=4)
+    assert len(put(proposing, PICTURE, None, asked).regions) == 2
+    assert Stub.asked == [["cat", "dog"]]
+    put(
+        proposing,
+        PICTURE,
+        None,
+        Asked(task="free", words="Why?", look_for=("owl",), max_new_tokens=4),
+    )
+    assert Stub.asked[1] == ["owl"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Asked(task="detection"), "no labels"),
+        (Asked(task="detection", labels=(" ",)), "no labels"),
+        (Asked(task="counting", words=" "), "question is empty"),
+        (Asked(task="dance"), "no task 'dance'"),
+        (Asked(task="visual_prompt", box=3), "box 3 is the example"),
+    ],
+)
+def test_a_question_with_an_empty_field_is_refused(fo1, asked, words):
+    with pytest.raises(PromptError, match=words):
+        put(fo1, PICTURE, BOXES, asked)
+
+
+def test_a_task_about_boxes_says_how_to_get_some(fo1):
+    with pytest.raises(BoxError, match="Propose boxes"):
+        put(fo1, PICTURE, [], Asked(task="grounded_caption"))
+    put(fo1, PICTURE, [], Asked(task="free", words="Is this a kitchen?", max_new_tokens=2))
+
+
+def test_labels_come_from_chips_or_commas_once_each():
+    assert labels_of("cat, dog ,,cat") == labels_of(["cat", " dog", ""]) == ("cat", "dog")
+    assert labels_of(None) == ()
+
+
+# --- what comes in
+
+
+def test_boxes_are_read_in_the_picture_as_it_was_turned():
+    value = {
+        "image": PICTURE,
+        "orientation": 1,
+        "boxes": [
+            {"xmin": 50, "ymin": 60, "xmax": 10, "ymax": 20},  # drawn from the lower right corner
+            {"xmin": 5, "ymin": 5, "xmax": 5, "ymax": 5},  # a click
+            {"xmin": -9, "ymin": 100, "xmax": 20, "ymax": 999},
+        ],
+    }
+    seen = drawn(value, Limits())
+    assert seen.picture.size == (84, 112)
+    assert seen.boxes_xyxy == [[10, 20, 50, 60], [0, 100, 20, 112]]
+    turned = PICTURE.transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(np.asarray(seen.picture), np.asarray(turned))
+
+
+@pytest.mark.parametrize("value", [None, {}, {"image": None, "boxes": []}])
+def test_no_picture_is_said_plainly(value):
+    with pytest.raises(ImageError, match="no picture yet"):
+        drawn(value, Limits())
+
+
+def test_too_many_boxes_are_refused():
+    boxes = [{"xmin": 0, "ymin": 0, "xmax": 9, "ymax": 9}] * 3
+    with pytest.raises(BoxError, match="at most 2"):
+        drawn({"image": PICTURE, "boxes": boxes}, Limits(boxes=2))
+
+
+@pytest.mark.parametrize(
+    ("limits", "content", "words"),
+    [
+        (Limits(), b"no picture at all", "photo.png cannot be used"),
+        (Limits(), b"", "photo.png cannot be used"),
+        (Limits(upload_mb=0.001), None, "at most 0.001 MB"),
+        (Limits(pixels=100), None, "photo.png cannot be used"),
+    ],
+)
+def test_an_upload_that_cannot_be_used_is_named_without_its_path(tmp_path, limits, content, words):
+    path = tmp_path / "upload.png"
+    if content is None:
+        PICTURE.save(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=words) as caught:
+        limits.picture(path, name="photo.png")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_batch_without_pictures_or_with_too_many_is_refused():
+    with pytest.raises(ImageError, match="no pictures yet"):
+        Limits().pictures(["notes.txt"])
+    with pytest.raises(ImageError, match="at most 1"):
+        Limits(batch=1).pictures(["a.jpg", "b.PNG"])
+
+
+def test_limits_that_let_nothing_in_are_refused():
+    with pytest.raises(ConfigError, match="upload_mb"):
+        Limits(upload_mb=0.0)
+
+
+# --- models
+
+
+def shelf_of(*args, **options):
+    loads = []
+
+    def load(name, **how):
+        loads.append((name, how["device"]))
+        if name == "broken":
+            raise ConfigError("no such weights")
+        return name
+
+    return Shelf(*args, load_model=load, **options), loads
+
+
+def test_a_model_is_loaded_once_however_many_ask():
+    shelf, loads = shelf_of(["a", "b"], ["ocr"], ["cpu"])
+    choice = shelf.choice()
+    assert shelf.state(choice)[0] == ("model", "a", "loaded with the first question")
+    threads = [
+        threading.Thread(target=lambda: shelf.fo1(choice, proposing=False)) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [("a", "cpu")]
+    assert shelf.ready(choice)
+    assert shelf.state(choice)[0][2].startswith("ready")
+    shelf.fo1(shelf.choice("b"), proposing=False)
+    assert loads == [("a", "cpu"), ("b", "cpu")]
+
+
+def test_a_model_that_cannot_be_loaded_says_so_and_is_tried_again():
+    shelf, loads = shelf_of(["broken"])
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no such weights"):
+            shelf.fo1(shelf.choice(), proposing=False)
+    assert shelf.state(shelf.choice())[0][2] == "could not be loaded: no such weights"
+    assert len(loads) == 2
+
+
+def test_the_bundled_model_brings_its_proposer_and_others_none():
+    assert Shelf().choice() == Choice(model="tiny", proposer="tiny", device=AUTO)
+    shelf, _ = shelf_of(["elsewhere"])
+    assert shelf.choice().proposer is None
+    with pytest.raises(ConfigError, match="--proposer"):
+        shelf.proposer(shelf.choice())
+
+
+def test_only_what_a_page_was_started_with_can_be_chosen():
+    shelf, _ = shelf_of(["a"])
+    with pytest.raises(ConfigError, match="no model '/etc'"):
+        shelf.choice("/etc")
+    with pytest.raises(ConfigError, match="given twice"):
+        shelf_of(["a", "a"])
+
+
+# --- long work
+
+
+def test_news_come_as_they_are_and_then_the_result():
+    def work(report):
+        for number in range(5):
+            report(number)
+        return "done"
+
+    watched: Watched = Watched(work)
+    assert [item for news in watched.news() for item in news] == [0, 1, 2, 3, 4]
+    assert watched.result() == "done"
+
+
+def test_none_is_news_like_any_other():
+    watched: Watched = Watched(lambda report: report(None))
+    assert [item for news in watched.news() for item in news] == [None]
+
+
+def test_stopped_work_ends_at_its_next_word():
+    jobs = Jobs()
+    flag = jobs.begin("me")
+    started = threading.Event()
+
+    def work(report):
+        report(1)
+        started.set()
+        while True:
+            report(2)
+
+    watched: Watched = Watched(work, flag)
+    seen = []
+    for news in watched.news(0.01):
+        seen += news
+        assert jobs.stop("me") or flag.is_set()
+    with pytest.raises(StoppedError):
+        watched.result()
+    assert seen[0] == 1
+    jobs.end("me", flag)
+    assert not jobs.stop("me")
+
+
+def test_work_whose_reader_went_away_is_stopped():
+    flag, over = threading.Event(), threading.Event()
+
+    def work(report):
+        try:
+            while True:
+                report(0)
+        finally:
+            over.set()
+
+    news = Watched(work, flag).news(0.01)
+    next(news)
+    news.close()
+    assert over.wait(5)
+
+
+def test_errors_of_work_reach_who_reads_the_result():
+    def work(report):
+        raise PromptError("no")
+
+    watched: Watched = Watched(work)
+    assert list(watched.news()) == []
+    with pytest.raises(PromptError, match="no"):
+        watched.result()
+
+
+# --- many pictures
+
+
+def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
+    for name in ("a.png", "b.png"):
+        PICTURE.save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no")
+    rows = []
+    ask_all(
+        fo1,
+        [tmp_path / name for name in ("a.png", "broken.png", "b.png")],
+        Asked(task="detection", labels=("cat",), max_new_tokens=4),
+        Limits(),
+        boxes={"a.png": BOXES, "b.png": BOXES[:1], "broken.png": []},
+        report=lambda item: rows.append(item) if isinstance(item, Row) else None,
+    )
+    assert [row.file for row in rows] == ["a.png", "broken.png", "b.png"]
+    assert [row.answer is None for row in rows] == [False, True, False]
+    assert "broken.png cannot be used" in rows[1].cells()[-1]
+    lines, coco = write(rows, tmp_path)
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record["file"] for record in records] == ["a.png", "broken.png", "b.png"]
+    assert "error" in records[1]
+    assert len(json.loads(coco.read_text())["images"]) == 2
+
+
+def test_rows_are_plain_text_under_their_titles():
+    cells = Row(file="a.png", answer=an_answer(count=3, plain="x" * 300)).cells()
+    assert len(cells) == len(TITLES)
+    assert cells[0] == "a.png"
+    assert len(cells[1]) == 200
+    assert cells[2:4] == ["3", "cat: 0, 2; <b>dog</b>: 1"]
+
+
+def test_the_coco_file_has_one_number_for_each_label_in_all_pictures():
+    first = an_answer()
+    second = Answer(text="", regions=first.regions, mentions=(Mention("owl", (0,)),))
+    data = to_coco(
+        [Row(file="a", answer=first), Row(file="x", error="no"), Row(file="b", answer=second)]
+    )
+    names = {entry["id"]: entry["name"] for entry in data["categories"]}
+    assert [names[a["category_id"]] for a in data["annotations"]] == [
+        "cat",
+        "cat",
+        "<b>dog</b>",
+        "owl",
+    ]
+    assert [a["image_id"] for a in data["annotations"]] == [1, 1, 1, 2]
+    assert len({a["id"] for a in data["annotations"]}) == 4
+    pycocotools = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    found = pycocotools.COCO()
+    found.dataset = data
+    found.createIndex()
+    assert len(found.getAnnIds()) == 4
+
+
+# --- examples and video
+
+
+def test_the_bundled_scenes_are_examples_that_can_be_asked(fo1):
+    scenes = examples()
+    assert scenes
+    for scene in scenes:
+        asked = Asked(task=scene.task, labels=scene.labels, words=scene.words, max_new_tokens=1)
+        asked.check()
+        picture = Limits().picture(scene.picture)
+        width, height = picture.size
+        assert len(scene.boxes_xyxy), scene.picture
+        assert all(x2 <= width and y2 <= height for _, _, x2, y2 in scene.boxes_xyxy)
+
+
+def test_scenes_come_with_their_own_questions(tmp_path):
+    PICTURE.save(tmp_path / "one.png")
+    (tmp_path / "one.boxes.json").write_text(json.dumps(BOXES))
+    entry = {"image": "one.png", "task": "counting", "question": "dog", "title": "Dogs"}
+    (tmp_path / "scenes.json").write_text(json.dumps([entry]))
+    (scene,) = examples(tmp_path)
+    assert (scene.task, scene.words, scene.title) == ("counting", "dog", "Dogs")
+    assert scene.boxes_xyxy == BOXES
+    (tmp_path / "scenes.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"scenes\.json"):
+        examples(tmp_path)
+
+
+def test_without_sam3_things_stay_where_they_were():
+    track = StillTracker().start(PICTURE, Regions(np.array(BOXES[:2], np.float32), PICTURE.size))
+    masks, scores = track.follow(PICTURE)
+    assert masks.shape == (2, 84, 112)
+    assert masks[0].sum() == 38 * 47
+    np.testing.assert_array_equal(scores, [1, 1])
+    np.testing.assert_array_equal(track.follow(PICTURE)[0], masks)
+
+
+# --- with Gradio, if it is there
+
+
+@pytest.fixture
+def page():
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
+    pytest.importorskip("gradio_image_annotation", reason="gradio_image_annotation is missing")
+    context = importlib.import_module("vlm_fo1.app.context")
+    shelf, loads = shelf_of(["a", "b"], ["ocr"])
+    made = context.Context(shelf=shelf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Gradio's own packages
+        blocks = importlib.import_module("vlm_fo1.app.page").build_page(made)
+    return blocks, loads
+
+
+def test_every_action_has_a_name_and_building_the_page_loads_nothing(page):
+    blocks, loads = page
+    named = {function.api_name for function in blocks.fns.values() if function.api_name}
+    assert {
+        *("ask", "stop", "look", "propose", "clear", "boxes", "example", "state", "batch"),
+        *("stop_batch", "segment", "stop_segment", "video", "stop_video"),
+    } <= named
+    assert loads == []
+    assert not blocks.analytics_enabled
+
+
+def test_without_gradio_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    context = importlib.import_module("vlm_fo1.app.context")
+    with pytest.raises(MissingExtraError, match=r"vlm-fo1\[app\]"):
+        context.gradio()
