@@ -411,7 +411,7 @@ def test_work_whose_reader_went_away_is_stopped():
 
     news = Watched(work, flag).news(0.01)
     next(news)
-    news.close()
+    news.close()  # type: ignore[attr-defined]
     assert over.wait(5)
 
 

@@ -312,7 +312,8 @@ def test_a_micro_recipe_runs_to_a_model_that_answers(finished, tmp_path):
     assert answer.task == "detection"
     stages = {line["stage"] for line in read_log(finished)}
     assert stages == {"see", "align", "first", "second"}
-    words_V = fo1.model.get_input_embeddings().weight.float().norm(dim=-1)
+    words: Any = fo1.model.get_input_embeddings()
+    words_V = words.weight.float().norm(dim=-1)
     assert words_V.mean() == pytest.approx(LOUD, rel=0.1)
 
 

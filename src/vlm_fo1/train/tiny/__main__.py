@@ -14,6 +14,7 @@ from rich.progress import Progress
 from vlm_fo1.errors import ConfigError, FO1Error
 from vlm_fo1.train.stop import stop_on_signals
 from vlm_fo1.train.tiny import pool, seen
+from vlm_fo1.train.tiny.align import Stage
 from vlm_fo1.train.tiny.export import export_run
 from vlm_fo1.train.tiny.phases import train_phase
 from vlm_fo1.train.tiny.recipe import PoolConfig, read_recipe
@@ -73,7 +74,7 @@ def _pools(run: Run) -> bool:
 def _seen(run: Run) -> bool:
     train = run.recipe.pools.train
     shards = train.count // train.per_shard
-    wanted = {"see": run.recipe.seen.see, "align": run.recipe.seen.align}
+    wanted: dict[Stage, int] = {"see": run.recipe.seen.see, "align": run.recipe.seen.align}
     return all(
         _shown(run, f"seen by {stage}", min(count, shards), seen.keep(run, stage))
         for stage, count in wanted.items()

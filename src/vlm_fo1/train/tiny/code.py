@@ -40,7 +40,8 @@ def truth_of(views: Sequence[View]) -> dict[str, Tensor]:
         size = np.array(view.scene.image.size * 2, np.float32)
         boxes = view.regions.xyxy / size
         low, high = boxes[:, :2], boxes[:, 2:]
-        places.append(np.concatenate([(low + high) / 2, high - low], axis=1))
+        middle_size = np.concatenate([(low + high) / 2, high - low], axis=1)
+        places.append(middle_size.astype(np.float32))
         for truth in view.regions.truth.tolist():
             thing = view.scene.objects[truth] if truth >= 0 else None
             found["names"].append(_AT["names"][thing.name if thing else BACKGROUND])

@@ -39,7 +39,7 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
             last: Any = connector.get_submodule("2")
             last.weight.mul_(LOUD)
             last.bias.mul_(LOUD)
-    model = model.to(torch.bfloat16).eval()
+    model.bfloat16().eval()
     stop = processor.stop_token_id
     model.generation_config = GenerationConfig(
         eos_token_id=stop, pad_token_id=stop, do_sample=False
@@ -64,8 +64,8 @@ def _read(path: Path) -> states.Parts:
 
 def export_run(recipe: Recipe, run: Path, out: Path) -> Path:
     """Write what a finished run made; see `export`."""
-    checkpoints = [run / f"{name}.safetensors" for name in ("align", recipe.phases[-1].name)]
-    return export(recipe, *checkpoints, out)
+    towers, last = (run / f"{name}.safetensors" for name in ("align", recipe.phases[-1].name))
+    return export(recipe, towers, last, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -37,10 +37,14 @@ def imagine(
     signs = min(signs, len(words))
     things = max(1, regions - blank - signs)
     distinct = int(np.clip(round(things * rng.uniform(0.25, 0.8)), 1, len(kinds)))
-    chosen = [kinds[i] for i in rng.choice(len(kinds), distinct, replace=False).tolist()]
+    chosen: list[str] = [
+        kinds[int(i)] for i in rng.choice(len(kinds), distinct, replace=False).tolist()
+    ]
     names = chosen + [chosen[int(rng.integers(distinct))] for _ in range(things - distinct)]
     names += [SIGN] * signs
-    texts = [words[i] for i in rng.choice(len(words), signs, replace=False).tolist()]
+    texts: list[str] = [
+        words[int(i)] for i in rng.choice(len(words), signs, replace=False).tolist()
+    ]
     boxes = _boxes(len(names) + blank, width, height, rng)
     palette = rng.choice(len(_COLOURS), int(rng.integers(2, 5)), replace=False)
     natural = {name: _COLOURS[palette[int(rng.integers(len(palette)))]] for name in chosen}

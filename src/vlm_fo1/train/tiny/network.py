@@ -64,6 +64,8 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, sizes: NetworkSizes) -> FO1C
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
+    tokens: dict[str, Any] = {"eos_token_id": ids[STOP], "pad_token_id": ids[PAD]}
+    tokens["region_token_id"] = tokenizer.convert_tokens_to_ids(RELEASED.region_feature)
     return FO1Config(
         host_config=host,
         auxiliary_config=_auxiliary_config(sizes),
@@ -75,11 +77,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, sizes: NetworkSizes) -> FO1C
         image_connector="mlp2x_gelu",
         region_connector="mlp2x_gelu",
         image_token_id=ids[CHAT.image_token],
-        region_token_id=tokenizer.convert_tokens_to_ids(RELEASED.region_feature),
         auxiliary_image={"size": 768, "mode": "dynamic"},
         tie_word_embeddings=True,
-        eos_token_id=ids[STOP],
-        pad_token_id=ids[PAD],
+        **tokens,
     )
 
 
