@@ -79,4 +79,4 @@ def segment(
     proposed_s = time.perf_counter() - start
     offered = worth_offering(found)
     answer = fo1.open(picture, offered).count(phrase, **options)
-    return replace(answer, timing_s={"propose": proposed_s, **answer.timing_s})
+    return replace(answer, timing_s={**answer.timing_s, "propose": proposed_s})

@@ -354,11 +354,11 @@ def test_frames_become_an_annotated_clip(visit, tmp_path):
     files = []
     with Image.open(PHOTO) as photo:
         for number in range(4):
-            files.append(tmp_path / f"{number}.png")
+            files.append(tmp_path / f"frame-{number}.png")
             photo.convert("RGB").resize((160, 120)).save(files[-1])
     page.get_by_role("tab", name="Video").click()
     page.set_input_files("#video-source input[type=file]", files)
-    page.get_by_text("3.png").first.wait_for()
+    page.get_by_text("frame-3.png").first.wait_for()
     page.locator("#video-phrase textarea").fill("orange")
     page.click("#video-go")
     page.get_by_text("4 frames,").wait_for()
@@ -425,3 +425,10 @@ def test_every_action_can_be_called_by_name(url):
     assert answer["regions"]["xyxy"] == [[126, 215, 240, 340]]
     with pytest.raises(client_module.exceptions.AppError, match="question is empty"):
         client.predict(picture=picture, task="counting", words="", api_name="/ask")
+    assert "fo1-result" in client.predict(min_score=0.5, unchosen=True, api_name="/look")
+    photo = client_module.handle_file(str(PHOTO))
+    progress, table, *_ = client.predict(
+        files=[photo], folder=None, boxes=None, task="counting", words="orange", api_name="/batch"
+    )
+    assert "1 of 1 answered" in progress
+    assert "photo.jpg" in table

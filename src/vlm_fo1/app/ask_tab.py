@@ -90,6 +90,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                 clear = gr.Button("Remove all boxes", size="sm", elem_id="ask-clear")
             with gr.Accordion("Boxes as numbers", open=False):
                 typed = gr.Textbox(
+                    value="",
                     label="Boxes: [[x1, y1, x2, y2], ...] in pixels",
                     lines=2,
                     max_lines=6,
@@ -121,6 +122,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
             chosen = chooser(context)
             with gr.Accordion("More settings", open=False):
                 look_for = gr.Textbox(
+                    value="",
                     label="What the proposer looks for",
                     info="For proposers that look for named things; empty takes the question's.",
                 )

@@ -29,12 +29,16 @@ def batch_tab(context: Context) -> None:
                 label=f"Pictures, at most {limits.batch}",
                 file_count="multiple",
                 elem_id="batch-files",
+                height=220,
             )
-            folder = gr.File(label="or a folder", file_count="directory", elem_id="batch-folder")
+            folder = gr.File(
+                label="or a folder", file_count="directory", elem_id="batch-folder", height=140
+            )
             boxes = gr.File(
                 label="Boxes by file name (JSON or COCO); without it the proposer is asked",
                 file_types=[".json"],
                 elem_id="batch-boxes",
+                height=140,
             )
         with gr.Column(min_width=320):
             asked = question("batch")

@@ -75,7 +75,12 @@ def question(prefix: str) -> QuestionFields:
         elem_id=f"{prefix}-labels",
     )
     words = gr.Textbox(
-        label="Question", visible=False, max_lines=4, max_length=2000, elem_id=f"{prefix}-words"
+        value="",
+        label="Question",
+        visible=False,
+        max_lines=4,
+        max_length=2000,
+        elem_id=f"{prefix}-words",
     )
     return QuestionFields(task=task, labels=labels, words=words)
 

@@ -29,9 +29,10 @@ def phrase_fields(prefix: str) -> tuple[Any, Any]:
     """A phrase, and the name that the proposer looks for."""
     gr = gradio()
     phrase = gr.Textbox(
-        label="Phrase", placeholder="the cup behind the plate", elem_id=f"{prefix}-phrase"
+        value="", label="Phrase", placeholder="the cup behind the plate", elem_id=f"{prefix}-phrase"
     )
     query = gr.Textbox(
+        value="",
         label="Name that the proposer looks for",
         placeholder="cup",
         info="Empty: the phrase itself.",

@@ -39,7 +39,7 @@ def picture_field(context: Context, name: str) -> Any:
 
     field.preprocess_image = checked
     # Reading it is the check: what cannot be used is said at once, not with the first question.
-    field.upload(lambda _: None, [field], None, api_name=False, queue=False)
+    field.upload(lambda _: None, [field], None, api_name=False, show_progress="hidden")
     return field
 
 
