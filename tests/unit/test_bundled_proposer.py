@@ -63,11 +63,13 @@ def run(**changes) -> ProposerTraining:
 
 @needs_weights
 def test_it_finds_the_things_of_the_bundled_picture(bundled, photo):
-    truth = np.array(json.loads((ASSETS / "demo" / "boxes.json").read_text()), np.float32)
+    boxes = np.array(json.loads((ASSETS / "demo" / "boxes.json").read_text()), np.float32)
+    scene = json.loads((ASSETS / "demo" / "scenes.json").read_text())[0]
+    things = sum(scene["things"].values())  # the other boxes are around nothing
     (found,) = bundled.propose([photo])
-    assert (iou(truth, found[:50].xyxy).max(1) >= 0.5).mean() >= 0.9
+    assert (iou(boxes, found[:50].xyxy).max(1) >= 0.5).sum() >= things
     assert found.scores is not None
-    assert (found.scores[: len(truth)] > 0.3).all()
+    assert (found.scores[:things] > 0.3).all()
 
 
 @needs_weights

@@ -228,7 +228,7 @@ def test_more_boxes_than_fit_are_said(run):
     result = run("detect", picture("a.png"), "cat", "--boxes", "boxes.json", *SHORT)
     assert result.exit_code == 0
     assert "101 regions were offered" in result.stderr
-    assert "2 windows were asked" in result.stderr
+    assert "4 windows were asked" in result.stderr
 
 
 # --- proposers -----------------------------------------------------------------------------------

@@ -313,7 +313,7 @@ def test_a_micro_recipe_runs_to_a_model_that_answers(finished, tmp_path):
     stages = {line["stage"] for line in read_log(finished)}
     assert stages == {"see", "align", "first", "second"}
     words: Any = fo1.model.get_input_embeddings()
-    words_V = words.weight.float().norm(dim=-1)
+    words_V = words.weight.detach().float().norm(dim=-1)
     assert words_V.mean() == pytest.approx(LOUD, rel=0.1)
 
 
