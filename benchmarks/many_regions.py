@@ -20,12 +20,15 @@ from vlm_fo1.data.scenes import SceneConfig
 from vlm_fo1.data.scenes.render import RenderedScene, available_kinds, render
 from vlm_fo1.data.scenes.sprites import load_sprites
 from vlm_fo1.structures import Regions
+from vlm_fo1.train.tiny.recipe import read_recipe
 
 PATHS = ("sprites", "save_picture")
 """Options that are nobody else's business."""
 
 LABELS = 3
 """Kinds asked for in each picture, one more that is absent not counted."""
+
+RECIPE = Path(__file__).parents[1] / "configs" / "train" / "tiny.yaml"  # what the model knows
 
 
 def draw(options: argparse.Namespace, number: int) -> tuple[RenderedScene, list[str]]:
@@ -40,6 +43,7 @@ def draw(options: argparse.Namespace, number: int) -> tuple[RenderedScene, list[
         height=(options.canvas, options.canvas),
         objects=(options.objects, options.objects),
         object_size=(options.smallest, options.largest),
+        kinds=tuple(read_recipe(RECIPE).scenes["kinds"]) if options.sprites else None,
         overlap=0.0,
         signs=(0, 0),
         effects=0.0,

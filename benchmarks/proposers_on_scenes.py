@@ -30,6 +30,7 @@ from vlm_fo1.data.scenes.sprites import load_sprites
 from vlm_fo1.proposers.recall import matches
 from vlm_fo1.structures import Regions
 from vlm_fo1.train.proposer import ProposerTraining, style_groups
+from vlm_fo1.train.tiny.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 SEED = 30_000  # of no training and no other measurement
@@ -121,9 +122,10 @@ def main() -> None:
     path = ROOT / "configs" / "train" / "tiny-proposer.yaml"
     scenes = settings.read(path, ProposerTraining).scene_configs(options.sprites)[0]
     sprites = load_sprites(options.sprites)
+    known_kinds = tuple(read_recipe(ROOT / "configs" / "train" / "tiny.yaml").scenes["kinds"])
     rows: list[dict[str, Any]] = []
     for group, styles in style_groups(sprites, scenes).items():
-        config = replace(scenes, styles=styles)
+        config = replace(scenes, styles=styles, kinds=known_kinds if options.sprites else None)
         sums = {name: Sums() for name in ways}
         with Progress() as progress:
             for number in progress.track(range(options.scenes), description=group):
