@@ -1,6 +1,7 @@
 """The tab for many pictures: files in, a table and files out, and a way to stop."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app import views
@@ -124,7 +125,7 @@ def run_batch(
         asked.check()
         pictures = context.limits.pictures(paths)
         choice = context.shelf.choice(*names)
-        boxes = None if boxes_file is None else read_boxes(boxes_file)
+        boxes = None if boxes_file is None else read_boxes(Path(boxes_file))
 
         def work(report: Any) -> None:
             report("")
