@@ -417,12 +417,12 @@ def test_every_action_can_be_called_by_name(url):
         *("/batch", "/stop_batch", "/segment", "/stop_segment", "/video", "/stop_video"),
     } <= named
     picture = {"image": client_module.handle_file(str(PHOTO)), "orientation": 0}
-    picture["boxes"] = [{"xmin": 126, "ymin": 215, "xmax": 240, "ymax": 340}]
+    picture["boxes"] = [{"xmin": 6, "ymin": 55, "xmax": 84, "ymax": 132}]
     view, answer, *_ = client.predict(
         picture=picture, task="counting", words="orange", max_new_tokens=16, api_name="/ask"
     )
     assert "fo1-result" in view
-    assert answer["regions"]["xyxy"] == [[126, 215, 240, 340]]
+    assert answer["regions"]["xyxy"] == [[6, 55, 84, 132]]
     with pytest.raises(client_module.exceptions.AppError, match="question is empty"):
         client.predict(picture=picture, task="counting", words="", api_name="/ask")
     assert "fo1-result" in client.predict(min_score=0.5, unchosen=True, api_name="/look")

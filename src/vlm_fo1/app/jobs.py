@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Watched(Generic[N, T]):
         self._result: list[T] = []
         self._error: list[BaseException] = []
 
-    def news(self, every_s: float = 0.2) -> Iterator[list[N]]:
+    def news(self, every_s: float = 0.2) -> Generator[list[N], None, None]:
         """Start; everything reported since the last time, at most every so many seconds.
 
         If the reader goes away, the call is asked to stop.
