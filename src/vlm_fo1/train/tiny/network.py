@@ -1,5 +1,6 @@
 """The small model at the recipe's sizes: the untrained network and its processor."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -130,14 +131,17 @@ def _auxiliary_config(sizes: NetworkSizes) -> dict[str, Any]:
     }
 
 
-def tiny_processor(tokenizer: PreTrainedTokenizerFast) -> FO1Processor:
+def tiny_processor(
+    tokenizer: PreTrainedTokenizerFast, max_regions: int = RELEASED.max_regions
+) -> FO1Processor:
     """Pictures at their own size for regions, near 168 x 168 pixels for the whole."""
     primary = qwen_primary(
         size={"shortest_edge": SIDE * SIDE * 3 // 4, "longest_edge": SIDE * SIDE * 5 // 4},
         merge_size=2,
     )
-    images = FO1ImageProcessor(primary=primary, max_side=448)
-    return FO1Processor(images, tokenizer, chat=CHAT)
+    images = FO1ImageProcessor(primary=primary, max_side=448, max_regions=max_regions)
+    vocabulary = replace(RELEASED, max_regions=max_regions)
+    return FO1Processor(images, tokenizer, vocabulary=vocabulary, chat=CHAT)
 
 
 def _start_well(model: FO1ForConditionalGeneration) -> None:
