@@ -412,7 +412,7 @@ def test_work_whose_reader_went_away_is_stopped():
 
     news = Watched(work, flag).news(0.01)
     next(news)
-    news.close()  # type: ignore[attr-defined]
+    news.close()
     assert over.wait(5)
 
 

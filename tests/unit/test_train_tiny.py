@@ -24,6 +24,7 @@ from vlm_fo1.train.stop import Stop
 from vlm_fo1.train.tiny import pool, shards
 from vlm_fo1.train.tiny.__main__ import main, train
 from vlm_fo1.train.tiny.code import LISTS, Code, truth_of
+from vlm_fo1.train.tiny.drills import most_extreme
 from vlm_fo1.train.tiny.export import export_run
 from vlm_fo1.train.tiny.imagined import imagine
 from vlm_fo1.train.tiny.muon import orthogonal, rate_share
@@ -64,6 +65,15 @@ PHASE = {
     "save_every": 2,
     "tasks": {"detection": 1.0, "counting": 1.0, "free": 1.0},
 }
+REFER = {
+    "refer": 0.6,
+    "refer_extreme": 0.3,
+    "refer_short": 0.3,
+    "refer_forms": {"end": 2.0},
+    "stretch": 2.5,
+    "sharp_lr": 0.005,
+    "planned_steps": 8,
+}
 VALUES: dict[str, Any] = {
     "network": SMALL,
     "scenes": {"objects": [2, 4], "kinds": ["star", "moon", "diamond"], "words": ["STOP", "EXIT"]},
@@ -77,7 +87,7 @@ VALUES: dict[str, Any] = {
     "seen": {"see": 2, "align": 2},
     "phases": [
         {**PHASE, "name": "first", "drill": 0.5, "refer": 0.3, "sharpness": 2.0},
-        {**PHASE, "name": "second", "drill": 0.3, "plain_share": 0.3, "seen_share": 0.5},
+        {**PHASE, "name": "second", "drill": 0.3, "plain_share": 0.3, "seen_share": 0.5, **REFER},
     ],
 }
 MICRO = build_config(Recipe, VALUES)
@@ -284,6 +294,26 @@ def test_the_code_of_a_region_says_its_words(small):
     assert (likeness.argmax(-1) == truth["names"]).float().mean() > 0.8
 
 
+def test_the_most_extreme_thing_is_found_by_a_clear_margin():
+    view, rng = view_of(regions=12), np.random.default_rng(0)
+    found = dict(filter(None, (most_extreme(view, rng) for _ in range(60))))
+    assert len(found) > 3
+    if "leftmost" in found:
+        assert found["leftmost"].x == min(item.x for item in view.items)
+    if "largest" in found:
+        assert found["largest"].box_area == max(item.box_area for item in view.items)
+
+
+def test_stretching_moves_places_and_leaves_words(small):
+    _, processor = small
+    plain, long = (Code(processor.tokenizer, SIZES.hidden, stretch=by) for by in (1.0, 2.5))
+    tokens = torch.randn(5, SIZES.hidden, generator=torch.manual_seed(1))
+    told = plain.directions_4D
+    assert torch.allclose(long.stretched(tokens) @ told.T, 2.5 * tokens @ told.T, atol=1e-5)
+    rest = tokens - tokens @ told.T @ told
+    assert torch.allclose(long.stretched(rest), rest, atol=1e-5)
+
+
 def test_the_level_rises_when_answers_are_good():
     phase = replace(MICRO.phases[0], batch=64, gate=0.5)
     level = Level(3, 10.0)
@@ -313,8 +343,8 @@ def test_a_micro_recipe_runs_to_a_model_that_answers(finished, tmp_path):
     stages = {line["stage"] for line in read_log(finished)}
     assert stages == {"see", "align", "first", "second"}
     words: Any = fo1.model.get_input_embeddings()
-    words_V = words.weight.detach().float().norm(dim=-1)
-    assert words_V.mean() == pytest.approx(LOUD, rel=0.1)
+    assert words.weight.detach().float().norm(dim=-1).mean().item() == pytest.approx(LOUD, rel=0.1)
+    assert fo1.processor.vocabulary.max_regions == 32
 
 
 @pytest.mark.parametrize("stage", ["see", "align"])

@@ -58,17 +58,25 @@ class Code:
     Args:
         tokenizer: Of the model.
         width: D.
-        length: Of the words; the directions are as long.
+        length: Of the words; the directions are as long, times `stretch`.
+        stretch: How much longer places are than alignment makes them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, width: int, length: float = 1.0) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        width: int,
+        length: float = 1.0,
+        stretch: float = 1.0,
+    ) -> None:
         self.ids = {
             name: torch.tensor([id_of(tokenizer, word) for word in listed])
             for name, listed in LISTS.items()
         }
         generator = torch.Generator().manual_seed(17)
         directions_D4 = torch.linalg.qr(torch.randn(width, 4, generator=generator))[0]
-        self.directions_4D = directions_D4.T * length
+        self.stretch, self._unit_4D = stretch, directions_D4.T
+        self.directions_4D = directions_D4.T * length * stretch
 
     def place(self, places_M4: Tensor) -> Tensor:
         """Centre and size as shares of the picture to about standard normal numbers; (M, 4)."""
@@ -83,3 +91,8 @@ class Code:
             known = truth[name] >= 0
             result[known] += strength * words_VD[self.ids[name][truth[name][known]]]
         return result + PLACE * self.place(truth["places"]) @ self.directions_4D
+
+    def stretched(self, values_MD: Tensor) -> Tensor:
+        """The same with the part that says places as much longer as `stretch` says."""
+        places_M4 = values_MD @ self._unit_4D.T
+        return values_MD + (self.stretch - 1) * places_M4 @ self._unit_4D

@@ -11,10 +11,12 @@ from vlm_fo1.data.scenes.referring import phrases
 from vlm_fo1.data.scenes.view import Item, View
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.train.tiny.packing import Packer, Row
+from vlm_fo1.train.tiny.recipe import Phase
 
 Exercise = tuple[str, str, str]
 """What is asked, the answer, and the name of the exercise."""
 _OBJECTS, _END = "<objects>", "</objects>"
+_CLEAR = 0.02  # of the picture's side, or about a sixth more area: by how much the most is ahead
 
 
 def drill(
@@ -23,9 +25,7 @@ def drill(
     grid_hw: tuple[int, int],
     count: int,
     rng: np.random.Generator,
-    *,
-    refer: float,
-    absent: float,
+    phase: Phase,
 ) -> Row:
     """Exercises on one scene in a row.
 
@@ -35,25 +35,63 @@ def drill(
         grid_hw: Patches of the primary picture.
         count: How many exercises.
         rng: Decides everything.
-        refer: Share of referring phrases.
-        absent: Share of look-ups for something that is not there.
+        phase: Gives the shares.
     """
-    forms = phrases(view) if refer else {}
+    forms = phrases(view) if phase.refer else {}
     if len(forms) > 1:
         forms.pop("only", None)
     asked: list[Exercise] = []
     for _ in range(count):
         dice = rng.random()
         item = view.items[rng.integers(len(view.items))]
-        if forms and rng.random() < refer:
-            form = forms[list(forms)[rng.integers(len(forms))]]
-            phrase, item = form[rng.integers(len(form))]
-            asked.append((_ground(phrase), _tags(item) + _END, "refer"))
+        if forms and rng.random() < phase.refer:
+            asked.append(_refer(view, forms, rng, phase))
         else:
-            asked.append(_look_up(view, item, dice, absent, rng))
+            asked.append(_look_up(view, item, dice, phase.drill_absent, rng))
     pairs = [(packer.ids_of(question), packer.ids_of(answer)) for question, answer, _ in asked]
     tasks = tuple(name for _, _, name in asked)
     return packer.pack(len(view.regions.truth), pairs, tasks, grid_hw)
+
+
+def most_extreme(view: View, rng: np.random.Generator) -> tuple[str, Item] | None:
+    """A word such as ``leftmost`` and the thing of all that it means; None without a clear one."""
+    items = view.items
+    if len(items) < 2:
+        return None
+    width, height = view.scene.image.size
+    x = np.array([item.x / width for item in items])
+    y = np.array([item.y / height for item in items])
+    size = np.log([item.box_area for item in items]) / 8
+    values = {"leftmost": -x, "rightmost": x, "topmost": -y, "lowest": y}
+    values |= {"largest": size, "smallest": -size}
+    word = list(values)[rng.integers(len(values))]
+    first, second = np.argsort(values[word])[::-1][:2].tolist()
+    clear = values[word][first] - values[word][second] > _CLEAR
+    return (word, items[first]) if clear else None
+
+
+def _refer(
+    view: View,
+    forms: dict[str, list[tuple[str, Item]]],
+    rng: np.random.Generator,
+    phase: Phase,
+) -> Exercise:
+    """A phrase to its tag."""
+    dice = rng.random() if phase.refer_extreme or phase.refer_short else 1.0
+    extreme = most_extreme(view, rng) if dice < phase.refer_extreme else None
+    if extreme is not None:
+        word, item = extreme
+        return f"<ground>the {word} ", _tags(item), "extreme"
+    names = list(forms)
+    if phase.refer_forms:
+        weights = np.array([phase.refer_forms.get(name, 1.0) for name in names])
+        name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+    else:
+        name = names[rng.integers(len(names))]
+    phrase, item = forms[name][rng.integers(len(forms[name]))]
+    if dice < phase.refer_extreme + phase.refer_short:
+        return f"<ground>{phrase}", _tags(item), name
+    return _ground(phrase), _tags(item) + _END, name
 
 
 def _look_up(

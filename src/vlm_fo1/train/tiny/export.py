@@ -14,9 +14,13 @@ from transformers import GenerationConfig
 from vlm_fo1.errors import CheckpointError
 from vlm_fo1.train.tiny import states
 from vlm_fo1.train.tiny.align import Lesson, fold
-from vlm_fo1.train.tiny.network import LOUD, build
+from vlm_fo1.train.tiny.code import Code
+from vlm_fo1.train.tiny.network import LOUD, build, tiny_processor
 from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
 from vlm_fo1.train.tiny.tower_training import put_back
+
+MOST_ASKED = 32
+"""Most regions that the exported model takes: more than this were never trained."""
 
 
 def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Path:
@@ -34,7 +38,11 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
     model.load_state_dict(model.state_dict() | _read(language_model)["model"])
     fold(lesson.norms.image, model.image_connector)
     fold(lesson.norms.region, model.region_connector)
+    code = Code(processor.tokenizer, recipe.network.hidden, stretch=recipe.phases[-1].stretch)
     with torch.no_grad():
+        region: Any = model.region_connector.get_submodule("2")
+        region.weight.copy_(code.stretched(region.weight.T).T)
+        region.bias.copy_(code.stretched(region.bias))
         for connector in (model.image_connector, model.region_connector):
             last: Any = connector.get_submodule("2")
             last.weight.mul_(LOUD)
@@ -46,7 +54,7 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
     )
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    processor.save_pretrained(out)
+    tiny_processor(processor.tokenizer, MOST_ASKED).save_pretrained(out)
     return out
 
 

@@ -21,8 +21,6 @@ LOUD = 12.0
 tokens: next to residual branches that start at nothing, its first layers then see words only."""
 LANGUAGE_MODEL = ("host.model.language_model.", "host.lm_head.")
 """Beginnings of the names of its parameters."""
-MOST_REGIONS = 32
-"""How many numbers of regions are trained, so how many one question can hold."""
 _HEAD_WIDTH = 32
 
 
@@ -133,14 +131,16 @@ def _auxiliary_config(sizes: NetworkSizes) -> dict[str, Any]:
     }
 
 
-def tiny_processor(tokenizer: PreTrainedTokenizerFast) -> FO1Processor:
+def tiny_processor(
+    tokenizer: PreTrainedTokenizerFast, max_regions: int = RELEASED.max_regions
+) -> FO1Processor:
     """Pictures at their own size for regions, near 168 x 168 pixels for the whole."""
     primary = qwen_primary(
         size={"shortest_edge": SIDE * SIDE * 3 // 4, "longest_edge": SIDE * SIDE * 5 // 4},
         merge_size=2,
     )
-    images = FO1ImageProcessor(primary=primary, max_side=448, max_regions=MOST_REGIONS)
-    vocabulary = replace(RELEASED, max_regions=MOST_REGIONS)
+    images = FO1ImageProcessor(primary=primary, max_side=448, max_regions=max_regions)
+    vocabulary = replace(RELEASED, max_regions=max_regions)
     return FO1Processor(images, tokenizer, vocabulary=vocabulary, chat=CHAT)
 
 

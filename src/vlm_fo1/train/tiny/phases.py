@@ -112,7 +112,7 @@ class PhaseTraining:
         recipe = run.recipe
         self.model, processor = build(recipe.seed, recipe.network)
         prepare(self.model, processor)
-        self.speaker = Speaker(self.model, processor)
+        self.speaker = Speaker(self.model, processor, phase.stretch)
         self._start_from(recipe.phases.index(phase))
         self.kinds = tuple(recipe.scenes["kinds"])
         self.sampler = Sampler(
@@ -128,8 +128,8 @@ class PhaseTraining:
         self.free_V1[torch.cat(list(self.speaker.code.ids.values()))] = 0  # regions are aligned to
         self.words = words
         self.trained = _trainable(self.model)
-        self.optimizers = _optimizers(self.trained, phase)
-        self.peaks = [phase.matrix_lr, phase.lr, phase.words_lr]
+        self.optimizers = _optimizers(self.model, phase)
+        self.peaks = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
         self.config = {
             "seed": recipe.seed,
             "network": plain(recipe.network),
@@ -174,7 +174,7 @@ class PhaseTraining:
         rng = np.random.default_rng([seed, 7, self.step, self.rank])
         drilled = np.random.default_rng([seed, 8, self.step]).random() < phase.drill
         drawn = self.sampler(self.level, drilled, rng)
-        rate = rate_share(self.step, phase.steps, phase.warmup, phase.decay)
+        rate = rate_share(self.step, phase.planned_steps or phase.steps, phase.warmup, phase.decay)
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate
             optimizer.zero_grad(set_to_none=True)
@@ -243,17 +243,19 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def _optimizers(trained: Sequence[nn.Parameter], phase: Phase) -> list[torch.optim.Optimizer]:
-    """Muon for matrices, AdamW for vectors, AdamW for words."""
-    words = max(trained, key=lambda parameter: parameter.shape[0] * (parameter.ndim == 2))
-    matrices = [p for p in trained if p is not words and is_matrix("", p)]
-    vectors = [p for p in trained if p.ndim == 1]
-    adam = {"betas": (0.9, 0.95), "weight_decay": 0.0}
-    return [
-        Muon(matrices, lr=phase.matrix_lr, weight_decay=0.01),
-        torch.optim.AdamW(vectors, lr=phase.lr, **adam),
-        torch.optim.AdamW([words], lr=phase.words_lr, **adam),
-    ]
+def _optimizers(model: nn.Module, phase: Phase) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, AdamW for vectors, words, and the norms of queries and keys."""
+    named = [item for item in model.named_parameters() if item[1].requires_grad]
+    sharp = [p for name, p in named if name.endswith(("q_norm.weight", "k_norm.weight"))]
+    words = [p for name, p in named if "embed_tokens" in name]
+    matrices = [p for name, p in named if is_matrix(name, p)]
+    taken = {id(p) for p in (*sharp, *words, *matrices)}
+    vectors = [p for _, p in named if id(p) not in taken]
+    found: list[torch.optim.Optimizer] = [Muon(matrices, lr=phase.matrix_lr, weight_decay=0.01)]
+    rates = (phase.lr, phase.words_lr, phase.sharp_lr or phase.lr)
+    for part, rate in zip((vectors, words, sharp), rates, strict=True):
+        found.append(torch.optim.AdamW(part, lr=rate, betas=(0.9, 0.95), weight_decay=0.0))
+    return found
 
 
 def _averaged(parameters: Sequence[nn.Parameter], also: Sequence[float]) -> list[float]:

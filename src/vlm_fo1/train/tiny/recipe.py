@@ -154,6 +154,10 @@ class Phase:
     """Steps until the peak."""
     decay: float = 0.0
     """Share of the steps, at the end, over which the rates fall in a straight line."""
+    planned_steps: int | None = None
+    """Steps that the rates are planned for, where the phase ends before; None for `steps`."""
+    sharp_lr: float | None = None
+    """Peak rate for the norms of queries and keys; None for `lr`."""
     sharpness: float | None = None
     """Set the queries' norms to this before the first step: sharper attention."""
 
@@ -169,6 +173,14 @@ class Phase:
     """Share of look-ups in an exercise for something that is not there."""
     refer: float = 0.0
     """Share of referring phrases in an exercise."""
+    refer_extreme: float = 0.0
+    """Share of these that ask for the leftmost, lowest, largest, ... of all things."""
+    refer_short: float = 0.0
+    """Share of these that are answered with the tag at once."""
+    refer_forms: dict[str, float] = field(default_factory=dict)
+    """How often a form of phrase is drawn beside the others, 1 by default; empty for all alike."""
+    stretch: float = 1.0
+    """How much longer the part of a region token that says its place is than alignment made it."""
     plain_share: float = 0.0
     """Share of rows that ask about a whole picture, without regions."""
     seen_share: float = 0.0
@@ -197,7 +209,10 @@ class Phase:
         _at_least("regions", self.regions, 2)
         _at_least("kinds", self.kinds, 2)
         shares = ("decay", "gate", "drill", "drill_absent", "refer", "plain_share", "seen_share")
-        _shares(self, shares)
+        _shares(self, (*shares, "refer_extreme", "refer_short"))
+        _at_least("planned_steps", self.planned_steps or self.steps, self.steps)
+        if self.stretch <= 0:
+            raise ConfigError(f"stretch = {self.stretch}: it must be above 0")
         if self.plain_share + self.seen_share > 1:
             raise ConfigError(
                 "plain_share and seen_share are shares of one whole: at most 1 in sum"

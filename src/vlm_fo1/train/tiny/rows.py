@@ -165,17 +165,16 @@ class Sampler:
     def _drill(self, level: Level, rng: Rng) -> Drawn:
         phase = self.phase
         count = min(16, 2 * level.regions + 2)
-        shares = {"refer": phase.refer, "absent": phase.drill_absent}
         if rng.random() < phase.seen_share and self.seen is not None:
             seen = self.seen
             at = int(rng.integers(len(seen)))
             most = 14 if rng.random() < _FEWER else None
             view, order = choose_regions(seen.views[at], most, rng)
             if view.items:
-                row = drill(self.packer, view, seen.grids[at], count, rng, **shares)
+                row = drill(self.packer, view, seen.grids[at], count, rng, phase)
                 return Drawn(row, view, seen.image[at], seen.regions[at][torch.from_numpy(order)])
         view = self._imagined(level, rng, self._config)
-        row = drill(self.packer, view, _GRID, count, rng, **shares)
+        row = drill(self.packer, view, _GRID, count, rng, phase)
         rng.random()  # as in `_questions`
         return Drawn(row, view, None, None)
 

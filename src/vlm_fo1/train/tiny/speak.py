@@ -54,13 +54,17 @@ class Speaker:
     Args:
         model: The network, prepared by `prepare`.
         processor: Its processor.
+        stretch: Of the places that regions say.
     """
 
-    def __init__(self, model: FO1ForConditionalGeneration, processor: FO1Processor) -> None:
+    def __init__(
+        self, model: FO1ForConditionalGeneration, processor: FO1Processor, stretch: float = 1.0
+    ) -> None:
         self.model = model
         self.packer = Packer(processor)
         self.positions = Positions(model)
-        self.code = Code(processor.tokenizer, int(model.config.hidden_size), length=LOUD)
+        width = int(model.config.hidden_size)
+        self.code = Code(processor.tokenizer, width, length=LOUD, stretch=stretch)
         tokenizer = processor.tokenizer
         self._choices = (id_of(tokenizer, NOTHING), id_of(tokenizer, "</objects>"))
 
@@ -87,7 +91,7 @@ class Speaker:
 
     def _regions(self, item: Drawn, words_VD: Tensor, rng: np.random.Generator) -> Tensor:
         if item.regions_ND is not None:
-            return LOUD * item.regions_ND.float()
+            return LOUD * self.code.stretched(item.regions_ND.float())
         exact = self.code.tokens(words_VD, truth_of([item.view]))
         noise = rng.normal(0, LOUD * _NOISE / exact.shape[1] ** 0.5, tuple(exact.shape))
         return exact + torch.from_numpy(noise.astype(np.float32))
