@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
@@ -89,12 +90,15 @@ class Watched(Generic[N, T]):
     def _gather(self, every_s: float) -> tuple[list[N], bool]:
         fresh: list[N] = []
         item = self._news.get()
+        end = time.monotonic() + every_s  # work that never pauses must not keep its reader waiting
         while item is not None:
             fresh.append(item[0])
             try:
-                item = self._news.get(timeout=every_s if len(fresh) == 1 else 0.01)
+                item = self._news.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 return fresh, False
+            if time.monotonic() >= end and item is not None:
+                return [*fresh, item[0]], False
         return fresh, True
 
     def _work(self) -> None:
