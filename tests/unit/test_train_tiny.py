@@ -15,6 +15,7 @@ from vlm_fo1 import FO1
 from vlm_fo1.data.scenes.config import SceneConfig
 from vlm_fo1.data.scenes.kinds import KINDS
 from vlm_fo1.data.scenes.questions import ask
+from vlm_fo1.data.scenes.referring import distance
 from vlm_fo1.errors import CheckpointError, ConfigError, TrainingError
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
 from vlm_fo1.prompts import TEMPLATES
@@ -24,7 +25,7 @@ from vlm_fo1.train.stop import Stop
 from vlm_fo1.train.tiny import pool, shards
 from vlm_fo1.train.tiny.__main__ import main, train
 from vlm_fo1.train.tiny.code import LISTS, Code, truth_of
-from vlm_fo1.train.tiny.drills import most_extreme
+from vlm_fo1.train.tiny.drills import most_extreme, nearest_to_tag
 from vlm_fo1.train.tiny.export import export_run
 from vlm_fo1.train.tiny.imagined import imagine
 from vlm_fo1.train.tiny.muon import orthogonal, rate_share
@@ -304,11 +305,33 @@ def test_the_most_extreme_thing_is_found_by_a_clear_margin():
         assert found["largest"].box_area == max(item.box_area for item in view.items)
 
 
+def test_the_nearest_to_a_tag_is_the_nearest_of_its_kind():
+    view, rng = view_of(regions=12), np.random.default_rng(0)
+    found = list(filter(None, (nearest_to_tag(view, rng) for _ in range(60))))
+    assert found
+    for phrase, item in found:
+        anchor = next(i for i in view.items if phrase.endswith(f" <region{i.region}>"))
+        group = view.by_name[item.thing.name]
+        assert phrase.startswith(f"the {item.thing.name} nearest")
+        assert anchor not in group
+        assert distance(item, anchor) == min(distance(other, anchor) for other in group)
+
+
+def test_places_are_compared_by_a_product(small):
+    _, processor = small
+    code = Code(processor.tokenizer, SIZES.hidden)
+    places = torch.rand(50, 4, generator=torch.manual_seed(2))
+    x, y, _, _, away = code.place(places).unbind(-1)
+    score = 2 * (x * x[0] + y * y[0]) - 1.26 * away  # as a query of the first would have it
+    apart = ((places - places[0])[:, :2] ** 2).sum(-1)
+    assert torch.equal(score.argsort(descending=True), apart.argsort())
+
+
 def test_stretching_moves_places_and_leaves_words(small):
     _, processor = small
     plain, long = (Code(processor.tokenizer, SIZES.hidden, stretch=by) for by in (1.0, 2.5))
     tokens = torch.randn(5, SIZES.hidden, generator=torch.manual_seed(1))
-    told = plain.directions_4D
+    told = plain.directions_5D
     assert torch.allclose(long.stretched(tokens) @ told.T, 2.5 * tokens @ told.T, atol=1e-5)
     rest = tokens - tokens @ told.T @ told
     assert torch.allclose(long.stretched(rest), rest, atol=1e-5)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from vlm_fo1.data.scenes.view import View
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.train.tiny.code import IGNORED, NAMES, Code, truth_of
+from vlm_fo1.train.tiny.code import IGNORED, NAMES, PLACE, Code, truth_of
 from vlm_fo1.train.tiny.towers import encode, encode_primary
 
 Stage = Literal["see", "align"]
@@ -130,7 +130,7 @@ class Lesson:
             if name == "names":
                 figures["things_right"] = _mean(right[target != _BACKGROUND])
         gap = (tokens_MD - self.code.tokens(self.words_VD, truth)).square().sum(-1).mean()
-        told = tokens_MD @ self.code.directions_4D.T / 0.35
+        told = tokens_MD @ self.code.directions_5D.T / PLACE
         place = (told - self.code.place(truth["places"])).abs().mean()
         total = total + gap + 2 * place
         figures |= {"gap": gap.item(), "place_error": place.item(), "loss": total.item()}

@@ -1,7 +1,9 @@
 """What a region token says, as a fixed sum of words and a place: the target of alignment.
 
 A region's token is the word of its kind, the word of its colour, what is printed on it, and where
-it is and how large. Shapes: M regions, B pictures, D width of the language model, V words.
+it is and how large. Of its place it also says the squared distance from the middle of the picture:
+with it, which of two regions is nearer to a third is a product of vectors. Shapes: M regions, B
+pictures, D width of the language model, V words.
 """
 
 from collections.abc import Sequence
@@ -53,7 +55,7 @@ def truth_of(views: Sequence[View]) -> dict[str, Tensor]:
 
 
 class Code:
-    """Word ids per list, and four directions for place and size.
+    """Word ids per list, and five directions for place and size.
 
     Args:
         tokenizer: Of the model.
@@ -74,15 +76,19 @@ class Code:
             for name, listed in LISTS.items()
         }
         generator = torch.Generator().manual_seed(17)
-        directions_D4 = torch.linalg.qr(torch.randn(width, 4, generator=generator))[0]
-        self.stretch, self._unit_4D = stretch, directions_D4.T
-        self.directions_4D = directions_D4.T * length * stretch
+        directions_D5 = torch.linalg.qr(torch.randn(width, 5, generator=generator))[0]
+        self.stretch, self._unit_5D = stretch, directions_D5.T
+        self.directions_5D = directions_D5.T * length * stretch
 
     def place(self, places_M4: Tensor) -> Tensor:
-        """Centre and size as shares of the picture to about standard normal numbers; (M, 4)."""
+        """Centre and size as shares of the picture to about standard numbers; (M, 5).
+
+        They are centre x and y, width, height, and the squared distance from the middle.
+        """
         centre = (places_M4[:, :2] - 0.5) / 0.29
         size = (places_M4[:, 2:].clamp(min=1e-3).log() + 1.75) / 0.45
-        return torch.cat([centre, size], dim=-1)
+        away = (centre.square().sum(-1, keepdim=True) - 2) / 1.26
+        return torch.cat([centre, size, away], dim=-1)
 
     def tokens(self, words_VD: Tensor, truth: dict[str, Tensor]) -> Tensor:
         """(M, D) the sum that a perfect region encoder would give."""
@@ -90,9 +96,9 @@ class Code:
         for name, strength in (("colours", COLOUR), ("texts", TEXT)):
             known = truth[name] >= 0
             result[known] += strength * words_VD[self.ids[name][truth[name][known]]]
-        return result + PLACE * self.place(truth["places"]) @ self.directions_4D
+        return result + PLACE * self.place(truth["places"]) @ self.directions_5D
 
     def stretched(self, values_MD: Tensor) -> Tensor:
         """The same with the part that says places as much longer as `stretch` says."""
-        places_M4 = values_MD @ self._unit_4D.T
-        return values_MD + (self.stretch - 1) * places_M4 @ self._unit_4D
+        places_M5 = values_MD @ self._unit_5D.T
+        return values_MD + (self.stretch - 1) * places_M5 @ self._unit_5D

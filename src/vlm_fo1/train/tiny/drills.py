@@ -7,7 +7,7 @@ import numpy as np
 
 from vlm_fo1.data.answers import NOTHING
 from vlm_fo1.data.scenes.kinds import SIGN
-from vlm_fo1.data.scenes.referring import phrases
+from vlm_fo1.data.scenes.referring import distance, phrases
 from vlm_fo1.data.scenes.view import Item, View
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.train.tiny.packing import Packer, Row
@@ -16,6 +16,7 @@ from vlm_fo1.train.tiny.recipe import Phase
 Exercise = tuple[str, str, str]
 """What is asked, the answer, and the name of the exercise."""
 _OBJECTS, _END = "<objects>", "</objects>"
+_NEAR_MARGIN = 1.35  # distance of the next nearest over the nearest
 _CLEAR = 0.02  # of the picture's side, or about a sixth more area: by how much the most is ahead
 
 
@@ -70,6 +71,22 @@ def most_extreme(view: View, rng: np.random.Generator) -> tuple[str, Item] | Non
     return (word, items[first]) if clear else None
 
 
+def nearest_to_tag(view: View, rng: np.random.Generator) -> tuple[str, Item] | None:
+    """A phrase such as ``the dog nearest <region3>`` and the dog; None without a clear one."""
+    groups = [group for group in view.by_name.values() if len(group) > 1]
+    if not groups:
+        return None
+    group = groups[rng.integers(len(groups))]
+    anchors = [item for item in view.items if item.thing.name != group[0].thing.name]
+    if not anchors:
+        return None
+    anchor = anchors[rng.integers(len(anchors))]
+    first, second = sorted(group, key=lambda item: distance(item, anchor))[:2]
+    if distance(second, anchor) < _NEAR_MARGIN * distance(first, anchor):
+        return None
+    return f"the {first.thing.name} nearest {_tags(anchor)}", first
+
+
 def _refer(
     view: View,
     forms: dict[str, list[tuple[str, Item]]],
@@ -82,6 +99,11 @@ def _refer(
     if extreme is not None:
         word, item = extreme
         return f"<ground>the {word} ", _tags(item), "extreme"
+    if phase.refer_nearest and rng.random() < phase.refer_nearest:
+        nearest = nearest_to_tag(view, rng)
+        if nearest is not None:
+            phrase, item = nearest
+            return f"<ground>{phrase}", _tags(item), "nearest"
     names = list(forms)
     if phase.refer_forms:
         weights = np.array([phase.refer_forms.get(name, 1.0) for name in names])

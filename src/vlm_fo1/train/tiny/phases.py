@@ -55,9 +55,9 @@ def train_phase(run: Run, phase: Phase) -> bool:
         )
         for rank in range(1, phase.processes)
     ]
-    cores = _own_core(0)
     for other in others:
-        other.start()
+        other.start()  # before this process keeps to one core: they would inherit that
+    cores = _own_core(0)
     try:
         _join(address, 0, phase.processes)
         finished = PhaseTraining(run, phase, rank=0).train()

@@ -175,6 +175,8 @@ class Phase:
     """Share of referring phrases in an exercise."""
     refer_extreme: float = 0.0
     """Share of these that ask for the leftmost, lowest, largest, ... of all things."""
+    refer_nearest: float = 0.0
+    """Share of the others that ask for the one of a kind nearest a region given by its tag."""
     refer_short: float = 0.0
     """Share of these that are answered with the tag at once."""
     refer_forms: dict[str, float] = field(default_factory=dict)
@@ -209,7 +211,7 @@ class Phase:
         _at_least("regions", self.regions, 2)
         _at_least("kinds", self.kinds, 2)
         shares = ("decay", "gate", "drill", "drill_absent", "refer", "plain_share", "seen_share")
-        _shares(self, (*shares, "refer_extreme", "refer_short"))
+        _shares(self, (*shares, "refer_extreme", "refer_nearest", "refer_short"))
         _at_least("planned_steps", self.planned_steps or self.steps, self.steps)
         if self.stretch <= 0:
             raise ConfigError(f"stretch = {self.stretch}: it must be above 0")
