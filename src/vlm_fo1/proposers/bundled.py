@@ -140,8 +140,8 @@ class BundledProposer:
 
     name = "tiny"
     takes_queries = False
-    selection = Selection(min_score=0.15, nms_iou=0.7, limit=100)
-    """Its score is an overlap and low for small things, which a threshold of 0.3 would lose."""
+    selection = Selection(min_score=0.3, nms_iou=0.7, limit=100)
+    """Boxes that score less cover no further thing and mislead the model (docs/proposers.md)."""
 
     def __init__(self, network: BoxNetwork, config: BoxNetworkConfig, fingerprint: str) -> None:
         self.config = config
