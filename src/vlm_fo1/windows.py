@@ -34,7 +34,7 @@ LARGE = 1 << 14
 READABLE = 16
 """Things that the model sees smaller than this many pixels a side are hard for it to name."""
 
-CLEAR = 24
+CLEAR = 20
 """How large, in pixels a side, it shall see them through tiles."""
 
 Area = tuple[int, int, int, int]

@@ -128,7 +128,7 @@ def seen_within_100(size_wh):
 @pytest.mark.parametrize(
     ("side", "size_wh", "tile"),
     [
-        (36, (400, 400), 150),  # seen with 9 pixels: tiles show it with 24
+        (36, (400, 400), 180),  # seen with 9 pixels: tiles show it with 20
         (12, (400, 400), 100),  # no sharper than the picture is
         (80, (400, 400), None),  # seen with 20 pixels
         (12, (120, 90), None),  # tiles would show hardly more
