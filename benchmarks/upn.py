@@ -3,12 +3,15 @@
 Direct: transformers' layers as they come, every mask built and applied although nothing is padded,
 attention written out, samples taken level after level, whole maps at once. Both have the same
 random weights. Each way runs in a process of its own, so that peak memory is its own.
-Run: ``python benchmarks/upn.py``; ``--small`` only checks that it works.
+Run: ``python benchmarks/upn.py`` on a machine that does nothing else; it writes
+``benchmarks/results/upn.json``. ``--small`` only checks that it works, and writes where
+``--out`` says.
 """
 
 import argparse
 import json
 import math
+import platform
 import resource
 import statistics
 import subprocess
@@ -17,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,6 +38,7 @@ SMALL = UPNConfig(
     embed_dim=24, depths=(2, 2, 2, 2), window=6, encoder_layers=2, decoder_layers=2, ffn_dim=256,
     queries=100,
 )  # fmt: skip
+RESULTS = Path(__file__).parent / "results" / "upn.json"
 PARTS = ("backbone", "levels", "encoder", "selection", "decoder")
 
 
@@ -168,13 +173,14 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both ways in their own processes and print the tables."""
+    """Measure both ways in their own processes and print the tables; keep them at full size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2, help="the fastest round counts")
     parser.add_argument("--size", type=int, nargs=2, default=(1066, 800), help="width, height")
     parser.add_argument("--small", action="store_true", help="small dimensions, for a check")
+    parser.add_argument("--out", type=Path, help="file of the figures")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -194,22 +200,53 @@ def main() -> None:
             known = best.setdefault(name, figures)
             best[name] = {key: min(known[key], figures[key]) for key in figures}
             results[name] = load_file(save)
+    summary = summarised(best, results)
+    show(options, best, summary)
+    out = options.out or (None if options.small else RESULTS)
+    if out is not None:
+        told = {"size_wh": list(options.size), "threads": options.threads, "small": options.small}
+        versions = {"torch": torch.__version__, "machine": platform.machine()}
+        out.parent.mkdir(exist_ok=True)
+        text = json.dumps({**told, **versions, "ways": best, **summary}, indent=1)
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def summarised(
+    best: dict[str, dict[str, float]], results: dict[str, dict[str, Tensor]]
+) -> dict[str, Any]:
+    """Seconds of all parts, shares of ours, how many times faster, and largest differences."""
     totals = {name: sum(figures[part] for part in PARTS) for name, figures in best.items()}
+    return {
+        "seconds": totals,
+        "share": {part: best["ours"][part] / totals["ours"] for part in PARTS},
+        "faster": totals["direct"] / totals["ours"],
+        "difference": {
+            key: ((ours - results["direct"][key]).abs().max() / ours.abs().max()).item()
+            for key, ours in results["ours"].items()
+        },
+    }
+
+
+def show(
+    options: argparse.Namespace, best: dict[str, dict[str, float]], summary: dict[str, Any]
+) -> None:
+    """Print the table of docs/benchmarks.md and what stands below it."""
     print(f"{options.size[0]} x {options.size[1]}, fp32, {options.threads} threads")
     print("| part | ours | share | direct | faster |\n| --- | --- | --- | --- | --- |")
     for part in PARTS:
         ours, theirs = best["ours"][part], best["direct"][part]
-        share = ours / totals["ours"]
+        share = summary["share"][part]
         print(f"| {part} | {ours:.2f} s | {share:.0%} | {theirs:.2f} s | {theirs / ours:.1f}x |")
-    ratio = totals["direct"] / totals["ours"]
-    print(f"| all | {totals['ours']:.2f} s | | {totals['direct']:.2f} s | {ratio:.1f}x |")
+    seconds = summary["seconds"]
+    print(
+        f"| all | {seconds['ours']:.2f} s | | {seconds['direct']:.2f} s "
+        f"| {summary['faster']:.1f}x |"
+    )
     for name, figures in best.items():
         print(
             f"{name}: peak {figures['peak_mb']:.0f} MB, {figures['extra_mb']:.0f} MB over weights"
         )
-    for key, ours in results["ours"].items():
-        theirs = results["direct"][key]
-        difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    for key, difference in summary["difference"].items():
         print(f"largest difference of {key}: {difference:.1e} of the largest value")
 
 

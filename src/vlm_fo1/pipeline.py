@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vlm_fo1.boxes import iou
-from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import resolve_folder
@@ -30,13 +30,17 @@ from vlm_fo1.proposers.base import (
     select,
     selection_of,
 )
+from vlm_fo1.proposers.checkpoints import check_device, dtype_of
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.scene import Scene
 from vlm_fo1.sight import MAX_NEW_TOKENS, Network
 from vlm_fo1.structures import Answer, Regions
-from vlm_fo1.windows import Area, joined, tiles
+from vlm_fo1.windows import Area, fitting_tile, joined, tiles
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
+
+Tile = int | Literal["auto"] | None
+"""Side of tiles in pixels, "auto" for what the things of the picture need, None for no tiles."""
 
 PROPOSED_AT_ONCE = 8
 """How many tiles a proposer gets in one call."""
@@ -49,8 +53,8 @@ class FO1:
     displayed, `Regions`, or a JSON or COCO file (see `proposers.given`). Without them the proposer
     is asked, if there is one; ``boxes=[]`` asks without any. Further options: ``max_new_tokens``
     (512), ``on_text`` (called with the text as it is written), ``queries`` (what a proposer that
-    looks for named things shall look for; the labels unless said otherwise), ``tile`` (see `open`)
-    and ``allow_url``.
+    looks for named things shall look for; the labels unless said otherwise), ``tile`` (see `open`;
+    "auto" for `detect` and `count`, else None) and ``allow_url``.
 
     Args:
         model: The network, in evaluation mode.
@@ -132,8 +136,10 @@ class FO1:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype is None:
             dtype = torch.float32 if str(device) == "cpu" else "auto"
-        _check_device(device)
-        _check_dtype(dtype)
+        if str(device) not in _SPREAD:
+            check_device(device)
+        if dtype != "auto":
+            dtype_of(dtype)
         folder = resolve_folder(
             name,
             revision=revision,
@@ -161,7 +167,7 @@ class FO1:
         boxes: Any = None,
         *,
         queries: str | Sequence[str] | None = None,
-        tile: int | None = None,
+        tile: Tile = "auto",
         allow_url: bool = False,
     ) -> Scene:
         """Encode an image and its regions once, for many questions.
@@ -173,7 +179,9 @@ class FO1:
             queries: What the proposer shall look for, if it looks for named things.
             tile: Side in pixels of overlapping tiles, for large images of small things: the
                 proposer looks at each tile besides the whole image, and `Scene.detect` and
-                `Scene.count` ask about each tile in its own pixels.
+                `Scene.count` ask about each tile in its own pixels. By default "auto": such tiles
+                as the regions need to be recognised (see `vlm_fo1.windows.fitting_tile`), none
+                where they are seen well; None for the whole image whatever is in it.
             allow_url: Whether http(s) URLs are fetched.
 
         Returns:
@@ -188,8 +196,8 @@ class FO1:
         picture = read_image(image, allow_url=allow_url)
         if boxes is not None:
             offered = given_regions(boxes, picture.size, image=_name(image))
-            return self._opened(picture, offered, tile=tile)
-        return self._opened(picture, tile=tile, **self._propose(picture, queries, tile))
+            return self._opened(picture, offered, tile=self._side(tile, offered))
+        return self._opened(picture, **self._propose(picture, queries, tile))
 
     def detect(
         self, image: Any, labels: str | Sequence[str], boxes: Any = None, **options: Any
@@ -242,12 +250,13 @@ class FO1:
         if len(reference) != 1:
             raise BoxError(f"match takes one reference box, got {len(reference)}")
         queries, tile = options.pop("queries", None), options.pop("tile", None)
+        found: dict[str, Any]
         if boxes is not None:
             found = {"regions": given_regions(boxes, picture.size, image=_name(image))}
         else:
             found = self._propose(picture, queries, tile)
         found["regions"] = _first(reference, found["regions"])
-        return self._opened(picture, tile=tile, **found).match(0, **options)
+        return self._opened(picture, **found).match(0, **options)
 
     def ground(self, image: Any, boxes: Any = None, **options: Any) -> Answer:
         """Describe the image and point at everything mentioned."""
@@ -277,7 +286,7 @@ class FO1:
             image,
             boxes,
             queries=options.pop("queries", queries),
-            tile=options.pop("tile", None),
+            tile=options.pop("tile", "auto" if needs in _TILED else None),
             allow_url=options.pop("allow_url", False),
         )
 
@@ -293,9 +302,9 @@ class FO1:
         return Scene(network, picture, regions, **options)
 
     def _propose(
-        self, picture: Image.Image, queries: str | Sequence[str] | None, tile: int | None
+        self, picture: Image.Image, queries: str | Sequence[str] | None, tile: Tile
     ) -> dict[str, Any]:
-        """What the proposer offers, as arguments of `Scene`: regions, notes and seconds.
+        """What the proposer offers, as arguments of `Scene`: regions, tile, notes and seconds.
 
         Raises:
             PromptError: It looks for named things and there are no queries.
@@ -312,11 +321,16 @@ class FO1:
                     f"the proposer {proposer.name} looks for named things: pass "
                     "queries=['orange', ...] (--query on the command line), or boxes=..."
                 )
-        areas = _looked_at(picture, tile)
-        found = _found_in(picture, areas, proposer, wanted)
+        whole = (0, 0, *picture.size)
+        seen = {whole: proposer.propose([picture], queries=wanted)[0]}
+        side = self._side(tile, select(seen[whole], self.selection))
+        if side is not None:
+            parts = [area for area in tiles(picture.size, side) if area != whole]
+            seen |= _found_in(picture, parts, proposer, wanted)
+        found = seen[whole] if len(seen) == 1 else joined(seen.items(), picture.size)
         selection = self.selection
         if selection.limit is not None:  # it is meant for one look
-            selection = replace(selection, limit=selection.limit * len(areas))
+            selection = replace(selection, limit=selection.limit * len(seen))
         regions = given_regions(select(found, selection), picture.size)
         notes: list[str] = []
         if not len(regions):
@@ -326,49 +340,29 @@ class FO1:
                 if len(found)
                 else f"no regions were offered: the proposer {proposer.name} found nothing"
             )
-        return {"regions": regions, "notes": notes, "propose_s": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        return {"regions": regions, "tile": side, "notes": notes, "propose_s": seconds}
 
-
-def _looked_at(picture: Image.Image, tile: int | None) -> list[Area]:
-    """The parts of a picture that a proposer looks at: the whole, then its tiles."""
-    whole = (0, 0, *picture.size)
-    parts = [] if tile is None else tiles(picture.size, tile)
-    return [whole, *(area for area in parts if area != whole)]
+    def _side(self, tile: Tile, regions: Regions) -> int | None:
+        """The side of tiles in pixels, None for the whole picture."""
+        if tile != "auto":
+            return tile
+        return fitting_tile(regions, self.processor.image_processor.seen_size)
 
 
 def _found_in(
     picture: Image.Image, areas: Sequence[Area], proposer: Proposer, queries: list[str] | None
-) -> Regions:
-    """Everything a proposer finds in these parts, in pixels of the picture."""
+) -> dict[Area, Regions]:
+    """What a proposer finds in each of these parts, in pixels of the part."""
     seen: list[Regions] = []
     for first in range(0, len(areas), PROPOSED_AT_ONCE):
-        part = areas[first : first + PROPOSED_AT_ONCE]
-        crops = [picture if first + n == 0 else picture.crop(area) for n, area in enumerate(part)]
+        crops = [picture.crop(area) for area in areas[first : first + PROPOSED_AT_ONCE]]
         seen += proposer.propose(crops, queries=queries)
-    return seen[0] if len(areas) == 1 else joined(zip(areas, seen, strict=True), picture.size)
+    return dict(zip(areas, seen, strict=True))
 
 
-def _check_device(device: str | torch.device) -> None:
-    if str(device) in _SPREAD:
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such name, or a torch built without it
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used here ({reason}): "
-            "leave it out, or run `fo1 doctor` to see what there is"
-        ) from error
-
-
-def _check_dtype(dtype: str | torch.dtype) -> None:
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise ConfigError(
-            f"dtype {str(dtype)!r} is none that weights can have: "
-            "float32, bfloat16, float16 or auto is needed"
-        )
-
+_TILED = ("detect", "count")
+"""What is asked of each tile; other questions see the whole picture."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Devices that are none, but ways to use all of them."""

@@ -78,5 +78,5 @@ def segment(
     found = proposer.propose([picture], queries=queries)[0]
     proposed_s = time.perf_counter() - start
     offered = worth_offering(found)
-    answer = fo1.open(picture, offered).count(phrase, **options)
+    answer = fo1.open(picture, offered, tile=None).count(phrase, **options)
     return replace(answer, timing_s={**answer.timing_s, "propose": proposed_s})

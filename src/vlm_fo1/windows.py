@@ -25,6 +25,18 @@ in one of them."""
 LEAST_TILE = 32
 """Smallest side of a tile in pixels."""
 
+WORTHWHILE = 1.5
+"""Tiles that nobody asked for have to show things at least so many times larger."""
+
+LARGE = 1 << 14
+"""Side in pixels of a picture that every model shrinks."""
+
+READABLE = 16
+"""Things that the model sees smaller than this many pixels a side are hard for it to name."""
+
+CLEAR = 20
+"""How large, in pixels a side, it shall see them through tiles."""
+
 Area = tuple[int, int, int, int]
 """A part of the picture, (left, top, right, bottom) in whole pixels."""
 
@@ -83,6 +95,43 @@ def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:
             parts = best_first(regions, members, size)
             windows += [Window(area, part.indices) for part in parts]
     return windows or best_first(regions, np.arange(0), size)
+
+
+def fitting_tile(
+    regions: Regions, seen_size: Callable[[tuple[int, int]], tuple[int, int]]
+) -> int | None:
+    """The side of tiles that things of a picture need to be recognised, if they need any.
+
+    Args:
+        regions: What may be asked about.
+        seen_size: From a picture's size to that at which the model sees it, both width and height
+            in pixels.
+
+    Returns:
+        Pixels, or None where half of the regions, by the square root of their area, are seen with
+        `READABLE` pixels or more, or where tiles would show hardly more than the whole picture.
+        Without regions: tiles where the picture is seen at less than half its size.
+    """
+    size_wh = regions.size_wh
+    seen = _side(seen_size(size_wh)) / max(_side(size_wh), 1e-6)
+    sharpest = _side(seen_size((LARGE, LARGE)))  # side of the greatest square seen as it is
+    if len(regions):
+        width_N, height_N = (regions.xyxy[:, 2:] - regions.xyxy[:, :2]).T
+        middle = float(np.median(np.sqrt(width_N * height_N)))
+        if middle * seen >= READABLE:
+            return None
+        wanted = sharpest * middle / CLEAR
+    else:
+        if seen >= 0.5:
+            return None
+        wanted = 2 * sharpest
+    tile = max(LEAST_TILE, round(max(sharpest, wanted)))
+    return tile if sharpest / tile > seen * WORTHWHILE and tile < max(size_wh) else None
+
+
+def _side(size_wh: tuple[int, int]) -> float:
+    """Side of the square of the same area."""
+    return float(np.sqrt(size_wh[0] * size_wh[1]))
 
 
 def tiles(size_wh: tuple[int, int], tile: int) -> list[Area]:

@@ -152,7 +152,7 @@ def test_bfloat16_finds_the_same_things(bundled, photo):
 
 @needs_weights
 def test_a_dtype_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="dtype = 'half-baked'"):
+    with pytest.raises(ConfigError, match="dtype 'half-baked' is none"):
         BundledProposer.from_pretrained("", dtype="half-baked")
 
 

@@ -286,6 +286,15 @@ def test_tiles_reach_the_proposer_and_the_answer(with_proposer, stub):
     result = with_proposer(*typed, "--json")
     assert result.exit_code == 0, result.stderr
     assert len(stub) > 1
+    whole = with_proposer(*typed, "--json", "--tile", "none")
+    assert whole.exit_code == 0, whole.stderr
+
+
+@pytest.mark.parametrize("tile", ["small", "-3", "64.5"])
+def test_a_tile_that_is_no_number_of_pixels_is_one_line(with_proposer, tile):
+    result = with_proposer("detect", picture("a.png"), "cat", "--tile", tile)
+    assert result.exit_code == 2
+    assert f"error: --tile {tile}: a number of pixels, 'auto' or 'none' is" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`fo1 propose`: boxes of each picture, saved for the other commands and for a later run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,17 @@ def test_an_unknown_proposer_is_refused_with_the_nearest(photos, monkeypatch):
     result = CliRunner().invoke(app, ["propose", "photos", "--proposer", "upm:x"])
     assert result.exit_code == 2
     assert "there is no proposer 'upm', did you mean 'upn'?" in result.stderr
+
+
+def test_masks_are_saved_as_run_lengths_and_come_back(run, photos, monkeypatch):
+    masks = np.zeros((3, SIZE[1], SIZE[0]), np.bool_)
+    masks[:, 5:30, 5:20], masks[2, 40:, 60:] = True, True
+    of = Corners.of
+    monkeypatch.setattr(Corners, "of", lambda self, image: replace(of(self, image), masks=masks))
+    for name in ("boxes.jsonl", "boxes.json"):
+        assert run("photos", "--save", name, "--fresh", "--cache", "seen").exit_code == 0
+        again = given_regions(read_boxes(Path(name)), SIZE, image="2.png")
+        np.testing.assert_array_equal(again.masks, masks)
+    assert lines_of("boxes.jsonl")[0]["regions"]["masks"][0]["size"] == [80, 120]
+    few = json.loads(run(photos / "1.png", "--json", "--min-score", 0.8).stdout)
+    assert len(few["regions"]["masks"]) == 1

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from vlm_fo1.errors import BoxError
+from vlm_fo1.masks import encode_rle
 from vlm_fo1.proposers.given import given_regions, read_boxes
+from vlm_fo1.structures import Regions
 
 SIZE = (100, 80)
 XYXY = [[10.0, 20.0, 30.0, 40.0], [50.0, 0.0, 100.0, 80.0]]
@@ -204,3 +206,45 @@ def test_lines_of_answers_or_proposals_are_found_by_picture(tmp_path):
         given_regions(path, (50, 40), image="day/a.jpg")
     with pytest.raises(BoxError, match=r"line 2 of .*x\.jsonl is no JSON object with a 'file'"):
         given_regions(write(path, json.dumps(lines[0]) + "\n[1]\n"), SIZE)
+
+
+def two_masks():
+    masks = np.zeros((2, 80, 100), np.bool_)
+    masks[0, 20:40, 10:30] = True
+    masks[1, :, 90:] = True
+    return masks
+
+
+def test_masks_come_back_from_what_regions_were_saved_as():
+    made = Regions(
+        np.array([[10, 20, 30, 40], [90, 0, 100, 80]], np.float32), (100, 80), masks=two_masks()
+    )
+    again = given_regions(json.loads(json.dumps(made.to_dict(masks=True))), (100, 80))
+    np.testing.assert_array_equal(again.masks, made.masks)
+    assert given_regions(made.to_dict(), (100, 80)).masks is None
+
+
+def test_run_lengths_of_coco_results_become_masks():
+    results = [
+        {"image_id": 1, "bbox": [10, 20, 20, 20], "segmentation": encode_rle(two_masks()[0])},
+        {"image_id": 1, "bbox": [90, 0, 10, 80], "segmentation": encode_rle(two_masks()[1])},
+    ]
+    np.testing.assert_array_equal(given_regions(results, (100, 80)).masks, two_masks())
+    outlines = [{**result, "segmentation": [[0, 0, 9, 0, 9, 9]]} for result in results]
+    assert given_regions(outlines, (100, 80)).masks is None
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"size": [80, 100], "counts": [7]}, "box 1: the runs of a mask cover 7 pixels"),
+        ({"size": [8, 8], "counts": [64]}, r"the mask of box 1 is \(8, 8\), that of box 0"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused_with_their_box(second, words):
+    source = {
+        "xyxy": [[10, 20, 30, 40], [90, 0, 100, 80]],
+        "masks": [encode_rle(two_masks()[0]), second],
+    }
+    with pytest.raises(BoxError, match=words):
+        given_regions(source, (100, 80))

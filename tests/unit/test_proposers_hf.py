@@ -247,9 +247,12 @@ def test_a_folder_without_a_detector_is_refused(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["omdet-turbo", "rf_detr"])
-def test_a_detector_that_needs_torchvision_is_refused_with_the_reason(kind) -> None:
+def test_a_detector_that_needs_torchvision_is_refused_with_the_reason(kind, tmp_path) -> None:
     with pytest.raises(ConfigError, match=f"{kind}.*torchvision"):
         Family.of(kind)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises((ConfigError, MissingExtraError), match=r"torchvision|timm"):
+        DetectorProposer.from_pretrained(str(tmp_path), device="cpu")
 
 
 def test_a_backbone_of_timm_is_refused_with_a_way_out(tmp_path) -> None:

@@ -307,7 +307,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         UPN.from_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="write upn:PATH"):
         load_proposer("upn")
-    with pytest.raises(ConfigError, match="dtype = 'int8'"):
+    with pytest.raises(ConfigError, match="dtype 'int8' is none"):
         UPN.from_pretrained(RECORDED, dtype="int8")
 
 

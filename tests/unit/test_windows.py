@@ -19,7 +19,16 @@ from vlm_fo1.errors import ConfigError
 from vlm_fo1.markup import RELEASED, renumbered
 from vlm_fo1.sight import Network, Sight
 from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import Window, best_first, cut_regions, in_tiles, joined, merged, tiles
+from vlm_fo1.windows import (
+    Window,
+    best_first,
+    cut_regions,
+    fitting_tile,
+    in_tiles,
+    joined,
+    merged,
+    tiles,
+)
 
 SIZE = (300, 200)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
@@ -108,6 +117,45 @@ def test_tiles_cover_the_picture_and_overlap_by_a_quarter(size_wh):
 def test_a_tile_too_small_to_see_anything_is_refused(fo1, tile):
     with pytest.raises(ConfigError, match=f"tile = {tile}: the side of a tile in pixels, at least"):
         fo1.open(PIXELS, grid(3), tile=tile)
+
+
+def seen_within_100(size_wh):
+    """How a model sees pictures that it shrinks to at most 100 x 100 pixels in area."""
+    factor = min(1.0, 100 / (size_wh[0] * size_wh[1]) ** 0.5)
+    return round(size_wh[0] * factor), round(size_wh[1] * factor)
+
+
+@pytest.mark.parametrize(
+    ("side", "size_wh", "tile"),
+    [
+        (36, (400, 400), 180),  # seen with 9 pixels: tiles show it with 20
+        (12, (400, 400), 100),  # no sharper than the picture is
+        (80, (400, 400), None),  # seen with 20 pixels
+        (12, (120, 90), None),  # tiles would show hardly more
+        (12, (90, 90), None),  # seen as it is
+        (None, (400, 400), 200),  # nothing was found, perhaps for its size
+        (None, (190, 190), None),
+    ],
+)
+def test_tiles_are_as_large_as_lets_the_model_see_the_things_well(side, size_wh, tile):
+    boxes = [] if side is None else [[0, 0, side, side]] * 3 + [[0, 0, *size_wh]]
+    assert fitting_tile(regions(boxes, size_wh=size_wh), seen_within_100) == tile
+
+
+def test_detection_takes_tiles_by_itself_where_things_would_be_too_small(fo1, knowing):
+    pixels = np.zeros((800, 1000, 3), np.uint8)
+    boxes = [[10, 10, 40, 40], [950, 700, 980, 730], [500, 30, 530, 60]]
+    asked = knowing({0: 0.9, 1: 0.8, 2: 0.7})
+    answer = fo1.detect(pixels, "cat", boxes)
+    assert answer.windows == len(asked) == 3
+    assert "the picture is seen in tiles of" in answer.problems[0]
+    assert "3 windows were asked" in answer.problems[0]
+    assert sorted(answer.mentions[0].indices) == [0, 1, 2]
+    assert fo1.detect(pixels, "cat", boxes, tile=None).windows == 1
+    assert fo1.open(pixels, boxes).tile is not None
+    large = [[10, 10, 400, 400], [500, 300, 980, 730]]
+    assert fo1.detect(pixels, "cat", large).windows == 1
+    assert fo1.refer(pixels, "cat", boxes).windows == 1
 
 
 def test_every_region_is_in_one_tile_that_shows_it_whole_or_with_the_whole_picture():

@@ -131,7 +131,8 @@ def put(
             "'Propose boxes', or let the proposer choose them"
         )
     queries = None if boxes is not None else asked.queries()
-    scene = fo1.open(picture, boxes, queries=queries)
+    tile = "auto" if asked.task in {"detection", "counting"} else None
+    scene = fo1.open(picture, boxes, queries=queries, tile=tile)
     options: dict[str, Any] = {"max_new_tokens": asked.max_new_tokens, "on_text": on_text}
     if asked.kind.takes == "box":
         return scene.match(_existing(asked.box, scene), **options)

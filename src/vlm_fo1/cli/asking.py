@@ -23,7 +23,7 @@ from vlm_fo1.cli.saving import AnswerFile, line_of
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.pipeline import FO1, Tile
     from vlm_fo1.structures import Answer
 
 
@@ -81,6 +81,7 @@ def run(options: Shared, question: Question) -> None:
     with shown(errors):
         _check_options(options, question)
         boxes = _read_boxes(options, question)
+        tile = _tile(options.tile, question)
         pictures = find_pictures(options.image, aside=options.out)
         drawings = plan_drawings(options.out, pictures)
         file = None
@@ -93,7 +94,7 @@ def run(options: Shared, question: Question) -> None:
     def ask(path: Path) -> "Answer":
         assert fo1 is not None
         queries = options.query or question.queries
-        scene = fo1.open(path, boxes, queries=queries, tile=options.tile)
+        scene = fo1.open(path, boxes, queries=queries, tile=tile)
         streamed = {"on_text": print_text} if question.stream else {}
         answer = question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
         if path in drawings:
@@ -124,9 +125,25 @@ def print_text(text: str) -> None:
 def _decisive(options: Shared, question: Question) -> list[Any]:
     """What decides the answers, boxes aside; proposals only where something is said of them."""
     words = {**question.words, "tokens": options.max_new_tokens}
-    said = [options.proposer, options.query, options.min_score, options.nms, options.tile]
+    tile = None if options.tile == "auto" else options.tile
+    said = [options.proposer, options.query, options.min_score, options.nms, tile]
     proposals = [said] if any(value is not None for value in said) else []
     return [words, options.model, options.revision, options.dtype, *proposals]
+
+
+def _tile(text: str, question: Question) -> "Tile":
+    """What ``--tile`` means for a question.
+
+    Raises:
+        ConfigError: Neither a number of pixels nor one of its words.
+    """
+    if text == "auto":
+        return "auto" if question.words.get("task") in {"detection", "counting"} else None
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise ConfigError(f"--tile {text}: a number of pixels, 'auto' or 'none' is needed")
+    return int(text)
 
 
 def parse_boxes(texts: list[str]) -> list[list[float]]:

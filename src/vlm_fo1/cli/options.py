@@ -50,12 +50,11 @@ Nms = Annotated[
     ),
 ]
 Tile = Annotated[
-    int | None,
+    str,
     typer.Option(
-        min=32,
-        help="Look at a large picture through overlapping tiles of this side in pixels, to detect "
-        "and count small things.",
-        show_default=False,
+        metavar="PIXELS|auto|none",
+        help="Look at a large picture through overlapping tiles of this side, to detect and count "
+        "small things; 'auto' takes what the boxes need, 'none' the whole picture.",
     ),
 ]
 Model = Annotated[
@@ -115,7 +114,7 @@ class Shared:
     query: Query = None
     min_score: MinScore = None
     nms: Nms = None
-    tile: Tile = None
+    tile: Tile = "auto"
     out: Out = None
     unchosen: Unchosen = False
     as_json: AsJson = False

@@ -235,7 +235,7 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
         "image": {"width": width, "height": height},
         "offered": len(offered),
         "seconds": None if seconds is None else round(seconds, 4),
-        "regions": regions.to_dict(),
+        "regions": regions.to_dict(masks=True),
     }
     return record, regions
 

@@ -234,6 +234,21 @@ class FO1ImageProcessor(BaseImageProcessor):
         """
         return (image_grid_thw.prod(dim=1) // self.merge_size**2).tolist()
 
+    def seen_size(self, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """At what size the primary encoder sees a picture.
+
+        Args:
+            size_wh: Width and height of the picture in pixels.
+
+        Returns:
+            Width and height in pixels, as far as they are known without the picture.
+        """
+        width, height = self._limited(tuple(max(side, self.min_side) for side in size_wh))
+        if self._fits_qwen():
+            return self._fitted(width, height)
+        side = (self.primary.get("max_image_size") or {}).get("longest_edge")
+        return (side, side) if side else (width, height)
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for preprocessor_config.json."""
         values = {key: value for key, value in vars(self).items() if not key.startswith("_")}
@@ -258,12 +273,7 @@ class FO1ImageProcessor(BaseImageProcessor):
         return _resize(image, (max(width, self.min_side), max(height, self.min_side)))
 
     def _limit_side(self, image: Image.Image) -> Image.Image:
-        longest = max(image.size)
-        if self.max_side is not None and longest > self.max_side:
-            factor = self.max_side / longest
-            width, height = (int(side * factor) for side in image.size)
-        else:
-            width, height = image.size
+        width, height = self._limited(image.size)
         if min(width, height) * MAX_ASPECT_RATIO < max(width, height):
             raise ImageError(
                 f"the image is {image.width} x {image.height} pixels, too narrow: one side may be "
@@ -271,19 +281,32 @@ class FO1ImageProcessor(BaseImageProcessor):
             )
         return _resize(image, (width, height))
 
+    def _limited(self, size_wh: tuple[int, ...]) -> tuple[int, int]:
+        """A size whose long side is within `max_side`."""
+        width, height = size_wh
+        if self.max_side is not None and max(size_wh) > self.max_side:
+            factor = self.max_side / max(size_wh)
+            return int(width * factor), int(height * factor)
+        return width, height
+
     def _fit_primary(self, image: Image.Image) -> Image.Image:
         """Bring the image to the primary's size here, where the order of the passes is fixed."""
-        primary = self._primary
-        if not isinstance(primary, Qwen2VLImageProcessorPil) or not primary.do_resize:
-            return image
-        height, width = smart_resize(
-            image.height,
-            image.width,
+        return _resize(image, self._fitted(*image.size)) if self._fits_qwen() else image
+
+    def _fits_qwen(self) -> bool:
+        return isinstance(self._primary, Qwen2VLImageProcessorPil) and self._primary.do_resize
+
+    def _fitted(self, width: int, height: int) -> tuple[int, int]:
+        """Whole patches, within the primary's limits."""
+        primary: Any = self._primary
+        rows, columns = smart_resize(
+            height,
+            width,
             factor=primary.patch_size * primary.merge_size,
             min_pixels=primary.size["shortest_edge"],
             max_pixels=primary.size["longest_edge"],
         )
-        return _resize(image, (width, height))
+        return columns, rows
 
     def _aux_image(self, image: Image.Image) -> Image.Image:
         if self.aux_image_aspect_ratio == "dynamic":

@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlm_fo1.boxes import nms
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
+from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.settings import build, plain
 from vlm_fo1.structures import Regions
@@ -139,8 +140,8 @@ class BundledProposer:
 
     name = "tiny"
     takes_queries = False
-    selection = Selection(min_score=0.15, nms_iou=0.7, limit=100)
-    """Its score is an overlap and low for small things, which a threshold of 0.3 would lose."""
+    selection = Selection(min_score=0.3, nms_iou=0.7, limit=100)
+    """Boxes that score less cover no further thing and mislead the model (docs/proposers.md)."""
 
     def __init__(self, network: BoxNetwork, config: BoxNetworkConfig, fingerprint: str) -> None:
         self.config = config
@@ -182,9 +183,7 @@ class BundledProposer:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(f"{weights} holds another network: {error}") from error
-        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
-        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-            raise ConfigError(f"dtype = {dtype!r}: a float type is needed, such as 'bfloat16'")
+        kind = dtype_of(dtype or torch.float32)
         fingerprint = digest_of(cls.name, _VERSION, str(kind), plain(config), state)
         proposer = cls(network, config, fingerprint)
         proposer._network.to(device=device, dtype=kind)

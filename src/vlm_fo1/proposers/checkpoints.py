@@ -19,23 +19,41 @@ def placed(
     Raises:
         ConfigError: No such device or dtype here.
     """
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used here ({first_line(error)}): leave it out, or "
-            "run `fo1 doctor` to see what there is"
-        ) from error
+    place = torch.device(check_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     if dtype is None:
         return place, torch.float32 if place.type == "cpu" else "auto"
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+    return place, dtype if dtype == "auto" else dtype_of(dtype)
+
+
+def check_device(device: str | torch.device) -> str | torch.device:
+    """A device as it is given, if something can be put there.
+
+    Raises:
+        ConfigError: No such device here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such name, or a torch built without it
         raise ConfigError(
-            f"dtype {str(dtype)!r} is none that weights can have: float32, bfloat16, float16 or "
-            "auto is needed"
+            f"device {str(device)!r} cannot be used here ({first_line(error)}): "
+            "leave it out, or run `fo1 doctor` to see what there is"
+        ) from error
+    return device
+
+
+def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
+    """A type that weights can have, by its name or itself.
+
+    Raises:
+        ConfigError: None of that name.
+    """
+    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ConfigError(
+            f"dtype {str(dtype)!r} is none that weights can have: "
+            "float32, bfloat16, float16 or auto is needed"
         )
-    return place, known or "auto"
+    return known
 
 
 def check_report(source: str, model: Any, report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from vlm_fo1.boxes import check as check_boxes
 from vlm_fo1.boxes import xywh_to_xyxy
 from vlm_fo1.errors import BoxError
+from vlm_fo1.masks import decode_rle
 from vlm_fo1.proposers.given_files import (
     UNREADABLE,
     YOLO,
@@ -43,10 +44,10 @@ def given_regions(
     Args:
         source: `Regions`; ``supervision.Detections``; an array, tensor or list of (x1, y1, x2, y2)
             in pixels; a list of dicts with ``xyxy`` or COCO's ``bbox`` (x, y, width, height) and
-            maybe ``score``; the dict that `Regions.to_dict` gives; a COCO data set (``images``,
-            ``annotations``); what a LabelMe file holds; a dict from file name to any of these; or
-            the path of what `read_boxes` takes: a file with one of these, a YOLO file, or a folder
-            with a file for each image.
+            maybe ``score`` and run lengths as ``segmentation``; the dict that `Regions.to_dict`
+            gives; a COCO data set (``images``, ``annotations``); what a LabelMe file holds; a dict
+            from file name to any of these; or the path of what `read_boxes` takes: a file with one
+            of these, a YOLO file, or a folder with a file for each image.
         size_wh: Width and height of the image in pixels.
         image: File name or COCO id that picks the image in a file about many.
 
@@ -96,7 +97,8 @@ def _parse_mapping(
     source: Mapping[str, Any], size_wh: tuple[int, int], image: str | Path | int | None
 ) -> _Given:
     if "xyxy" in source:
-        return _Given(source["xyxy"], source.get("scores"), source.get("labels"))
+        masks = _masks(source.get("masks"))
+        return _Given(source["xyxy"], source.get("scores"), source.get("labels"), masks)
     if "annotations" in source:
         return _parse_records(_of_coco(source, image))
     if "regions" in source:  # an answer of ours, or a proposal
@@ -147,7 +149,32 @@ def _parse_records(
         raise BoxError(f"{len(known)} of {len(scores)} boxes have a score: give all or none")
     labels = [record.get("label") for record in records]
     named = bool(labels) and all(isinstance(label, str) for label in labels)
-    return _Given(xyxy, known or None, labels if named else None)
+    rles = [record.get("segmentation") for record in records]
+    masked = bool(rles) and all(isinstance(rle, Mapping) for rle in rles)  # else outlines, or none
+    masks = _masks(rles) if masked else None
+    return _Given(xyxy, known or None, labels if named else None, masks)
+
+
+def _masks(rles: Any) -> Any:
+    """Masks (N, H, W) from COCO's run lengths, None where there are none.
+
+    Raises:
+        BoxError: Run lengths that cannot be read (with their index), or of images of two sizes.
+    """
+    if rles is None or not len(rles):
+        return None
+    masks: list[Any] = []
+    for index, rle in enumerate(rles):
+        try:
+            masks.append(decode_rle(rle))
+        except BoxError as error:
+            raise BoxError(f"box {index}: {error}") from error
+        if masks[-1].shape != masks[0].shape:
+            raise BoxError(
+                f"the mask of box {index} is {masks[-1].shape}, that of box 0 {masks[0].shape}: "
+                "masks of one image have its size"
+            )
+    return np.stack(masks)
 
 
 def _four(numbers: Any, index: int) -> Any:

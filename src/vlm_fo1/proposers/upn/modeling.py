@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from vlm_fo1.errors import PromptError
+from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.upn.backbone import SwinBackbone
 from vlm_fo1.proposers.upn.configuration import PROMPTS, WIDTH, UPNConfig
 from vlm_fo1.proposers.upn.decoder import Decoder
 from vlm_fo1.proposers.upn.encoder import Encoder
 from vlm_fo1.proposers.upn.levels import Geometry, LevelProjection
 from vlm_fo1.proposers.upn.selection import TwoStageSelection
-from vlm_fo1.proposers.upn.weights import dtype_of, fill, read_checkpoint, write_checkpoint
+from vlm_fo1.proposers.upn.weights import fill, read_checkpoint, write_checkpoint
 
 
 class UPNOutput(NamedTuple):
@@ -72,7 +73,7 @@ class UPN(nn.Module):
                 over or of another shape.
             ConfigError: ``config.json`` has options that are not supported, or no such dtype.
         """
-        kind = dtype_of(dtype)
+        kind = None if dtype is None else dtype_of(dtype)
         config, state = read_checkpoint(Path(path), config)
         with torch.device("meta"):  # takes no memory; every tensor is replaced
             model = cls(config)

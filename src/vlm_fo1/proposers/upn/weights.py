@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinRelativePositionBias
 
-from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.errors import CheckpointError
 from vlm_fo1.proposers.upn.configuration import UPNConfig
 
 logger = logging.getLogger(__name__)
@@ -124,20 +124,6 @@ def fill(
     for module in model.modules():
         if isinstance(module, SwinRelativePositionBias):
             module.relative_position_index = nn.Buffer(table.clone(), persistent=False)
-
-
-def dtype_of(name: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of that name; None for that of the file.
-
-    Raises:
-        ConfigError: None by that name that this network runs in.
-    """
-    if name is None or isinstance(name, torch.dtype):
-        return name
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in kinds:
-        raise ConfigError(f"dtype = {name!r}: {', '.join(kinds)} or None is needed")
-    return kinds[name]
 
 
 def released_names(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
