@@ -1,0 +1,96 @@
+"""General questions about whole pictures, without regions, before and after regions were added.
+
+Before is the host after stage 0, after is the model at the end of stage 2, both from a run of the
+recipe: ``python benchmarks/tiny_general.py --run runs/tiny``. An answer counts when every token of
+it is the likeliest one. The figures go to ``benchmarks/results/tiny_general.json``.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from vlm_fo1.train.stop import stop_on_signals
+from vlm_fo1.train.tiny import seen
+from vlm_fo1.train.tiny.packing import Packer
+from vlm_fo1.train.tiny.phases import PhaseTraining
+from vlm_fo1.train.tiny.pool import list_shards, load
+from vlm_fo1.train.tiny.recipe import read_recipe
+from vlm_fo1.train.tiny.rows import Sampler
+from vlm_fo1.train.tiny.run import Run
+from vlm_fo1.train.tiny.shards import write
+from vlm_fo1.train.tiny.speak import right_by_task
+
+ROOT = Path(__file__).parents[1]
+BATCHES, ROWS = 24, 16
+
+
+@torch.no_grad()
+def share_right(run: Run, name: str, folder: Path) -> tuple[float, int]:
+    """Share of right answers of the model after a phase, and how many questions there were.
+
+    Args:
+        run: A run of the recipe.
+        name: Of the phase.
+        folder: Pictures as the host's tower sees them.
+    """
+    recipe = run.recipe
+    phase = next(phase for phase in recipe.phases if phase.name == name)
+    training = PhaseTraining(run, phase, rank=0)
+    training.model.eval()
+    asked = replace(phase, tasks={"free": 1.0}, plain_share=1.0, seen_share=0.0, batch=ROWS)
+    asked = replace(asked, question_batch=None)
+    packer: Packer = training.speaker.packer
+    words = tuple(recipe.scenes["words"])
+    sampler = Sampler(asked, packer, training.kinds, words, seen.read(folder), None)
+    right = total = 0
+    for number in range(BATCHES):
+        rng = np.random.default_rng([recipe.seed, 92, number])
+        drawn = sampler(training.level, False, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            spoken = training.speaker(drawn, rng)
+        for good, count in right_by_task([item.row for item in drawn], spoken).values():
+            right, total = right + good, total + count
+    return right / total, total
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", type=Path, default=ROOT / "configs" / "train" / "tiny.yaml")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--before", default="phrases-slowly", help="last phase of stage 0")
+    parser.add_argument("--after", help="last phase of stage 2; the recipe's last without it")
+    out = ROOT / "benchmarks" / "results" / "tiny_general.json"
+    parser.add_argument("--out", type=Path, default=out)
+    options = parser.parse_args()
+    recipe = read_recipe(options.recipe)
+    torch.set_num_threads(recipe.threads)
+    told: dict[str, dict[str, float]] = {}
+    with stop_on_signals() as stop, Progress(disable=True) as progress:
+        run = Run(recipe, options.run, None, progress, stop)
+        for pool in ("check", "heldout"):
+            folder = run.seen(f"general-{pool}")
+            folder.mkdir(parents=True, exist_ok=True)
+            model, processor = seen.aligned_model(run, "see")
+            for path in list_shards(run.pool(pool)):
+                if not (folder / path.name).is_file():
+                    pixels, views = load(path)
+                    tokens = seen.look(model, processor, pixels, views, "see")
+                    write(folder / path.name, views, tokens)
+            for when, name in (
+                ("before", options.before),
+                ("after", options.after or recipe.phases[-1].name),
+            ):
+                share, count = share_right(run, name, folder)
+                told.setdefault(pool, {"questions": count})[when] = round(share, 4)
+    options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()
