@@ -60,7 +60,7 @@ def make_video(path):
 def calls():
     """What the table says of each endpoint: its name and an expression."""
     rows = re.findall(r"^\| `/(\w+)` \| (.+?) \| (.+?) \|$", TEXT, re.MULTILINE)
-    return {name: re.match(r"`(client.+)`$", call) for name, call, _ in rows}
+    return {name: call.strip("`") for name, call, _ in rows}
 
 
 def test_the_documented_question_is_answered(names):
@@ -126,11 +126,13 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, call in calls().items() if call])
+@pytest.mark.parametrize(
+    "name", [name for name, call in calls().items() if call.startswith("client.")]
+)
 def test_every_documented_call_works(names, name):
     if name == "video":
         pytest.importorskip("av", reason="av is not installed: pip install 'vlm-fo1[video]'")
-    got = eval(calls()[name][1], names)
+    got = eval(calls()[name], names)
     if isinstance(got, gradio_client.client.Job):
         got = got.result(timeout=300)
     if name.startswith("stop"):

@@ -53,9 +53,11 @@ def gradio(monkeypatch):
 def context():
     loaded = FO1.from_pretrained("tiny")
     model = FO1(loaded.model, loaded.processor)
-    shelf = Shelf(["tiny"], load_model=lambda name, **how: model)
-    shelf._loaded["proposer", "tiny", shelf.devices[0]] = Stub()
-    return Context(shelf=shelf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlm_fo1.app.models.load_proposer", lambda name, **how: Stub())
+        made = Context(shelf=Shelf(["tiny"], load_model=lambda name, **how: model))
+        yield made
+    made.scratch._home.cleanup()
 
 
 def ask(context, value=VALUE, flag=None, proposing=False, **fields):
@@ -187,6 +189,7 @@ def test_files_for_download_go_when_they_are_too_old():
     second = scratch.folder()
     assert second.exists()
     assert not first.exists()
+    scratch._home.cleanup()
 
 
 def test_every_example_says_what_is_asked():
