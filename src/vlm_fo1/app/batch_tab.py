@@ -40,7 +40,7 @@ def batch_tab(context: Context) -> None:
                 label="Boxes by file name (JSON or COCO); without it the proposer is asked",
                 file_types=[".json"],
                 elem_id="batch-boxes",
-                height=140,
+                height=180,
             )
         with gr.Column(min_width=320):
             asked = question("batch")

@@ -128,7 +128,7 @@ def enable_after(event: Any, buttons: Sequence[Any]) -> None:
     That is a step of its own so that programs get plain paths.
     """
     event.success(
-        lambda: [gradio().update(interactive=True) for _ in buttons],
+        lambda: {button: gradio().update(interactive=True) for button in buttons},
         None,
         list(buttons),
         api_name=False,

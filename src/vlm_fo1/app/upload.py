@@ -68,7 +68,10 @@ def plain_picture_field(context: Context, name: str) -> Any:
 
 def _check_at_once(field: Any) -> None:
     """Say what cannot be used when it comes, not with the first question, and empty the field."""
-    quiet = {"api_name": False, "queue": False, "show_progress": "hidden"}
+    quiet = {
+        "api_name": False,
+        "show_progress": "hidden",
+    }  # past the queue an error is a status 500
     read = field.upload(lambda _: None, [field], None, **quiet)  # reading it is the check
     read.failure(lambda: None, None, [field], **quiet)
 
