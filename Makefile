@@ -66,10 +66,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision]'
 	@touch $@
 
-# ocr, photo, onnx and scikit-image are about 220 MB of wheels, so that the tests find real text and things
+# ocr, photo, onnx and scikit-image are about 220 MB of wheels, so that the tests find real text and things;
+# app is so that every call of docs/app.md is made
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx,app]' --group dev
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core
@@ -77,7 +78,7 @@ $(VENV)/.app: $(VENV)/.core
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[app,video]'
 	@touch $@
 
-$(VENV)/.browser: $(VENV)/.dev $(VENV)/.app
+$(VENV)/.browser: $(VENV)/.dev
 	@echo "Installing the driver of Chromium into $(VENV)"
 	@$(BIN)/python $(PIP) -c constraints.txt --group browser
 	@touch $@

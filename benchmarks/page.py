@@ -1,7 +1,7 @@
 """The page under many questions: seconds to start, to the first answer, and memory over time.
 
 Asks the same question of the bundled scene through `gradio_client`, again and again, and reads the
-server's memory from /proc. Linux only; needs the extra ``app``.
+server's memory from /proc. With --out the figures go to a file. Linux; needs the extra ``app``.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="JSON, e.g. benchmarks/results/page.json")
     options = parser.parse_args()
     if find_spec("gradio_client") is None:
         print("left out, Gradio is not installed: pip install 'vlm-fo1[app]'")
@@ -40,11 +41,15 @@ def main() -> None:
     )
     try:
         client, handle = connect(f"http://127.0.0.1:{port}")
-        print(f"the page is up after {time.perf_counter() - start:.1f} s")
-        measure(client, handle, server.pid, options.requests, options.max_new_tokens)
+        up_s = time.perf_counter() - start
+        print(f"the page is up after {up_s:.1f} s")
+        found = measure(client, handle, server.pid, options.requests, options.max_new_tokens)
     finally:
         server.terminate()
         server.wait(20)
+    if options.out is not None:
+        figures = {"requests": options.requests, "up_s": round(up_s, 2), **found}
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def connect(url: str) -> tuple[Any, Any]:
@@ -63,8 +68,8 @@ def connect(url: str) -> tuple[Any, Any]:
     raise SystemExit("the page did not start")
 
 
-def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> None:
-    """Ask, and print seconds and memory."""
+def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> dict[str, Any]:
+    """Ask, print seconds and memory, and give them back."""
     boxes = json.loads((DEMO / "boxes.json").read_text(encoding="utf-8"))
     keys = ("xmin", "ymin", "xmax", "ymax")
     picture = {
@@ -73,6 +78,7 @@ def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> N
         "orientation": 0,
     }
     seconds: list[float] = []
+    held_mb: dict[int, float] = {}
     for number in range(1, requests + 1):
         start = time.perf_counter()
         client.predict(
@@ -86,8 +92,15 @@ def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> N
         if number == 1:
             print(f"the first answer took {seconds[0]:.2f} s, loading included")
         if number % max(1, requests // 10) == 0 or number == 1:
-            print(f"{number} requests: {resident_mb(pid):.0f} MB")
-    print(f"an answer takes {statistics.median(seconds):.2f} s (median of {requests})")
+            held_mb[number] = round(resident_mb(pid), 1)
+            print(f"{number} requests: {held_mb[number]:.0f} MB", flush=True)
+    middle = statistics.median(seconds)
+    print(f"an answer takes {middle:.2f} s (median of {requests})")
+    return {
+        "first_answer_s": round(seconds[0], 3),
+        "median_answer_s": round(middle, 3),
+        "held_mb": held_mb,
+    }
 
 
 def resident_mb(pid: int) -> float:

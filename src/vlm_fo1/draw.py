@@ -53,6 +53,7 @@ def draw_answer(
     line_width: int | None = None,
     font_size: int | None = None,
     max_side: int | None = None,
+    min_side: int | None = None,
     min_score: float | None = None,
 ) -> Image.Image:
     """Draw the regions an answer chose.
@@ -75,18 +76,20 @@ def draw_answer(
         font_size: Of badges, in pixels of the result; by default from its size and the number of
             regions.
         max_side: Shrink the picture so that neither side is longer, in pixels.
+        min_side: Enlarge a smaller picture first until one side is this long, in pixels, so that
+            outlines and badges are sharp where it is shown large.
         min_score: Leave out regions whose score, as their proposer gave it, is lower; those without
             one stay.
 
     Returns:
-        A new RGB picture; without mentions only the image, shrunk if asked.
+        A new RGB picture; without mentions only the image, resized if asked.
 
     Raises:
         ConfigError: A size below one pixel.
         ImageError: The image cannot be read, or is not of the size the answer is about.
     """
-    _check_sizes(line_width=line_width, font_size=font_size, max_side=max_side)
-    picture, rects = _prepare(image, answer.regions, max_side)
+    _check_sizes(line_width=line_width, font_size=font_size, max_side=max_side, min_side=min_side)
+    picture, rects = _prepare(image, answer.regions, max_side, min_side)
     if min_score is not None and answer.regions.scores is not None:
         low = answer.regions.scores < min_score  # an unknown score is NaN: it stays
         rects = [None if out else rect for rect, out in zip(rects, low.tolist(), strict=True)]
@@ -188,7 +191,7 @@ def _score(value: float) -> str:
 
 
 def _prepare(
-    image: Any, regions: Regions, max_side: int | None
+    image: Any, regions: Regions, max_side: int | None, min_side: int | None = None
 ) -> tuple[Image.Image, list[Rect | None]]:
     """The picture to draw on, and each box in its pixels; None for a box outside it.
 
@@ -202,8 +205,10 @@ def _prepare(
             f"of {regions.size_wh[0]} x {regions.size_wh[1]}: pass the image that was asked about "
             "(max_side shrinks the result)"
         )
-    factor = 1.0 if max_side is None else min(1.0, max_side / max(picture.size))
-    if factor < 1:
+    longest = max(picture.size)
+    factor = max(1.0, (min_side or 0) / longest)
+    factor = min(factor, (max_side or longest * factor) / longest)
+    if factor != 1:
         width, height = (max(1, round(side * factor)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     scaled = scale_boxes(regions.xyxy, regions.size_wh, picture.size)

@@ -1,38 +1,44 @@
 """The tab for one picture: boxes drawn or proposed, a question, and the answer to look at."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.asking import Asked, labels_of, put
-from vlm_fo1.app.context import (
-    Context,
-    failed,
-    gradio,
-    refuse,
-    refusing,
-    visitor,
-    with_request,
-)
+from vlm_fo1.app.context import KEPT_S, Context, gradio, refusing, with_request
 from vlm_fo1.app.controls import (
     Chosen,
     QuestionFields,
     chooser,
-    fields_of,
     question,
+    tie_task,
     tokens_field,
 )
 from vlm_fo1.app.examples import Example, examples
-from vlm_fo1.app.jobs import Watched
 from vlm_fo1.app.limits import drawn
 from vlm_fo1.app.models import Choice
+from vlm_fo1.app.running import (
+    ANSWER_FILES,
+    Updates,
+    answering,
+    download_buttons,
+    enable_after,
+    job_name,
+    running,
+    same,
+    stop_with,
+)
 from vlm_fo1.app.upload import annotator_value, picture_field
 from vlm_fo1.errors import BoxError
 from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.structures import Answer
+
+if TYPE_CHECKING:
+    from vlm_fo1.pipeline import FO1
 
 DRAWN, PROPOSED = "boxes on the picture", "proposer"
 EMPTY = "Choose an example or upload a picture, then ask."
@@ -58,7 +64,7 @@ class _Fields:
 
     @property
     def question(self) -> list[Any]:
-        """What a question is made of, in the order of `_answered`."""
+        """What a question is made of, in the order of the endpoint."""
         return [
             *(self.picture, *self.asked.all, self.box, self.boxes_from),
             *(*self.chosen.all, self.look_for, self.tokens, self.score, self.unchosen),
@@ -97,7 +103,6 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                     elem_id="ask-typed",
                 )
                 typing = gr.Button("Put them on the picture", size="sm", elem_id="ask-type")
-        with gr.Column(scale=4, min_width=320):
             shelf = gr.Dataset(
                 label="Examples",
                 components=[gr.Image(visible=False)],
@@ -106,6 +111,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                 elem_id="ask-examples",
                 samples_per_page=12,
             )
+        with gr.Column(scale=4, min_width=320):
             asked = question("ask")
             box = gr.Number(
                 value=0, precision=0, minimum=0, visible=False, label="Number of the example box"
@@ -133,11 +139,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
         )
         unchosen = gr.Checkbox(label="Show boxes that were not chosen, dimly", elem_id="ask-dim")
     view = gr.HTML(views.note(EMPTY), elem_id="ask-view")
-    with gr.Row():
-        files = [
-            gr.DownloadButton(label, size="sm", interactive=False, elem_id=f"ask-{name}")
-            for label, name in (("JSON", "json"), ("COCO", "coco"), ("Picture", "drawn"))
-        ]
+    downloads = download_buttons("ask", ANSWER_FILES)
     with gr.Accordion("The answer as JSON", open=False):
         as_json = gr.JSON(show_label=False)
     fields = _Fields(
@@ -149,9 +151,9 @@ def ask_tab(context: Context, state: Any) -> Chosen:
         look_for=look_for,
         tokens=tokens,
         view=view,
-        kept=gr.State(None),
+        kept=gr.State(None, time_to_live=KEPT_S),
         json=as_json,
-        files=files,
+        files=downloads,
         score=score,
         unchosen=unchosen,
     )
@@ -169,22 +171,36 @@ def ask_tab(context: Context, state: Any) -> Chosen:
 def _tie_question(context: Context, fields: _Fields, ask: Any, stop: Any, state: Any) -> None:
     gr = gradio()
 
-    def answered(*values: Any, request: Any = None) -> Iterator[list[Any]]:
-        yield from _answered(context, visitor(request), *values)
-
     def ask_now(  # the names are those of the endpoint
         picture: Any, task: Any, labels: Any, words: Any, box: Any, boxes_from: Any, model: Any,
         proposer: Any, device: Any, look_for: Any, max_new_tokens: Any, min_score: Any,
         unchosen: Any, request: Any = None,
-    ) -> Iterator[list[Any]]:  # fmt: skip
-        yield from answered(
-            *(picture, task, labels, words, box, boxes_from, model, proposer, device),
-            *(look_for, max_new_tokens, min_score, unchosen),
-            request=request,
+    ) -> Updates:  # fmt: skip
+        asked = Asked(
+            task=task,
+            labels=labels_of(labels),
+            words=words or "",
+            box=int(box or 0),
+            look_for=labels_of(look_for),
+            max_new_tokens=int(max_new_tokens),
+        )
+        yield from running(
+            context,
+            job_name("ask", request),
+            lambda flag: run_ask(
+                context,
+                flag,
+                picture,
+                asked,
+                (model, proposer, device),
+                proposing=boxes_from == PROPOSED,
+                look=views.Look(min_score=min_score, unchosen=unchosen),
+            ),
+            outputs=len(fields.result) + 1,
         )
 
     for trigger, name in ((ask.click, "ask"), (fields.asked.words.submit, False)):
-        trigger(
+        done = trigger(
             with_request(ask_now),
             fields.question,
             [*fields.result, state],
@@ -194,20 +210,10 @@ def _tie_question(context: Context, fields: _Fields, ask: Any, stop: Any, state:
             show_progress="hidden",
             trigger_mode="once",
         )
+        enable_after(done, fields.files)
 
-    def stop_now(request: Any = None) -> None:
-        if not context.jobs.stop(f"ask {visitor(request)}"):
-            gr.Info("Nothing is running.")
-
-    stop.click(with_request(stop_now), None, None, api_name="stop", queue=False)
-    fields.asked.task.change(
-        fields_of,
-        [fields.asked.task],
-        [fields.asked.labels, fields.asked.words, fields.box],
-        api_name=False,
-        queue=False,
-        show_progress="hidden",
-    )
+    stop_with(context, stop, "ask", "stop")
+    tie_task(fields.asked, fields.box)
 
     def look_again(kept: Any, min_score: float, unchosen: bool) -> Any:
         if kept is None:
@@ -305,60 +311,46 @@ def proposed_boxes(
     return annotator_value(seen.picture, best.xyxy.tolist())
 
 
-def _answered(
-    context: Context, who: str, value: Any, task: str, labels: Any, words: str | None, box: Any,
-    boxes_from: str, model: Any, proposer: Any, device: Any, look_for: str | None, tokens: Any,
-    min_score: float, unchosen: bool,
-) -> Iterator[list[Any]]:  # fmt: skip
-    """Everything that is shown from the question to the answer: `_Fields.result` and the state."""
-    gr = gradio()
-    job = f"ask {who}"
-    flag = context.jobs.begin(job)
-    kept = None
-    try:
-        choice = context.shelf.choice(model, proposer, device)
-        asked = Asked(
-            task=task,
-            labels=labels_of(labels),
-            words=words or "",
-            box=int(box or 0),
-            look_for=labels_of(look_for),
-            max_new_tokens=int(tokens),
-        )
-        asked.check()
-        seen = drawn(value, context.limits)
-        boxes = None if boxes_from == PROPOSED else seen.boxes_xyxy
+def run_ask(
+    context: Context,
+    flag: threading.Event,
+    value: Any,
+    asked: Asked,
+    names: Any,
+    *,
+    proposing: bool,
+    look: views.Look,
+) -> Updates:
+    """Everything that is shown from the question to the answer.
 
-        def work(report: Any) -> tuple[Answer, Any]:
-            report("")
-            fo1 = context.shelf.fo1(choice, proposing=boxes is None)
-            report("")
-            answer = put(fo1, seen.picture, boxes, asked, report)
-            return answer, fo1.processor.vocabulary
+    Args:
+        context: Models and limits.
+        flag: Set when it shall stop.
+        value: Of the annotator.
+        asked: The question.
+        names: Model, proposer and device.
+        proposing: Leave the boxes to the proposer.
+        look: How to show the answer.
 
-        watched: Watched[str, tuple[Answer, Any]] = Watched(work, flag)
-        text = ""
-        for news in watched.news():
-            text += "".join(news)
-            loading = not context.shelf.ready(choice)
-            title = f"Loading {choice.model}: only the first time" if loading else "Working"
-            yield [views.note(title, text, kind="busy"), *_same(5), _state(context, choice)]
-        answer, vocabulary = watched.result()
-        kept = views.Kept(answer, seen.picture, vocabulary, choice.model)
-    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
-        yield [failed(error), *_same(6)]
-        refuse(error)
-        return
-    finally:
-        context.jobs.end(job, flag)
-    look = views.Look(min_score=min_score, unchosen=unchosen)
-    files = [gr.update(value=path, interactive=True) for path in context.files(kept)]
-    shown = views.result(kept, look)
-    yield [shown, kept, answer.to_dict(), *files, _state(context, choice)]
+    Yields:
+        The view, what is kept of the answer, its values, three files, and
+        the state of the models.
+    """
+    choice = context.shelf.choice(*names)
+    asked.check()
+    seen = drawn(value, context.limits)
 
+    def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
+        return put(fo1, seen.picture, None if proposing else seen.boxes_xyxy, asked, on_text)
 
-def _same(count: int) -> list[Any]:
-    return [gradio().skip() for _ in range(count)]
+    def others() -> list[Any]:
+        return [*same(5), _state(context, choice)]
+
+    kept = yield from answering(
+        context, choice, flag, seen.picture, ask, others, proposing=proposing
+    )
+    saved = context.files(kept)
+    yield [views.result(kept, look), kept, kept.answer.to_dict(), *saved, _state(context, choice)]
 
 
 def _state(context: Context, choice: Choice) -> str:

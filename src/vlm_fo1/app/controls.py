@@ -96,6 +96,18 @@ def fields_of(task: str) -> list[Any]:
     ]
 
 
+def tie_task(asked: QuestionFields, example_box: Any) -> None:
+    """Show the fields that the chosen task takes."""
+    asked.task.change(
+        fields_of,
+        [asked.task],
+        [asked.labels, asked.words, example_box],
+        api_name=False,
+        queue=False,
+        show_progress="hidden",
+    )
+
+
 def tokens_field() -> Any:
     """The longest answer."""
     return gradio().Slider(16, 2048, value=512, step=16, label="Longest answer, in tokens")

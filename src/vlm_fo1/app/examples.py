@@ -1,11 +1,12 @@
 """The bundled scenes that a page offers as examples: a picture, boxes and a question each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1.app.asking import TASKS
 from vlm_fo1.errors import DataError
 
 FOLDER = Path(__file__).parents[1] / "assets" / "demo"
@@ -53,6 +54,19 @@ def examples(folder: Path = FOLDER) -> list[Example]:
         return [_example(folder, entry) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{listed} is no list of scenes ({error!r})") from error
+
+
+def captions(scenes: Sequence[Example]) -> str:
+    """Style that writes under each example what is asked there.
+
+    Args:
+        scenes: In the order they are shown.
+    """
+    return "".join(
+        f"#ask-examples .gallery-item:nth-of-type({number})::after "
+        f"{{ content: {json.dumps(TASKS[scene.task].title)}; }}\n"
+        for number, scene in enumerate(scenes, start=1)
+    )
 
 
 def _example(folder: Path, entry: Mapping[str, Any]) -> Example:

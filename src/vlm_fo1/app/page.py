@@ -8,7 +8,7 @@ from vlm_fo1.app import views
 from vlm_fo1.app.ask_tab import ask_tab
 from vlm_fo1.app.batch_tab import batch_tab
 from vlm_fo1.app.context import Context, gradio
-from vlm_fo1.app.examples import FOLDER
+from vlm_fo1.app.examples import FOLDER, captions, examples
 from vlm_fo1.app.limits import MEGABYTE
 from vlm_fo1.app.segment_tab import segment_tab
 from vlm_fo1.app.video_tab import video_tab
@@ -123,7 +123,7 @@ def serve_page(
             footer_links=["api"],
             max_file_size=int(context.limits.video_mb * MEGABYTE),
             theme=gr.themes.Default(font=FONTS, font_mono=MONO),
-            css=(STATIC / "page.css").read_text(encoding="utf-8"),
+            css=(STATIC / "page.css").read_text(encoding="utf-8") + captions(examples()),
             head=f"<script>{script}</script>",
         )
     except OSError as error:

@@ -1,22 +1,29 @@
 """The tab for SAM 3 and FO1 together: one finds what a name means, the other what a phrase does."""
 
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.context import (
-    Context,
-    failed,
-    gradio,
-    refuse,
-    visitor,
-    with_request,
-)
+from vlm_fo1.app.context import Context, gradio, with_request
 from vlm_fo1.app.controls import Chosen, chooser, tokens_field
-from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.running import (
+    ANSWER_FILES,
+    Updates,
+    answering,
+    download_buttons,
+    enable_after,
+    job_name,
+    running,
+    same,
+    stop_with,
+)
 from vlm_fo1.app.upload import plain_picture_field
 from vlm_fo1.errors import ImageError, PromptError
 from vlm_fo1.structures import Answer
+
+if TYPE_CHECKING:
+    from vlm_fo1.pipeline import FO1
 
 ABOUT = (
     "SAM 3 finds everything that a **name** means and gives each thing a mask; FO1 decides which "
@@ -56,36 +63,33 @@ def segment_tab(context: Context) -> None:
                 go = gr.Button("Find", variant="primary", elem_id="segment-go")
                 stop = gr.Button("Stop", elem_id="segment-stop")
     view = gr.HTML(views.note("Upload a picture and write a phrase."), elem_id="segment-view")
-    with gr.Row():
-        files = [
-            gr.DownloadButton(label, size="sm", interactive=False, elem_id=f"segment-{name}")
-            for label, name in (("JSON", "json"), ("COCO", "coco"), ("Picture", "drawn"))
-        ]
+    downloads = download_buttons("segment", ANSWER_FILES)
 
     def segment(  # the names are those of the endpoint
         picture: Any, phrase: str, query: str, model: Any, proposer: Any, device: Any,
         max_new_tokens: Any, request: Any = None,
-    ) -> Iterator[list[Any]]:  # fmt: skip
+    ) -> Updates:  # fmt: skip
+        asked = {"phrase": phrase, "query": query, "max_new_tokens": int(max_new_tokens)}
         names = (model, proposer, device)
-        job = f"segment {visitor(request)}"
-        yield from run_segment(context, job, picture, phrase, query, names, int(max_new_tokens))
+        yield from running(
+            context,
+            job_name("segment", request),
+            lambda flag: run_segment(context, flag, picture, asked, names),
+            outputs=4,
+        )
 
-    go.click(
+    done = go.click(
         with_request(segment),
         [picture, phrase, query, *chosen.all, tokens],
-        [view, *files],
+        [view, *downloads],
         api_name="segment",
         concurrency_limit=context.at_once,
         concurrency_id="ask",
         show_progress="hidden",
         trigger_mode="once",
     )
-
-    def stop_now(request: Any = None) -> None:
-        if not context.jobs.stop(f"segment {visitor(request)}"):
-            gr.Info("Nothing is running.")
-
-    stop.click(with_request(stop_now), None, None, api_name="stop_segment", queue=False)
+    enable_after(done, downloads)
+    stop_with(context, stop, "segment", "stop_segment")
 
 
 def _sam3_first(context: Context, chosen: Chosen) -> Chosen:
@@ -97,21 +101,19 @@ def _sam3_first(context: Context, chosen: Chosen) -> Chosen:
 
 
 def run_segment(
-    context: Context, job: str, picture: Any, phrase: str, query: str, names: Any, tokens: int
-) -> Iterator[list[Any]]:
+    context: Context, flag: threading.Event, picture: Any, asked: dict[str, Any], names: Any
+) -> Updates:
     """The answer with its masks, and what is seen until it is there.
 
     Args:
         context: Models and limits.
-        job: Whose question it is.
+        flag: Set when it shall stop.
         picture: RGB.
-        phrase: What is meant.
-        query: What the proposer looks for; empty takes the phrase.
+        asked: ``phrase``, ``query`` (empty takes the phrase) and ``max_new_tokens``.
         names: Model, proposer and device.
-        tokens: Longest answer.
 
     Yields:
-        The view, and an update for each of three files.
+        The view, and three files.
 
     Raises:
         ImageError: There is no picture.
@@ -119,46 +121,26 @@ def run_segment(
     """
     from vlm_fo1.segmenting import segment
 
-    gr = gradio()
-    flag = context.jobs.begin(job)
-    try:
-        if picture is None:
-            raise ImageError("there is no picture yet: upload one")
-        if not phrase.strip():
-            raise PromptError("the phrase is empty: write what to find, e.g. the leftmost orange")
-        choice = context.shelf.choice(*names)
+    if picture is None:
+        raise ImageError("there is no picture yet: upload one")
+    phrase = asked["phrase"]
+    if not phrase.strip():
+        raise PromptError("the phrase is empty: write what to find, e.g. the leftmost orange")
+    choice = context.shelf.choice(*names)
 
-        def work(report: Any) -> tuple[Answer, Any]:
-            report("")
-            fo1, proposer = (
-                context.shelf.fo1(choice, proposing=False),
-                context.shelf.proposer(choice),
-            )
-            answer = segment(
-                fo1,
-                proposer,
-                picture,
-                phrase,
-                query=query.strip() or None,
-                max_new_tokens=tokens,
-                on_text=report,
-            )
-            return answer, fo1.processor.vocabulary
+    def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
+        return segment(
+            fo1,
+            context.shelf.proposer(choice),
+            picture,
+            phrase,
+            query=asked["query"].strip() or None,
+            max_new_tokens=asked["max_new_tokens"],
+            on_text=on_text,
+        )
 
-        watched: Watched[str, tuple[Answer, Any]] = Watched(work, flag)
-        text = ""
-        for news in watched.news():
-            text += "".join(news)
-            loading = not context.shelf.ready(choice)
-            title = f"Loading {choice.model}: only the first time" if loading else "Working"
-            yield [views.note(title, text, kind="busy"), gr.skip(), gr.skip(), gr.skip()]
-        answer, vocabulary = watched.result()
-    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
-        yield [failed(error), gr.skip(), gr.skip(), gr.skip()]
-        refuse(error)
-        return
-    finally:
-        context.jobs.end(job, flag)
-    kept = views.Kept(answer, picture, vocabulary, choice.model)
-    files = [gr.update(value=path, interactive=True) for path in context.files(kept)]
-    yield [views.result(kept, views.Look()), *files]
+    def others() -> list[Any]:
+        return same(3)
+
+    kept = yield from answering(context, choice, flag, picture, ask, others, proposing=False)
+    yield [views.result(kept, views.Look()), *context.files(kept)]

@@ -22,7 +22,7 @@ def picture_field(context: Context, name: str) -> Any:
         height=420,
         boxes_alpha=0.12,
         box_min_size=4,
-        handle_size=10,
+        handle_size=6,
         disable_edit_boxes=True,
         show_remove_button=True,
         show_share_button=False,
@@ -38,8 +38,7 @@ def picture_field(context: Context, name: str) -> Any:
             refuse(error)
 
     field.preprocess_image = checked
-    # Reading it is the check: what cannot be used is said at once, not with the first question.
-    field.upload(lambda _: None, [field], None, api_name=False, show_progress="hidden")
+    _check_at_once(field)
     return field
 
 
@@ -63,7 +62,18 @@ def plain_picture_field(context: Context, name: str) -> Any:
             refuse(error)
 
     field.preprocess = checked
+    _check_at_once(field)
     return field
+
+
+def _check_at_once(field: Any) -> None:
+    """Say what cannot be used when it comes, not with the first question, and empty the field."""
+    quiet = {
+        "api_name": False,
+        "show_progress": "hidden",
+    }  # past the queue an error is a status 500
+    read = field.upload(lambda _: None, [field], None, **quiet)  # reading it is the check
+    read.failure(lambda: None, None, [field], **quiet)
 
 
 def annotator_value(picture: Any, boxes_xyxy: Sequence[Sequence[float]]) -> dict[str, Any]:

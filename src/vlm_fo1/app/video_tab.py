@@ -1,21 +1,24 @@
 """The tab for a video: a phrase, the distance between key frames, and the annotated clip."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.context import (
-    Context,
-    failed,
-    gradio,
-    refuse,
-    visitor,
-    with_request,
-)
+from vlm_fo1.app.context import Context, gradio, with_request
 from vlm_fo1.app.controls import chooser, tokens_field
 from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.running import (
+    Updates,
+    download_buttons,
+    enable_after,
+    job_name,
+    running,
+    same,
+    stop_with,
+)
 from vlm_fo1.app.segment_tab import phrase_fields
 from vlm_fo1.errors import ImageError, PromptError
 from vlm_fo1.images import IMAGE_SUFFIXES
@@ -47,35 +50,34 @@ def video_tab(context: Context) -> None:
                 go = gr.Button("Follow", variant="primary", elem_id="video-go")
                 stop = gr.Button("Stop", elem_id="video-stop")
     progress = gr.HTML(elem_id="video-progress")
-    clip = gr.Video(label="Annotated clip", interactive=False, elem_id="video-clip")
-    lines = gr.DownloadButton(
-        "Frames (JSON Lines)", size="sm", interactive=False, elem_id="video-json"
-    )
+    clip = gr.Video(label="Annotated clip", interactive=False, height=480, elem_id="video-clip")
+    downloads = download_buttons("video", {"json": "Frames (JSON Lines)"})
 
     def video(  # the names are those of the endpoint
         source: Any, phrase: str, query: str, every: Any, model: Any, proposer: Any, device: Any,
         max_new_tokens: Any, request: Any = None,
-    ) -> Iterator[list[Any]]:  # fmt: skip
+    ) -> Updates:  # fmt: skip
         asked = {"phrase": phrase, "query": query, "every": int(every), "tokens": max_new_tokens}
         names = (model, proposer, device)
-        yield from run_video(context, f"video {visitor(request)}", source or [], asked, names)
+        yield from running(
+            context,
+            job_name("video", request),
+            lambda flag: run_video(context, flag, source or [], asked, names),
+            outputs=3,
+        )
 
-    go.click(
+    done = go.click(
         with_request(video),
         [source, phrase, query, every, *chosen.all, tokens],
-        [progress, clip, lines],
+        [progress, clip, *downloads],
         api_name="video",
         concurrency_limit=1,
         concurrency_id="video",
         show_progress="hidden",
         trigger_mode="once",
     )
-
-    def stop_now(request: Any = None) -> None:
-        if not context.jobs.stop(f"video {visitor(request)}"):
-            gr.Info("Nothing is running.")
-
-    stop.click(with_request(stop_now), None, None, api_name="stop_video", queue=False)
+    enable_after(done, downloads)
+    stop_with(context, stop, "video", "stop_video")
 
 
 def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
@@ -106,63 +108,57 @@ def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
 
 
 def run_video(
-    context: Context, job: str, paths: Sequence[str], asked: dict[str, Any], names: Any
-) -> Iterator[list[Any]]:
+    context: Context,
+    flag: threading.Event,
+    paths: Sequence[str],
+    asked: dict[str, Any],
+    names: Any,
+) -> Updates:
     """Progress, then the clip and its lines.
 
     Args:
         context: Models and limits.
-        job: Whose video it is.
+        flag: Set when it shall stop.
         paths: Uploaded files.
         asked: ``phrase``, ``query``, ``every`` and ``tokens``.
         names: Model, proposer and device.
 
     Yields:
-        The progress, the clip, and an update for the file of lines.
+        The progress, the clip, and the file of lines.
 
     Raises:
         PromptError: There is no phrase.
     """
-    gr = gradio()
-    flag = context.jobs.begin(job)
-    try:
-        if not asked["phrase"].strip():
-            raise PromptError("the phrase is empty: write what to follow")
-        choice = context.shelf.choice(*names)
-        folder = context.scratch.folder()
-        source = frames_source(context, paths, folder)
+    if not asked["phrase"].strip():
+        raise PromptError("the phrase is empty: write what to follow")
+    choice = context.shelf.choice(*names)
+    folder = context.scratch.folder()
+    source = frames_source(context, paths, folder)
 
-        def work(report: Any) -> Any:
-            from vlm_fo1.app.follow import follow
+    def work(report: Any) -> Any:
+        from vlm_fo1.app.follow import follow
 
-            return follow(
-                context.shelf,
-                choice,
-                source,
-                asked["phrase"],
-                every=asked["every"],
-                query=asked["query"].strip() or None,
-                folder=folder,
-                report=report,
-                max_new_tokens=int(asked["tokens"]),
-            )
+        return follow(
+            context.shelf,
+            choice,
+            source,
+            asked["phrase"],
+            every=asked["every"],
+            query=asked["query"].strip() or None,
+            folder=folder,
+            report=report,
+            max_new_tokens=int(asked["tokens"]),
+        )
 
-        watched: Watched[tuple[str, int, int | None], Any] = Watched(work, flag)
-        for news in watched.news():
-            what, done, total = news[-1]
-            counted = f"frame {done}" + (f" of {total}" if total else "") if done else ""
-            said = f"{what.capitalize()} {counted}".strip()
-            yield [views.progress(done, total, said), gr.skip(), gr.skip()]
-        report, clip, lines = watched.result()
-    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
-        yield [failed(error), gr.skip(), gr.skip()]
-        refuse(error)
-        return
-    finally:
-        context.jobs.end(job, flag)
+    watched: Watched[tuple[str, int, int | None], Any] = Watched(work, flag)
+    for news in watched.news():
+        what, done, total = news[-1]
+        counted = f"frame {done}" + (f" of {total}" if total else "") if done else ""
+        said = f"{what.capitalize()} {counted}".strip()
+        yield [views.progress(done, total, said), *same(2)]
+    report, clip, lines = watched.result()
     said = f"{report.frames} frames, {report.objects} things followed"
     shown = views.progress(report.frames, report.frames or None, said)
     if report.errors or report.problems:
         shown += views.note("To be aware of", "\n".join([*report.errors, *report.problems][:20]))
-    drawn = str(clip) if clip.exists() else None
-    yield [shown, drawn, gr.update(value=str(lines), interactive=True)]
+    yield [shown, str(clip) if clip.exists() else None, str(lines)]

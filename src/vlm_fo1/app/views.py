@@ -22,6 +22,8 @@ from vlm_fo1.structures import Answer
 
 SHOWN_PX = 1280
 """Longest side of the picture in the page."""
+SHARP_PX = 900
+"""Smaller pictures are enlarged to this before they are drawn on, so that badges stay sharp."""
 CROP_PX = 64
 LISTED = 100
 """Most regions in the list."""
@@ -35,7 +37,6 @@ class Kept:
     answer: Answer
     picture: Image.Image
     vocabulary: Vocabulary = RELEASED
-    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,7 @@ def _picture(kept: Kept, look: Look, visible: Sequence[int]) -> str:
         answer,
         show_unchosen=look.unchosen,
         max_side=SHOWN_PX,
+        min_side=SHARP_PX,
         min_score=look.min_score or None,
     )
     boxes = scale_boxes(answer.regions.xyxy, answer.size_wh, image.size)
@@ -268,7 +270,8 @@ def _list(kept: Kept, look: Look, visible: Sequence[int]) -> str:
         said += f"; the first {LISTED} of {len(order)} are listed"
     if not rows:
         return f'<div class="fo1-list"><p>{said}</p></div>'
-    titles = ("", "Region", "Label", "Size", "Score", "Sure")
+    scored = answer.regions.scores is not None
+    titles = ["", "Region", "Label", "Size", *["Score"] * scored, *["Sure"] * bool(sure)]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return (
         f'<div class="fo1-list"><p>{said}</p><div class="fo1-scroll"><table class="fo1-table">'
@@ -287,10 +290,12 @@ def _row(
     cells = (
         f'<td><img src="{_crop(kept.picture, (x1, y1, x2, y2))}" alt=""></td>'
         f"<td>{index}</td><td>{escape(label)}</td>"
-        f"<td>{x2 - x1:.0f} x {y2 - y1:.0f}</td>"
-        f"<td>{'' if score is None or math.isnan(score) else f'{score:.2f}'}</td>"
-        f"<td>{f'{sure[index]:.2f}' if index in sure else ''}</td>"
+        f'<td class="fo1-size">{x2 - x1:.0f} x {y2 - y1:.0f}</td>'
     )
+    if score is not None:
+        cells += f"<td>{'' if math.isnan(score) else f'{score:.2f}'}</td>"
+    if sure:
+        cells += f"<td>{f'{sure[index]:.2f}' if index in sure else ''}</td>"
     return f'<tr tabindex="0" data-regions="{index}"{dim}>{cells}</tr>'
 
 

@@ -1,0 +1,142 @@
+"""Long work as every tab shows it: watched, stopped by a button, errors in the place of results."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlm_fo1.app import views
+from vlm_fo1.app.context import Context, failed, gradio, refuse, visitor, with_request
+from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.models import Choice
+from vlm_fo1.structures import Answer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlm_fo1.pipeline import FO1
+
+Updates = Iterator[list[Any]]
+"""What a callback shows, one list of its outputs after the other."""
+
+
+def running(
+    context: Context, job: str, work: Callable[[threading.Event], Updates], *, outputs: int
+) -> Updates:
+    """Show what work yields, as a job that can be stopped.
+
+    Args:
+        context: Knows the jobs.
+        job: Its name; `stop_with` makes the button that stops it.
+        work: Gets the flag that is set when it shall stop.
+        outputs: Components that it fills; the first one shows what went wrong.
+
+    Yields:
+        What the work yields.
+    """
+    flag = context.jobs.begin(job)
+    try:
+        yield from work(flag)
+    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
+        yield [failed(error), *same(outputs - 1)]
+        refuse(error)
+    finally:
+        context.jobs.end(job, flag)
+
+
+def answering(
+    context: Context,
+    choice: Choice,
+    flag: threading.Event,
+    picture: "Image.Image",
+    ask: Callable[["FO1", Callable[[str], None]], Answer],
+    others: Callable[[], list[Any]],
+    *,
+    proposing: bool,
+) -> Generator[list[Any], None, views.Kept]:
+    """Load what is needed, ask, and show the text as it is written.
+
+    Args:
+        context: Has the models.
+        choice: Which of them.
+        flag: Set when it shall stop.
+        picture: What the question is about.
+        ask: Gets the model, and what to call with text.
+        others: What goes to the outputs after the place of the answer, meanwhile.
+        proposing: Whether the model asks the proposer for boxes itself.
+
+    Yields:
+        A note for the place of the answer, and what goes to the others.
+
+    Returns:
+        The answer with what it takes to show it.
+    """
+
+    def work(report: Callable[[str], None]) -> tuple[Answer, Any]:
+        report("")
+        fo1 = context.shelf.fo1(choice, proposing=proposing)
+        report("")
+        return ask(fo1, report), fo1.processor.vocabulary
+
+    watched: Watched[str, tuple[Answer, Any]] = Watched(work, flag)
+    text = ""
+    for news in watched.news():
+        text += "".join(news)
+        loading = not context.shelf.ready(choice)
+        title = f"Loading {choice.model}: only the first time" if loading else "Working"
+        yield [views.note(title, text, kind="busy"), *others()]
+    answer, vocabulary = watched.result()
+    return views.Kept(answer, picture, vocabulary)
+
+
+def stop_with(context: Context, button: Any, kind: str, api_name: str) -> None:
+    """Let a button stop its visitor's job of a kind."""
+
+    def stop_now(request: Any = None) -> None:
+        if not context.jobs.stop(job_name(kind, request)):
+            gradio().Info("Nothing is running.")
+
+    button.click(with_request(stop_now), None, None, api_name=api_name, queue=False)
+
+
+def job_name(kind: str, request: Any) -> str:
+    """One job of a kind for each visitor."""
+    return f"{kind} {visitor(request)}"
+
+
+def download_buttons(prefix: str, labels: dict[str, str]) -> list[Any]:
+    """A row of buttons, which cannot be pressed until `enable_after` lets them.
+
+    Args:
+        prefix: Of their ids.
+        labels: What stands on each, by the rest of its id.
+    """
+    gr = gradio()
+    with gr.Row():
+        return [
+            gr.DownloadButton(label, size="sm", interactive=False, elem_id=f"{prefix}-{name}")
+            for name, label in labels.items()
+        ]
+
+
+ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Picture"}
+"""The files of one answer: labels of their buttons by the end of the id."""
+
+
+def enable_after(event: Any, buttons: Sequence[Any]) -> None:
+    """Let download buttons be pressed once an event has filled them.
+
+    That is a step of its own so that programs get plain paths.
+    """
+    event.success(
+        lambda: {button: gradio().update(interactive=True) for button in buttons},
+        None,
+        list(buttons),
+        api_name=False,
+        queue=False,
+        show_progress="hidden",
+    )
+
+
+def same(count: int) -> list[Any]:
+    """Outputs that stay as they are."""
+    return [gradio().skip() for _ in range(count)]

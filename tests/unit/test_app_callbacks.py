@@ -1,0 +1,216 @@
+"""The callbacks of the page, called as Gradio calls them; a stand-in takes Gradio's place."""
+
+import json
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.helpers_stub_proposer import Stub
+
+from vlm_fo1 import FO1
+from vlm_fo1.app import views
+from vlm_fo1.app.ask_tab import run_ask, typed_boxes
+from vlm_fo1.app.asking import Asked
+from vlm_fo1.app.batch_tab import run_batch
+from vlm_fo1.app.context import Context, Scratch
+from vlm_fo1.app.examples import captions, examples
+from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.running import running
+from vlm_fo1.app.segment_tab import run_segment
+from vlm_fo1.app.video_tab import frames_source, run_video
+from vlm_fo1.errors import BoxError, ImageError, PromptError
+
+PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (84, 112, 3), np.uint8))
+VALUE = {
+    "image": PICTURE,
+    "boxes": [{"xmin": 2, "ymin": 3, "xmax": 40, "ymax": 50}],
+    "orientation": 0,
+}
+NAMES = (None, None, None)
+SKIPPED = "skipped"
+
+
+class RefusedError(Exception):
+    """What stands for the error of Gradio."""
+
+    def __init__(self, text, print_exception=True):
+        super().__init__(text)
+        self.printed = print_exception
+
+
+@pytest.fixture(autouse=True)
+def gradio(monkeypatch):
+    stand_in = ModuleType("gradio")
+    vars(stand_in).update(skip=lambda: SKIPPED, Error=RefusedError)
+    monkeypatch.setitem(sys.modules, "gradio", stand_in)
+
+
+@pytest.fixture(scope="module")
+def context():
+    loaded = FO1.from_pretrained("tiny")
+    model = FO1(loaded.model, loaded.processor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlm_fo1.app.models.load_proposer", lambda name, **how: Stub())
+        made = Context(shelf=Shelf(["tiny"], load_model=lambda name, **how: model))
+        yield made
+    made.scratch._home.cleanup()
+
+
+def ask(context, value=VALUE, flag=None, proposing=False, **fields):
+    asked = Asked(**{"task": "counting", "words": "cat", "max_new_tokens": 4, **fields})
+    flag = flag or threading.Event()
+    look = views.Look(unchosen=True)
+    return run_ask(context, flag, value, asked, NAMES, proposing=proposing, look=look)
+
+
+def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(context):
+    *busy, last = ask(context)
+    assert all("fo1-busy" in shown[0] for shown in busy)
+    view, kept, values, json_file, coco_file, drawing, state = last
+    assert "fo1-result" in view
+    assert kept.answer.to_dict() == values
+    assert json.loads(Path(json_file).read_text())["regions"]["xyxy"] == [[2, 3, 40, 50]]
+    json.loads(Path(coco_file).read_text())
+    with Image.open(drawing) as drawn:
+        assert drawn.size == PICTURE.size
+    assert 'data-state="ready"' in state
+
+
+def test_the_proposer_is_asked_when_the_visitor_leaves_the_boxes_to_it(context):
+    *_, last = ask(context, proposing=True)
+    assert len(last[1].answer.regions) != 1
+
+
+def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(context):
+    shown = running(context, "ask me", lambda flag: ask(context, words=" "), outputs=7)
+    assert "the question is empty" in next(shown)[0]
+    with pytest.raises(RefusedError, match="question is empty") as caught:
+        next(shown)
+    assert not caught.value.printed
+    assert not context.jobs.stop("ask me")
+
+
+def test_a_fault_of_ours_is_not_explained_to_visitors_but_raised_as_it_is(context):
+    def broken(flag):
+        raise ZeroDivisionError("secret")
+        yield
+
+    shown = running(context, "ask me", broken, outputs=3)
+    first = next(shown)
+    assert "secret" not in first[0]
+    assert first[1:] == [SKIPPED, SKIPPED]
+    with pytest.raises(ZeroDivisionError):
+        next(shown)
+
+
+def test_a_stopped_question_says_so_and_is_no_error(context):
+    def stopped(flag):
+        assert context.jobs.stop("ask me")
+        yield from ask(context, flag=flag)
+
+    *_, last = running(context, "ask me", stopped, outputs=7)
+    assert "Stopped" in last[0]
+
+
+def test_a_stopped_batch_keeps_what_was_finished(context, tmp_path):
+    paths = []
+    for number in range(4):
+        paths.append(str(tmp_path / f"{number}.png"))
+        PICTURE.save(paths[-1])
+    flag, rows = threading.Event(), []
+    asked = Asked(task="counting", words="cat", max_new_tokens=4)
+    for shown in run_batch(context, flag, paths, None, asked, NAMES):
+        rows.append(shown)
+        if "<td>0.png" in shown[1]:
+            flag.set()
+    progress, table, lines, coco = rows[-1]
+    done = table.count("<tr>") - 1
+    assert 1 <= done <= 4
+    assert f"{done} of 4 answered" in progress
+    assert ("what was finished is kept" in progress) == (done < 4)
+    assert len(Path(lines).read_text().splitlines()) == done
+    assert len(json.loads(Path(coco).read_text())["images"]) == done
+
+
+def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.png": [[1, 2, 30, 40]]}))
+    asked = Asked(task="brief_caption", max_new_tokens=4)
+    paths, boxes = [str(tmp_path / "a.png")], str(tmp_path / "boxes.json")
+    *_, last = run_batch(context, threading.Event(), paths, boxes, asked, NAMES)
+    (record,) = map(json.loads, Path(last[2]).read_text().splitlines())
+    assert record["regions"]["xyxy"] == [[1, 2, 30, 40]]
+
+
+def test_a_phrase_without_picture_or_words_is_refused(context):
+    asked = {"phrase": " ", "query": "", "max_new_tokens": 4}
+    with pytest.raises(ImageError, match="no picture yet"):
+        next(run_segment(context, threading.Event(), None, asked, NAMES))
+    with pytest.raises(PromptError, match="phrase is empty"):
+        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES))
+    asked |= {"every": 1, "tokens": 4}
+    with pytest.raises(PromptError, match="phrase is empty"):
+        next(run_video(context, threading.Event(), [], asked, NAMES))
+
+
+def test_a_phrase_is_answered_with_its_files(context):
+    asked = {"phrase": "the left cat", "query": "cat", "max_new_tokens": 4}
+    *_, (view, *saved) = run_segment(context, threading.Event(), PICTURE, asked, NAMES)
+    assert "fo1-result" in view
+    assert [Path(path).name for path in saved] == ["answer.json", "coco.json", "answer.jpg"]
+
+
+def test_a_video_is_one_file_or_its_frames(context, tmp_path):
+    with pytest.raises(ImageError, match="no video yet"):
+        frames_source(context, [], tmp_path)
+    with pytest.raises(ImageError, match="one at a time"):
+        frames_source(context, ["a.mp4", "b.mp4"], tmp_path)
+    frame = tmp_path / "0.png"
+    PICTURE.save(frame)
+    found = frames_source(context, [str(frame)], tmp_path)
+    assert [path.name for path in found.iterdir()] == ["0.png"]
+
+
+def test_boxes_are_typed_as_json():
+    assert typed_boxes("[1, 2, 30, 40]", (112, 84)) == [[1, 2, 30, 40]]
+    assert typed_boxes("[[1, 2, 30, 40]]", (112, 84)) == [[1, 2, 30, 40]]
+    with pytest.raises(BoxError, match="no JSON"):
+        typed_boxes("1 2 30 40", (112, 84))
+
+
+def test_files_for_download_go_when_they_are_too_old():
+    scratch = Scratch(kept_s=-60.0)
+    first = scratch.folder()
+    assert first.exists()
+    second = scratch.folder()
+    assert second.exists()
+    assert not first.exists()
+    scratch._home.cleanup()
+
+
+def test_every_example_says_what_is_asked():
+    scenes = examples()
+    assert len(scenes) >= 6
+    assert len({scene.task for scene in scenes}) >= 6
+    style = captions(scenes)
+    assert ':nth-of-type(2)::after { content: "Count"; }' in style
+    assert style.count("content:") == len(scenes)
+
+
+def test_columns_with_nothing_to_say_are_left_out(context):
+    *_, last = ask(context)
+    assert "Score</th>" not in last[0]  # drawn boxes have none
+    *_, last = ask(context, proposing=True)
+    assert "Score</th>" in last[0]
+
+
+def test_a_small_picture_is_drawn_large_and_sharp(context):
+    *_, last = ask(context)
+    answer = last[1].answer
+    assert answer.draw(PICTURE, min_side=900).size == (900, 675)
+    assert answer.draw(PICTURE, min_side=50).size == PICTURE.size
+    assert answer.draw(PICTURE, min_side=900, max_side=56).size == (56, 42)
