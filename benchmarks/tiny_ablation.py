@@ -10,8 +10,10 @@ recipe's own stages, all with the recipe's seed and on the same pictures and row
   model, the towers stand still.
 
 Run ``python benchmarks/tiny_ablation.py --run runs/tiny --out runs/ablation``; the same command
-goes on where it stopped. About 15 minutes of one core; ``--align-steps`` with another number adds
-longer alignments. The figures go to ``benchmarks/results/tiny_ablation.json``.
+goes on where it stopped. About 15 minutes of one core. ``--align-steps`` with another number adds
+alignments of that length, and with the recipe's own number "both" is the run itself;
+``--aligned RUN/align.safetensors`` tunes on its towers. The figures go to
+``benchmarks/results/tiny_ablation.json``.
 """
 
 import argparse
@@ -110,24 +112,15 @@ class Ablation:
 
     def towers(self, name: str) -> dict[str, Any] | None:
         """Shares named after a short alignment; None when it was asked to stop."""
-        steps = self.sizes.align_steps
-        settings = replace(
-            self.recipe.align,
-            steps=steps,
-            warmup=max(1, steps // 10),
-            decay=0.6,
-            check_every=steps,
+        steps, whole = self.sizes.align_steps, self.recipe.align
+        if steps == whole.steps and name == "both":
+            return _shares(self.source, steps)  # that is the run itself
+        short = replace(
+            whole, steps=steps, warmup=max(1, steps // 10), decay=0.6, check_every=steps
         )
+        settings = whole if steps == whole.steps else short
         run = self._run(self.folder(name), replace(self.recipe, align=settings), ("see",))
-        if not train_towers(run, "align", WAYS[name]):
-            return None
-        kept = ("things_right", "colours_right", "texts_right", "place_error")
-        return {
-            pool: {key: line[key] for key in kept if key in line}
-            for pool in ("check", "heldout")
-            for line in read_log(run.folder, pool)
-            if line["step"] == steps
-        }
+        return _shares(run.folder, steps) if train_towers(run, "align", WAYS[name]) else None
 
     def tuned(self, name: str, aligned: bool, general: float) -> dict[str, Any] | None:
         """Answers right before and after a short instruction tuning.
@@ -152,8 +145,9 @@ class Ablation:
             tasks=tasks,
         )
         recipe = replace(self.recipe, phases=(host, phase))
-        run = self._run(self.out / f"stages-{self.aligned_steps}-{name}", recipe, (host.name,))
-        features = self.out / f"features-{self.aligned_steps if aligned else 0}"
+        steps = self.aligned_steps if aligned else 0
+        run = self._run(self.out / f"stages-{steps}-{name}", recipe, (host.name,))
+        features = self.out / f"features-{steps}"
         connector = self._keep(aligned, features)
         if not run.seen("align").exists():
             run.seen("align").parent.mkdir(parents=True, exist_ok=True)
@@ -247,6 +241,17 @@ class Ablation:
         return shares
 
 
+def _shares(folder: Path, steps: int) -> dict[str, Any]:
+    """What the log of a run says of the last step of its alignment."""
+    kept = ("things_right", "colours_right", "texts_right", "place_error")
+    return {
+        pool: {key: line[key] for key in kept if key in line}
+        for pool in ("check", "heldout")
+        for line in read_log(folder, pool)
+        if line["step"] == steps and line["stage"] == "align"
+    }
+
+
 def _look(lesson: Lesson, path: Path) -> tuple[list[View], dict[str, Tensor]]:
     """Image tokens and features of regions of a shard."""
     pixels, views = load(path)
@@ -283,9 +288,10 @@ def measure(ablation: Ablation, parts: Sequence[str], results: Path) -> bool:
     told["seed"] = ablation.recipe.seed
     told["machine"] = f"one of {os.cpu_count()} cores, {platform.machine()}, {torch.__version__}"
     for name in parts:
-        kind, steps = "stages", ablation.aligned_steps
         if name in WAYS:
             kind, steps = "towers", ablation.sizes.align_steps
+        else:
+            kind, steps = "stages", ablation.aligned_steps if TUNED[name][0] else 0
         part = told[kind].setdefault(str(steps), {})
         if name in part:
             continue

@@ -419,6 +419,7 @@ def augmented(tmp_path, images, **changes):
 def test_a_mixture_can_change_its_pictures_and_boxes_follow(tmp_path, images):
     only = {"light": 0, "renumber": False, "mirror": 1.0, "scale": [0.5, 0.5]}
     example = next(iter(augmented(tmp_path, images, **only)))
+    assert isinstance(example.image, Image.Image)
     assert example.image.size == (100, 80)
     assert example.regions_xyxy.tolist() == [[75, 5, 95, 25], [25, 10, 50, 40]]
 

@@ -14,7 +14,7 @@ from vlm_fo1.train.tiny.__main__ import _pools
 from vlm_fo1.train.tiny.network import build
 from vlm_fo1.train.tiny.phases import train_phase
 from vlm_fo1.train.tiny.tower_training import train_towers
-from vlm_fo1.train.tiny.towers import encode
+from vlm_fo1.train.tiny.towers import BOTH, Tower, encode
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "tiny_ablation.py"
 
@@ -33,10 +33,10 @@ def test_regions_of_one_tower_have_nothing_of_the_other():
     model, processor = build(0, MICRO.network)
     pixels = torch.rand(1, 3, 256, 288)
     boxes = [torch.tensor([[10.0, 20.0, 90.0, 120.0]])]
+    ways: tuple[tuple[Tower, ...], ...] = (BOTH, ("auxiliary",), ("primary",))
     with torch.no_grad():
         both, auxiliary, primary = (
-            encode(model, processor, pixels, boxes, towers).regions_MR
-            for towers in (("auxiliary", "primary"), ("auxiliary",), ("primary",))
+            encode(model, processor, pixels, boxes, towers).regions_MR for towers in ways
         )
     width = sum(MICRO.network.davit)
     assert torch.equal(both[:, :width], auxiliary[:, :width])
@@ -62,9 +62,8 @@ def test_the_comparison_runs_and_what_is_done_is_not_done_again(script, tmp_path
     told = json.loads(results.read_text())
     assert list(told["towers"]["2"]) == ["both", "primary", "auxiliary"]
     assert 0 <= told["towers"]["2"]["both"]["heldout"]["things_right"] <= 1
-    skipped, full = (
-        told["stages"]["2"][name]["before"] for name in ("stage 1 skipped", "both stages")
-    )
+    skipped = told["stages"]["0"]["stage 1 skipped"]["before"]
+    full = told["stages"]["2"]["both stages"]["before"]
     assert full["general"] == skipped["general"]  # what both start from
     assert full["regions_questions"] == skipped["regions_questions"] > 0
     assert len(script.table(told).splitlines()) == 11
