@@ -6,7 +6,8 @@ a little, among up to six boxes of nothing: what training questions have. The ot
 `FO1` uses them, with their own selection.
 Run: ``python benchmarks/proposers_on_scenes.py --sprites FOLDER`` (a folder that
 ``python -m vlm_fo1.data.scenes.build --out FOLDER`` made; plain shapes, whose figures mean little,
-without it). With a folder the figures go to ``benchmarks/results/proposers_on_scenes.json``.
+without it). Average precision is COCO's, by faster-coco-eval; an answered box scores what the model
+gave its token. With a folder the figures go to ``benchmarks/results/proposers_on_scenes.json``.
 ``--proposers tiny@0.1 tiny@0.2 --seed 40000`` compares thresholds of the score on other scenes, and
 writes nothing.
 """
@@ -15,7 +16,11 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ import torch
 from rich.progress import Progress
 
 from vlm_fo1 import FO1, Answer, load_proposer, settings
-from vlm_fo1.boxes import iou
+from vlm_fo1.boxes import iou, xyxy_to_xywh
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.scenes.kinds import SIGN
 from vlm_fo1.data.scenes.render import RenderedScene, render
@@ -53,6 +58,8 @@ class Sums:
     right: int = 0
     absent: int = 0
     rejected: int = 0
+    annotations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    results: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     propose_s: list[float] = field(default_factory=list[float])
     total_s: list[float] = field(default_factory=list[float])
 
@@ -65,6 +72,8 @@ class Sums:
             "precision": round(self.right / max(self.chosen, 1), 4),
             "found": round(self.right / max(self.wanted, 1), 4),
             "absent_rejected": round(self.rejected / max(self.absent, 1), 4),
+            "map50": average_precision(self.annotations, self.results, per_label=True),
+            "ap50": average_precision(self.annotations, self.results, per_label=False),
             "propose_s": round(statistics.median(self.propose_s), 4),
             "total_s": round(statistics.median(self.total_s), 4),
         }
@@ -84,8 +93,49 @@ def given(scene: RenderedScene, rng: np.random.Generator) -> Regions:
     return Regions(built.xyxy, scene.image.size, built.scores)
 
 
-def score(sums: Sums, scene: RenderedScene, answer: Answer, labels: list[str]) -> None:
-    """Add an answer to what is known; every thing counts for one region of its label."""
+def average_precision(
+    annotations: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], per_label: bool
+) -> float:
+    """COCO's AP at IoU 0.5 of answered boxes: the mean over labels, or of all labels together.
+
+    Args:
+        annotations: Wanted boxes (xywh) with ``question`` and ``label``.
+        results: Answered boxes with ``score`` as well.
+        per_label: Mean over labels that something is wanted of, as COCO's mAP; otherwise every
+            label of every scene is a question of its own, and all answers are one list.
+    """
+    coco = import_module("faster_coco_eval")
+    labels = sorted({str(box["label"]) for box in (*annotations, *results)})
+
+    def entry(number: int, box: Mapping[str, Any]) -> dict[str, Any]:
+        image, label = box["question"], labels.index(str(box["label"]))
+        where = (image, label) if per_label else (image * len(labels) + label, 0)
+        width, height = box["bbox"][2:]
+        return {**box, "id": number, "iscrowd": 0, "area": width * height,
+                "image_id": where[0] + 1, "category_id": where[1] + 1}  # fmt: skip
+
+    truth = [entry(number, box) for number, box in enumerate(annotations, 1)]
+    found = [entry(number, box) for number, box in enumerate(results, 1)]
+    if not truth or not found:
+        return 0.0
+    images = {box["image_id"] for box in (*truth, *found)}
+    categories = {box["category_id"] for box in (*truth, *found)}
+    with redirect_stdout(StringIO()):
+        known = coco.COCO({
+            "images": [{"id": image, "width": 1000, "height": 1000} for image in sorted(images)],
+            "categories": [{"id": number, "name": str(number)} for number in sorted(categories)],
+            "annotations": truth,
+        })  # fmt: skip
+        scorer = coco.COCOeval_faster(known, known.loadRes(found), "bbox")
+        scorer.params.iouThrs = np.array([IOU])
+        scorer.evaluate()
+        scorer.accumulate()
+    precision_K = scorer.eval["precision"][0, :, :, 0, -1].mean(0)  # all sizes, most boxes
+    return round(float(precision_K[precision_K >= 0].mean()), 4)
+
+
+def score(sums: Sums, scene: RenderedScene, answer: Answer, labels: list[str], number: int) -> None:
+    """Add the answer to question ``number``; every thing counts for one region of its label."""
     truth = scene.boxes_xyxy
     names = np.array([thing.name for thing in scene.objects])
     sums.things += len(truth)
@@ -100,6 +150,9 @@ def score(sums: Sums, scene: RenderedScene, answer: Answer, labels: list[str]) -
         sums.wanted += len(wanted)
         sums.chosen += len(boxes)
         sums.right += int(matches(iou(boxes, wanted), [IOU]).sum())
+        about = {"question": number, "label": label}
+        sums.annotations += [{**about, "bbox": box} for box in xyxy_to_xywh(wanted).tolist()]
+        sums.results += [{**found, **about} for found in answer.to_coco(number, {label: 1})]
         if not len(wanted):
             sums.absent += 1
             sums.rejected += not len(boxes)
@@ -153,7 +206,7 @@ def main() -> None:
                     answer = opened.detect(labels, max_new_tokens=options.max_new_tokens)
                     sums[name].total_s.append(time.perf_counter() - start)
                     sums[name].propose_s.append(answer.timing_s["propose"])
-                    score(sums[name], scene, answer, labels)
+                    score(sums[name], scene, answer, labels, number)
                     if options.save_pictures and number < 2:
                         options.save_pictures.mkdir(parents=True, exist_ok=True)
                         drawn = answer.draw(scene.image, show_unchosen=True)
@@ -165,7 +218,8 @@ def main() -> None:
     for row in rows:
         print(
             f"| {row['proposer']} | {', '.join(row['styles'])} | {row['recall']:.3f} "
-            f"| {row['boxes']:g} | {row['f1']:.3f} | {row['absent_rejected']:.3f} "
+            f"| {row['boxes']:g} | {row['f1']:.3f} | {row['map50']:.3f} | {row['ap50']:.3f} "
+            f"| {row['absent_rejected']:.3f} "
             f"| {row['propose_s']:.2f} | {row['total_s']:.2f} |"
         )
     if options.sprites and options.seed == SEED:

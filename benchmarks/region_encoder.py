@@ -59,7 +59,7 @@ def _sample_points(low: float, high: float, per_bin: int) -> Tensor:
     return low + (torch.arange(BINS * per_bin) + 0.5) * extent / (BINS * per_bin)
 
 
-def _roi_mean(feature: Tensor, boxes: Tensor, scale: float, adaptive: bool) -> Tensor:
+def roi_mean(feature: Tensor, boxes: Tensor, scale: float, adaptive: bool) -> Tensor:
     """RoIAlign by `grid_sample`, box after box, then the mean over its bins."""
     _, height, width = feature.shape
     rows = []
@@ -85,9 +85,9 @@ def _direct(stages: list[Tensor], levels: list[Tensor], boxes: Tensor, adaptive:
     joined = torch.cat(
         [F.interpolate(stage[None], size=size, mode="bilinear")[0] for stage in stages]
     )
-    parts = [_roi_mean(joined, boxes, 1 / STAGES[0][1], adaptive)]
+    parts = [roi_mean(joined, boxes, 1 / STAGES[0][1], adaptive)]
     parts += [
-        _roi_mean(level, boxes, 1 / stride, adaptive)
+        roi_mean(level, boxes, 1 / stride, adaptive)
         for level, (_, stride) in zip(levels, LEVELS, strict=True)
     ]
     return torch.cat(parts, dim=1)

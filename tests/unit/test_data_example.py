@@ -158,7 +158,8 @@ def test_an_augmented_record_points_at_the_same_things(photo):
 
 
 @pytest.mark.parametrize(
-    ("answer", "task"), [("the dog on the left", "free"), ("OPEN", "region_ocr")]
+    ("answer", "task"),
+    [("the dog on the left", "free"), ("a sign that says A", "free"), ("OPEN", "region_ocr")],
 )
 def test_what_speaks_of_sides_or_is_read_is_not_mirrored(photo, answer, task):
     turn = Turn(question="What is <region0>?", answer=answer, task=task)

@@ -405,10 +405,56 @@ def test_a_recipe_makes_a_mixture(tmp_path, images):
     assert set(fingerprint(recipe)) == {str(tmp_path / "a.jsonl"), str(path)}
 
 
+def augmented(tmp_path, images, **changes):
+    line = {
+        "image": str(images / "1.jpg"),
+        "regions": [[10, 10, 50, 50], [100, 20, 150, 80]],
+        "turns": [{"question": "What is <region0>?", "answer": "a dog", "task": "free"}],
+    }
+    (tmp_path / "b.jsonl").write_text(json.dumps(line) + "\n")
+    entry = {"type": "jsonl", "path": str(tmp_path / "b.jsonl"), "augment": changes}
+    return make_mixture({"sources": [entry]}, seed=5)
+
+
+def test_a_mixture_can_change_its_pictures_and_boxes_follow(tmp_path, images):
+    only = {"light": 0, "renumber": False, "mirror": 1.0, "scale": [0.5, 0.5]}
+    example = next(iter(augmented(tmp_path, images, **only)))
+    assert isinstance(example.image, Image.Image)
+    assert example.image.size == (100, 80)
+    assert example.regions_xyxy.tolist() == [[75, 5, 95, 25], [25, 10, 50, 40]]
+
+
+def test_changed_pictures_are_the_same_after_a_restart_and_other_ones_each_time(tmp_path, images):
+    whole = augmented(tmp_path, images, jitter=0.1)
+    before = [np.asarray(example.image) for example in islice(iter(whole), 3)]
+    state = whole.state_dict()
+    later = list(islice(iter(whole), 2))
+    resumed = augmented(tmp_path, images, jitter=0.1)
+    resumed.load_state_dict(state)
+    for one, other in zip(later, islice(iter(resumed), 2), strict=True):
+        assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+        assert np.array_equal(one.regions_xyxy, other.regions_xyxy)
+        assert one.turns == other.turns
+    assert len({picture.tobytes() for picture in before}) == 3
+
+
+def test_a_picture_that_cannot_be_changed_is_a_bad_record(tmp_path, images):
+    stream = augmented(tmp_path, images)
+    (images / "1.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="in a row"):
+        next(iter(stream))
+    assert "b.jsonl:1" in stream.problems[0]
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
         ({}, "sources"),
+        (
+            {"sources": [{"type": "scenes", "augment": {"miror": 0.5}}]},
+            r"sources\.0\.augment\.miror.*did you mean 'mirror'",
+        ),
+        ({"sources": [{"type": "scenes", "augment": {"mirror": 2.0}}]}, "mirror = 2.0 is a share"),
         ({"sources": [{"type": "scene"}]}, "did you mean 'scenes'"),
         ({"sources": [{"type": "scenes", "object": 3}]}, "object"),
         ({"sources": [{"type": "scenes", "objects": "many"}]}, "whole numbers"),

@@ -9,14 +9,17 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vlm_fo1 import boxes as box_math
 from vlm_fo1.data.example import Example, Turn
-from vlm_fo1.errors import ConfigError
+from vlm_fo1.data.sources.base import Source
+from vlm_fo1.errors import ConfigError, DataError, ImageError
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.prompts import Task
 
 Rng = np.random.Generator
 
-_SIDED = re.compile(r"\b(left\w*|right\w*|east\w*|west\w*|clockwise|counterclockwise)\b", re.I)
+_SIDED = re.compile(
+    r"\b(left\w*|right\w*|east\w*|west\w*|clockwise|counterclockwise|says?|reads?|written)\b", re.I
+)
 _RUN = re.compile(rf"(?:{RELEASED.tag_pattern().pattern})+")
 
 
@@ -51,6 +54,31 @@ class AugmentConfig:
         object.__setattr__(self, "scale", (low, high))
         if not 0 < low <= high:
             raise ConfigError(f"scale = {self.scale}: (least, greatest) factor, both above 0")
+
+
+class AugmentedSource:
+    """A source whose records are changed, each by its seed and index alone: resuming is exact.
+
+    Args:
+        source: The records; as it starts over, each comes changed in another way.
+        config: How far they may change.
+        seed: Of the changes.
+    """
+
+    def __init__(self, source: Source, config: AugmentConfig, seed: int = 0) -> None:
+        self.source, self.config, self.seed = source, config, seed
+
+    def example(self, index: int) -> Example:
+        """Record ``index``, changed.
+
+        Raises:
+            DataError: That record cannot be used, or its image cannot be read.
+        """
+        record = self.source.example(index)
+        try:
+            return augment(record, self.config, np.random.default_rng([self.seed, 2, index]))
+        except ImageError as error:
+            raise DataError(f"{record.source}, record {record.id}: {error}") from error
 
 
 def augment(example: Example, config: AugmentConfig, rng: Rng) -> Example:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vlm_fo1.data.augment import AugmentConfig, AugmentedSource
 from vlm_fo1.data.mixture import Mixture, Part
 from vlm_fo1.data.scenes.config import SceneConfig, changed
 from vlm_fo1.data.scenes.curriculum import CurriculumSource
@@ -23,6 +24,7 @@ from vlm_fo1.data.sources import (
     VisualGenomeSource,
 )
 from vlm_fo1.errors import ConfigError
+from vlm_fo1.settings import build
 
 _PATHS = ("path", "annotations", "references", "conversations", "descriptions")
 
@@ -39,9 +41,10 @@ def make_mixture(
 
     Args:
         recipe: ``{"sources": [{"type": "scenes", "weight": 3, "name": "scenes", ...}, ...]}``:
-            beside ``type``, ``weight``, ``name`` and ``seed`` every key is an argument of that
-            source. ``scenes`` takes the settings of `SceneConfig` and ``curriculum``, a list of
-            steps as in `CurriculumSource`; ``coco`` takes those of `InstanceConfig` under
+            beside ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument
+            of that source. ``augment`` takes the settings of `AugmentConfig`; without it records
+            stay as they are. ``scenes`` takes the settings of `SceneConfig` and ``curriculum``, a
+            list of steps as in `CurriculumSource`; ``coco`` takes those of `InstanceConfig` under
             ``questions``.
         seed: Of the draws, and of every source that has none of its own.
         rank: Which shard this is.
@@ -70,7 +73,12 @@ def make_mixture(
         name = str(values.pop("name", f"{kind}-{number}"))
         weight = float(values.pop("weight", 1.0))
         own_seed = int(values.pop("seed", seed))
-        parts.append(Part(name, SOURCES[kind](values, own_seed), weight))
+        changes = values.pop("augment", None)
+        source = SOURCES[kind](values, own_seed)
+        if changes is not None:
+            config = build(AugmentConfig, changes, f"sources.{number}.augment")
+            source = AugmentedSource(source, config, own_seed)
+        parts.append(Part(name, source, weight))
     return Mixture(parts, seed=seed, rank=rank, world_size=world_size, strict=strict)
 
 

@@ -18,7 +18,7 @@ from vlm_fo1.data.scenes.view import View
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.tiny.code import IGNORED, NAMES, PLACE, Code, truth_of
-from vlm_fo1.train.tiny.towers import encode, encode_primary
+from vlm_fo1.train.tiny.towers import BOTH, Tower, encode, encode_primary
 
 Stage = Literal["see", "align"]
 _AT = {name: index for index, name in enumerate(NAMES)}
@@ -58,12 +58,17 @@ class Lesson:
         stage: ``see`` or ``align``.
         model: The network.
         processor: Its processor.
+        towers: Whose maps regions are cut from.
     """
 
     def __init__(
-        self, stage: Stage, model: FO1ForConditionalGeneration, processor: FO1Processor
+        self,
+        stage: Stage,
+        model: FO1ForConditionalGeneration,
+        processor: FO1Processor,
+        towers: Sequence[Tower] = BOTH,
     ) -> None:
-        self.stage, self.model, self.processor = stage, model, processor
+        self.stage, self.model, self.processor, self.towers = stage, model, processor, towers
         width = int(model.config.hidden_size)
         self.norms = Norms(width, model.config.region_width)
         self.code = Code(processor.tokenizer, width)
@@ -89,7 +94,7 @@ class Lesson:
         if self.stage == "see":
             image_BnD, grid_hw = encode_primary(self.model, self.processor, pixels_B3HW)
             return self._see(image_BnD, cells_of(views, grid_hw), truth["papers"])
-        found = encode(self.model, self.processor, pixels_B3HW, boxes)
+        found = encode(self.model, self.processor, pixels_B3HW, boxes, self.towers)
         return self._align(found.regions_MR, truth)
 
     def _see(

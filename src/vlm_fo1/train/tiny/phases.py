@@ -6,7 +6,7 @@ Every step depends on its number alone, so a resumed run has the losses it would
 import multiprocessing
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,18 +101,31 @@ class PhaseTraining:
         run: The run.
         phase: The phase.
         rank: Number of this process; 0 writes.
+        connector: Weights of a region connector that trains as well; the scenes that were seen then
+            hold what goes into it. None where it stands still, as in the recipe.
 
     Raises:
         TrainingError: The phase before has not run.
     """
 
-    def __init__(self, run: Run, phase: Phase, rank: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        phase: Phase,
+        rank: int,
+        connector: Mapping[str, Tensor] | None = None,
+    ) -> None:
         torch.set_num_threads(run.recipe.threads)
         self.run, self.phase, self.rank = run, phase, rank
         recipe = run.recipe
         self.model, processor = build(recipe.seed, recipe.network)
         prepare(self.model, processor)
+        self.parts = LANGUAGE_MODEL
         self.speaker = Speaker(self.model, processor, phase.stretch)
+        if connector is not None:
+            self.parts = (*LANGUAGE_MODEL, "region_connector.")
+            self.model.region_connector.load_state_dict(connector)
+            self.speaker.connector = self.model.region_connector
         self._start_from(recipe.phases.index(phase))
         self.kinds = tuple(recipe.scenes["kinds"])
         self.sampler = Sampler(
@@ -127,14 +140,16 @@ class PhaseTraining:
         self.free_V1 = torch.ones(words.shape[0], 1)
         self.free_V1[torch.cat(list(self.speaker.code.ids.values()))] = 0  # regions are aligned to
         self.words = words
-        self.trained = _trainable(self.model)
+        self.trained = _trainable(self.model, self.parts)
         self.optimizers = _optimizers(self.model, phase)
         self.peaks = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
-        self.config = {
+        self.config: dict[str, Any] = {
             "seed": recipe.seed,
             "network": plain(recipe.network),
             "phase": plain(phase),
         }
+        if connector is not None:
+            self.config["connector"] = "trains"
         self.level, self.step = Level(phase.regions, float(phase.kinds)), 0
         saved = states.load(run.checkpoint(phase.name), self.optimizers, self.config)
         if saved is not None:
@@ -221,7 +236,7 @@ class PhaseTraining:
 
     def _save(self) -> None:
         state = self.model.state_dict()
-        kept = {name: value for name, value in state.items() if name.startswith(LANGUAGE_MODEL)}
+        kept = {name: value for name, value in state.items() if name.startswith(self.parts)}
         states.save(
             self.run.checkpoint(self.phase.name),
             {"model": kept},
@@ -232,12 +247,12 @@ class PhaseTraining:
         )
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The language model's parameters; all else is frozen."""
+def _trainable(model: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
+    """Parameters whose names begin with one of these; all else is frozen."""
     model.requires_grad_(False)
     found: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if name.startswith(LANGUAGE_MODEL):
+        if name.startswith(parts):
             parameter.requires_grad_(True)
             found.append(parameter)
     return found

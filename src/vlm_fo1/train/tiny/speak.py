@@ -55,12 +55,17 @@ class Speaker:
         model: The network, prepared by `prepare`.
         processor: Its processor.
         stretch: Of the places that regions say.
+        connector: Makes tokens of what rows hold of seen regions; None where they hold tokens.
     """
 
     def __init__(
-        self, model: FO1ForConditionalGeneration, processor: FO1Processor, stretch: float = 1.0
+        self,
+        model: FO1ForConditionalGeneration,
+        processor: FO1Processor,
+        stretch: float = 1.0,
+        connector: nn.Module | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.connector = model, connector
         self.packer = Packer(processor)
         self.positions = Positions(model)
         width = int(model.config.hidden_size)
@@ -91,7 +96,10 @@ class Speaker:
 
     def _regions(self, item: Drawn, words_VD: Tensor, rng: np.random.Generator) -> Tensor:
         if item.regions_ND is not None:
-            return LOUD * self.code.stretched(item.regions_ND.float())
+            seen = item.regions_ND.float()
+            if self.connector is not None and len(seen):
+                seen = self.connector(seen).float()
+            return LOUD * self.code.stretched(seen)
         exact = self.code.tokens(words_VD, truth_of([item.view]))
         noise = rng.normal(0, LOUD * _NOISE / exact.shape[1] ** 0.5, tuple(exact.shape))
         return exact + torch.from_numpy(noise.astype(np.float32))

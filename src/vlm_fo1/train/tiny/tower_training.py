@@ -23,19 +23,20 @@ from vlm_fo1.train.tiny.network import LANGUAGE_MODEL, build
 from vlm_fo1.train.tiny.pool import list_shards, load, to_unit
 from vlm_fo1.train.tiny.recipe import TowerStage
 from vlm_fo1.train.tiny.run import Run
-from vlm_fo1.train.tiny.towers import attend_at_once
+from vlm_fo1.train.tiny.towers import BOTH, Tower, attend_at_once
 from vlm_fo1.train.tiny.varied import varied_boxes, varied_light
 
 _LOOKED_AT = 8  # shards of a pool kept apart
 _MEASURED = 20  # shards that the normalisations are measured on at the end
 
 
-def train_towers(run: Run, stage: Stage) -> bool:
+def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool:
     """Run a stage to its end.
 
     Args:
         run: The run.
         stage: ``see`` or ``align``; the second starts from what the first left.
+        towers: Whose maps regions are cut from; one alone is for comparison.
 
     Returns:
         False when somebody asked to stop before the end; everything is saved.
@@ -50,8 +51,9 @@ def train_towers(run: Run, stage: Stage) -> bool:
         "network": plain(run.recipe.network),
         "pool": plain(run.recipe.pools.train),
         stage: plain(settings),
+        **({} if tuple(towers) == BOTH else {"towers": list(towers)}),
     }
-    lesson = Lesson(stage, *build(run.recipe.seed, run.recipe.network))
+    lesson = Lesson(stage, *build(run.recipe.seed, run.recipe.network), towers)
     model = lesson.model
     attend_at_once(model)
     if stage == "align":

@@ -8,7 +8,7 @@ width of the language model, H and W sides.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_encoder import box_position
 from vlm_fo1.model.region_pooling import axis_weights, resize_matrix
 from vlm_fo1.processing import FO1Processor
+
+Tower = Literal["auxiliary", "primary"]
+BOTH: tuple[Tower, ...] = ("auxiliary", "primary")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def encode(
     processor: FO1Processor,
     pixels_B3HW: Tensor,
     boxes: Sequence[Tensor],
+    towers: Sequence[Tower] = BOTH,
 ) -> TowerFeatures:
     """Encode pictures of one size.
 
@@ -47,6 +51,7 @@ def encode(
         processor: Gives sizes and normalisation.
         pixels_B3HW: RGB in [0, 1].
         boxes: Per picture (n, 4) xyxy in its pixels.
+        towers: Whose maps regions are cut from; the other's part of a feature is zero.
     """
     primary_B3HW = primary_pictures(processor, pixels_B3HW)
     patches, grid = patchify(primary_B3HW, merge=model.host.config.vision_config.spatial_merge_size)
@@ -57,14 +62,20 @@ def encode(
     flat_M4 = torch.cat(list(boxes))
     owner = [len(part) for part in boxes]
     height, width = pixels_B3HW.shape[2:]
-    parts = _pool_auxiliary(model, processor, pixels_B3HW, flat_M4, owner)
+    parts: list[Tensor] = []
+    if "auxiliary" in towers:
+        parts += _pool_auxiliary(model, processor, pixels_B3HW, flat_M4, owner)
+    else:
+        parts.append(flat_M4.new_zeros(len(flat_M4), sum(model.config.auxiliary.embed_dim)))
     factor = flat_M4.new_tensor([columns * stride / width, rows * stride / height]).repeat(2)
     primary_M4 = flat_M4 * factor
     bins = model.region_encoder.bins
     pyramid = model.region_encoder.pyramid
     for level, level_stride in zip(pyramid.levels, pyramid.strides, strict=True):
-        map_BCHW = level(maps_BCHW)
-        parts.append(_pool(map_BCHW, primary_M4 / level_stride, owner, bins, None))
+        if "primary" in towers:
+            parts.append(_pool(level(maps_BCHW), primary_M4 / level_stride, owner, bins, None))
+        else:
+            parts.append(flat_M4.new_zeros(len(flat_M4), model.config.regions.pyramid_channels))
     features_MR = torch.cat(parts, dim=-1)
     position_MR = box_position(
         primary_M4,
