@@ -187,6 +187,8 @@ class Phase:
     """Share of rows that ask about a whole picture, without regions."""
     seen_share: float = 0.0
     """Share of rows on regions as the towers see them; the rest is imagined."""
+    seen_shards: int | None = None
+    """How many shards these are from; None for all that are kept."""
     questions: int = 8
     """Questions on a scene."""
     tasks: dict[str, float] = field(default_factory=dict)

@@ -39,10 +39,10 @@ class Seen:
         return len(self.views)
 
 
-def read(folder: Path) -> Seen:
-    """Everything that `keep` wrote."""
+def read(folder: Path, most: int | None = None) -> Seen:
+    """What `keep` wrote: all of it, or so many shards."""
     found = Seen([], [], [], [])
-    for path in list_shards(folder):
+    for path in list_shards(folder)[:most]:
         views, tensors = shards.read(path)
         rows, columns = tensors["grid_hw"].tolist()
         found.views += views
