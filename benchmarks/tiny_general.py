@@ -40,10 +40,12 @@ def share_right(run: Run, name: str, folder: Path) -> tuple[float, int]:
     """
     recipe = run.recipe
     phase = next(phase for phase in recipe.phases if phase.name == name)
-    training = PhaseTraining(run, phase, rank=0)
+    asked = replace(phase, name="asked", tasks={"free": 1.0}, plain_share=1.0, seen_share=0.0)
+    asked = replace(asked, batch=ROWS, question_batch=None)
+    run.recipe = replace(recipe, phases=(phase, asked))  # its start is what the phase left
+    training = PhaseTraining(run, asked, rank=0)
+    run.recipe = recipe
     training.model.eval()
-    asked = replace(phase, tasks={"free": 1.0}, plain_share=1.0, seen_share=0.0, batch=ROWS)
-    asked = replace(asked, question_batch=None)
     packer: Packer = training.speaker.packer
     words = tuple(recipe.scenes["words"])
     sampler = Sampler(asked, packer, training.kinds, words, seen.read(folder), None)
