@@ -82,13 +82,16 @@ VALUES: dict[str, Any] = {
         "train": {"count": 4, "per_shard": 2, "seed": 1},
         "check": {"count": 2, "per_shard": 2, "seed": 2},
         "heldout": {"count": 2, "per_shard": 2, "seed": 3},
+        "more": {"count": 4, "per_shard": 2, "seed": 4},
     },
     "see": TOWERS,
     "align": TOWERS,
-    "seen": {"see": 2, "align": 2},
+    "polish": TOWERS,
+    "seen": {"see": 2, "align": 2, "polish": 2},
     "phases": [
         {**PHASE, "name": "first", "drill": 0.5, "refer": 0.3, "sharpness": 2.0},
         {**PHASE, "name": "second", "drill": 0.3, "plain_share": 0.3, "seen_share": 0.5, **REFER},
+        {**PHASE, "name": "third", "drill": 0.3, "seen_share": 0.9, "seen_by": "polish"},
     ],
 }
 MICRO = build_config(Recipe, VALUES)
@@ -142,6 +145,7 @@ def test_the_committed_recipe_reads():
         ("scenes.sprites=here", "--sprites"),
         ("network.vision=50", "a multiple of 32"),
         ("phases.1.name=look-up", "no name twice"),
+        ("pools.more=null", "both or neither"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(override, message):
@@ -364,15 +368,19 @@ def test_a_micro_recipe_runs_to_a_model_that_answers(finished, tmp_path):
     answer = fo1.detect(picture, ["star"], boxes=[[10, 10, 60, 60]], max_new_tokens=4)
     assert answer.task == "detection"
     stages = {line["stage"] for line in read_log(finished)}
-    assert stages == {"see", "align", "first", "second"}
+    assert stages == {"see", "align", "polish", "first", "second", "third"}
     words: Any = fo1.model.get_input_embeddings()
     assert words.weight.detach().float().norm(dim=-1).mean().item() == pytest.approx(LOUD, rel=0.1)
     assert fo1.processor.vocabulary.max_regions == 32
 
 
-@pytest.mark.parametrize("stage", ["see", "align"])
-def test_towers_that_were_stopped_go_on_with_equal_losses(stage, finished, tmp_path, monkeypatch):
-    run = _beside(finished, tmp_path, ("see",) if stage == "align" else ())
+@pytest.mark.parametrize(
+    ("stage", "before"), [("see", ()), ("align", ("see",)), ("polish", ("align",))]
+)
+def test_towers_that_were_stopped_go_on_with_equal_losses(
+    stage, before, finished, tmp_path, monkeypatch
+):
+    run = _beside(finished, tmp_path, before)
     _stop_after(run, monkeypatch, 2)
     assert not train_towers(run, stage)
     assert train_towers(run_in(tmp_path), stage)
@@ -422,7 +430,7 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path, finished, capsys):
     with pytest.raises(TrainingError, match="starts from phase 'first'"):
         train_phase(run, MICRO.phases[1])
     assert main([str(COMMITTED), "--out", str(tmp_path / "x"), "--from", "nowhere"]) == 2
-    assert "the stages are pools, see, align, seen, look-up" in capsys.readouterr().err
+    assert "the stages are pools, see, align, polish, seen, look-up" in capsys.readouterr().err
 
 
 def test_a_changed_stage_is_not_resumed(finished):

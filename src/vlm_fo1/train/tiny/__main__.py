@@ -17,7 +17,7 @@ from vlm_fo1.train.tiny import pool, seen
 from vlm_fo1.train.tiny.align import Stage
 from vlm_fo1.train.tiny.export import export_run
 from vlm_fo1.train.tiny.phases import train_phase
-from vlm_fo1.train.tiny.recipe import PoolConfig, read_recipe
+from vlm_fo1.train.tiny.recipe import read_recipe
 from vlm_fo1.train.tiny.run import Run, columns
 from vlm_fo1.train.tiny.tower_training import train_towers
 
@@ -27,6 +27,8 @@ def stages_of(run: Run) -> dict[str, Callable[[], bool]]:
     stages: dict[str, Callable[[], bool]] = {"pools": partial(_pools, run)}
     stages["see"] = partial(train_towers, run, "see")
     stages["align"] = partial(train_towers, run, "align")
+    if run.recipe.polish is not None:
+        stages["polish"] = partial(train_towers, run, "polish")
     stages["seen"] = partial(_seen, run)
     for phase in run.recipe.phases:
         stages[phase.name] = partial(train_phase, run, phase)
@@ -54,12 +56,6 @@ def train(run: Run, start: str | None = None) -> bool:
 
 
 def _pools(run: Run) -> bool:
-    pools = run.recipe.pools
-    parts: dict[str, PoolConfig] = {
-        "train": pools.train,
-        "check": pools.check,
-        "heldout": pools.heldout,
-    }
     return all(
         _shown(
             run,
@@ -67,17 +63,16 @@ def _pools(run: Run) -> bool:
             part.count // part.per_shard,
             pool.fill(run.recipe, part, run.sprites, run.pool(name), run.recipe.renderers),
         )
-        for name, part in parts.items()
+        for name, part in run.recipe.pools_by_name().items()
     )
 
 
 def _seen(run: Run) -> bool:
-    train = run.recipe.pools.train
-    shards = train.count // train.per_shard
-    wanted: dict[Stage, int] = {"see": run.recipe.seen.see, "align": run.recipe.seen.align}
+    stages: tuple[Stage, ...] = ("see", "align", "polish")
     return all(
-        _shown(run, f"seen by {stage}", min(count, shards), seen.keep(run, stage))
-        for stage, count in wanted.items()
+        _shown(run, f"seen by {stage}", wanted, seen.keep(run, stage))
+        for stage in stages
+        if (wanted := getattr(run.recipe.seen, stage))
     )
 
 

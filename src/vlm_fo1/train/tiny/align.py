@@ -2,8 +2,8 @@
 
 "see" (stage 0) trains the primary tower and its connector: the token of each cell says the word of
 what stands there. "align" (stage 1) trains the auxiliary tower, the region encoder and the region
-connector: a region's token becomes its `Code`. Shapes: M regions, B pictures, n cells of a picture,
-D width of the language model, V words.
+connector: a region's token becomes its `Code`; "polish" goes on with that on other pictures.
+Shapes: M regions, B pictures, n cells of a picture, D width of the language model, V words.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.tiny.code import IGNORED, NAMES, PLACE, Code, truth_of
 from vlm_fo1.train.tiny.towers import BOTH, Tower, encode, encode_primary
 
-Stage = Literal["see", "align"]
+Stage = Literal["see", "align", "polish"]
 _AT = {name: index for index, name in enumerate(NAMES)}
 _BACKGROUND = len(NAMES) - 1
 
@@ -55,7 +55,7 @@ class Lesson:
     """Pictures with their truth to a loss.
 
     Args:
-        stage: ``see`` or ``align``.
+        stage: ``see``, ``align`` or ``polish``.
         model: The network.
         processor: Its processor.
         towers: Whose maps regions are cut from.

@@ -28,7 +28,7 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
 
     Args:
         recipe: Gives the sizes.
-        towers: Checkpoint of stage "align": towers, connectors and their normalisations.
+        towers: Checkpoint of stage "align" or "polish": towers, connectors, their normalisations.
         language_model: Checkpoint of the last phase: language model and words.
         out: The folder.
     """
@@ -72,8 +72,10 @@ def _read(path: Path) -> states.Parts:
 
 def export_run(recipe: Recipe, run: Path, out: Path) -> Path:
     """Write what a finished run made; see `export`."""
-    towers, last = (run / f"{name}.safetensors" for name in ("align", recipe.phases[-1].name))
-    return export(recipe, towers, last, out)
+    last = recipe.phases[-1]
+    return export(
+        recipe, run / f"{last.seen_by}.safetensors", run / f"{last.name}.safetensors", out
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

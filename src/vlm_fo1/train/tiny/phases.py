@@ -134,7 +134,7 @@ class PhaseTraining:
             self.kinds,
             tuple(recipe.scenes["words"]),
             seen.read(run.seen("see")) if phase.plain_share else None,
-            seen.read(run.seen("align"), phase.seen_shards) if phase.seen_share else None,
+            seen.read(run.seen(phase.seen_by), phase.seen_shards) if phase.seen_share else None,
         )
         words: Any = self.model.get_input_embeddings().weight
         self.free_V1 = torch.ones(words.shape[0], 1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlm_fo1.data.scenes.config import TASKS, SceneConfig, changed
 from vlm_fo1.errors import ConfigError
@@ -86,6 +86,8 @@ class Pools:
     """Fresh scenes in styles that train."""
     heldout: PoolConfig
     """Fresh scenes in styles that do not."""
+    more: PoolConfig | None = None
+    """What stage "polish" learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,8 @@ class SeenShards:
     """Image tokens after the host's own stage."""
     align: int
     """Image and region tokens after alignment."""
+    polish: int = 0
+    """The same after stage "polish", of the pool that it learnt from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +193,8 @@ class Phase:
     """Share of rows on regions as the towers see them; the rest is imagined."""
     seen_shards: int | None = None
     """How many shards these are from; None for all that are kept."""
+    seen_by: Literal["align", "polish"] = "align"
+    """Stage whose towers looked at them."""
     questions: int = 8
     """Questions on a scene."""
     tasks: dict[str, float] = field(default_factory=dict)
@@ -248,6 +254,8 @@ class Recipe:
     """Stage 0: the host's own tower."""
     align: TowerStage
     """Stage 1: regions to the frozen host's words."""
+    polish: TowerStage | None = None
+    """Stage 1 goes on, on scenes it has not met (pool "more"); None to leave it out."""
     seen: SeenShards
     """What is kept of the towers' view."""
     phases: tuple[Phase, ...]
@@ -257,7 +265,8 @@ class Recipe:
         """Refuse settings that no scene has, and phases of one name.
 
         Raises:
-            ConfigError: They are there; a path of sprites in the file; kinds or words are missing.
+            ConfigError: They are there; a path of sprites in the file; kinds or words are missing;
+                stage polish or its pool without the other.
         """
         for name in ("threads", "renderers"):
             _at_least(name, getattr(self, name), 1)
@@ -266,11 +275,22 @@ class Recipe:
                 raise ConfigError(f"scenes.{name} is needed: list those that appear")
         if "sprites" in self.scenes:
             raise ConfigError("scenes.sprites is a path: leave it out and pass --sprites")
-        for pool in (self.pools.train, self.pools.check, self.pools.heldout):
+        for pool in self.pools_by_name().values():
             changed(SceneConfig(), {**self.scenes, **pool.scenes})
+        if (self.polish is None) != (self.pools.more is None):
+            raise ConfigError("stage polish learns from pools.more: give both or neither")
+        unseen = [phase.name for phase in self.phases if phase.seen_by == "polish"]
+        if unseen and self.polish is None:
+            raise ConfigError(f"phases {unseen} have seen_by: polish, and there is no such stage")
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names) or not names:
             raise ConfigError(f"phases are named {names}: at least one, and no name twice")
+
+    def pools_by_name(self) -> dict[str, PoolConfig]:
+        """The pools that are there."""
+        pools = self.pools
+        named = {"train": pools.train, "check": pools.check, "heldout": pools.heldout}
+        return named if pools.more is None else {**named, "more": pools.more}
 
     def scene_config(self, sprites: str | None, **values: Any) -> SceneConfig:
         """Scenes of this recipe.

@@ -134,9 +134,6 @@ class Sampler:
             return self._seen(self.seen, config, rng)
         view = self._imagined(level, rng, config)
         turns = ask(view, rng)
-        rng.random(
-            2
-        )  # the bundled weights' rows were drawn with two numbers here that decide nothing
         row = self.packer.row(len(view.regions.truth), turns, _GRID)
         return Drawn(row, view, None, None)
 
@@ -158,7 +155,6 @@ class Sampler:
                 tasks.pop(task, None)
         view = View(view.scene, view.regions, replace(config, tasks=tasks))
         turns = ask(view, rng)
-        rng.random()  # as in `_questions`
         row = self.packer.row(len(order), turns, seen.grids[at])
         return Drawn(row, view, seen.image[at], seen.regions[at][torch.from_numpy(order)])
 
@@ -175,7 +171,6 @@ class Sampler:
                 return Drawn(row, view, seen.image[at], seen.regions[at][torch.from_numpy(order)])
         view = self._imagined(level, rng, self._config)
         row = drill(self.packer, view, _GRID, count, rng, phase)
-        rng.random()  # as in `_questions`
         return Drawn(row, view, None, None)
 
     def _imagined(self, level: Level, rng: Rng, config: SceneConfig) -> View:

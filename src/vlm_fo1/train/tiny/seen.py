@@ -19,7 +19,7 @@ from vlm_fo1.train.tiny.align import Lesson, Stage, fold
 from vlm_fo1.train.tiny.network import build
 from vlm_fo1.train.tiny.pool import list_shards, load, to_unit
 from vlm_fo1.train.tiny.run import Run
-from vlm_fo1.train.tiny.tower_training import put_back
+from vlm_fo1.train.tiny.tower_training import pool_of, put_back
 from vlm_fo1.train.tiny.towers import attend_at_once, encode, encode_primary
 
 
@@ -66,7 +66,7 @@ def aligned_model(run: Run, stage: Stage) -> tuple[FO1ForConditionalGeneration, 
         raise TrainingError(f"{run.checkpoint(stage)} does not exist: run stage {stage!r} first")
     put_back(lesson, saved.parts)
     fold(lesson.norms.image, lesson.model.image_connector)
-    if stage == "align":
+    if stage != "see":
         fold(lesson.norms.region, lesson.model.region_connector)
     return lesson.model.eval(), lesson.processor
 
@@ -79,7 +79,7 @@ def keep(run: Run, stage: Stage) -> Iterator[int]:
         The number of shards that are there.
     """
     torch.set_num_threads(run.recipe.threads)
-    paths = list_shards(run.pool("train"))[: getattr(run.recipe.seen, stage)]
+    paths = list_shards(run.pool(pool_of(stage)))[: getattr(run.recipe.seen, stage)]
     folder = run.seen(stage)
     missing = [path for path in paths if not (folder / path.name).is_file()]
     done = len(paths) - len(missing)
@@ -103,7 +103,7 @@ def look(
     views: list[View],
     stage: Stage,
 ) -> dict[str, Tensor]:
-    """Tokens of a shard, as long as words: image tokens, and for ``align`` region tokens."""
+    """Tokens of a shard, as long as words: of the image, and of regions where they are learnt."""
     pixels_B3HW = to_unit(pixels_BHW3)
     regions: dict[str, Tensor] = {}
     with torch.autocast("cpu", torch.bfloat16):

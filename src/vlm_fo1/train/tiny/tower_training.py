@@ -1,4 +1,4 @@
-"""Stages "see" and "align" from pools of pictures to checkpoints; they go on where they stopped.
+"""Stages "see", "align" and "polish" from pools to checkpoints; they go on where they stopped.
 
 Every step depends on its number alone, so a resumed run has the losses it would have had.
 """
@@ -26,6 +26,7 @@ from vlm_fo1.train.tiny.run import Run
 from vlm_fo1.train.tiny.towers import BOTH, Tower, attend_at_once
 from vlm_fo1.train.tiny.varied import varied_boxes, varied_light
 
+_BEFORE: dict[Stage, Stage] = {"align": "see", "polish": "align"}
 _LOOKED_AT = 8  # shards of a pool kept apart
 _MEASURED = 20  # shards that the normalisations are measured on at the end
 
@@ -35,31 +36,34 @@ def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool
 
     Args:
         run: The run.
-        stage: ``see`` or ``align``; the second starts from what the first left.
+        stage: ``see``, ``align`` or ``polish``; each starts from what the one before left.
         towers: Whose maps regions are cut from; one alone is for comparison.
 
     Returns:
         False when somebody asked to stop before the end; everything is saved.
 
     Raises:
-        TrainingError: The stage before has not run.
+        TrainingError: The stage before has not run to its end.
     """
     torch.set_num_threads(run.recipe.threads)
     settings: TowerStage = getattr(run.recipe, stage)
     config = {
         "seed": run.recipe.seed,
         "network": plain(run.recipe.network),
-        "pool": plain(run.recipe.pools.train),
+        "pool": plain(run.recipe.pools_by_name()[pool_of(stage)]),
         stage: plain(settings),
         **({} if tuple(towers) == BOTH else {"towers": list(towers)}),
     }
     lesson = Lesson(stage, *build(run.recipe.seed, run.recipe.network), towers)
     model = lesson.model
     attend_at_once(model)
-    if stage == "align":
-        before = states.load(run.checkpoint("see"))
-        if before is None:
-            raise TrainingError("stage 'align' starts from stage 'see': run that first")
+    if stage in _BEFORE:
+        earlier = _BEFORE[stage]
+        before = states.load(run.checkpoint(earlier))
+        if before is None or before.step < getattr(run.recipe, earlier).steps:
+            raise TrainingError(
+                f"stage {stage!r} starts from stage {earlier!r}, which is not done: run that first"
+            )
         put_back(lesson, before.parts)
     optimizers, others = _optimizers(lesson, settings)
     saved = states.load(run.checkpoint(stage), optimizers, config)
@@ -67,7 +71,7 @@ def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool
     if saved is not None:
         put_back(lesson, saved.parts)
         step = saved.step
-    paths = list_shards(run.pool("train"))
+    paths = list_shards(run.pool(pool_of(stage)))
     meter = run.meter(stage, step, settings.steps, "images")
     stream = _prefetched(_order(paths, run.recipe.seed, step))
     model.train()
@@ -92,6 +96,11 @@ def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool
             states.save(run.checkpoint(stage), parts, optimizers, step=step, config=config)
             meter.restart()
     return step == settings.steps
+
+
+def pool_of(stage: Stage) -> str:
+    """Name of the pool that a stage learns from."""
+    return "more" if stage == "polish" else "train"
 
 
 def towers_of(model: nn.Module) -> dict[str, Tensor]:
