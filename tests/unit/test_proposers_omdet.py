@@ -64,7 +64,7 @@ def test_each_name_is_a_text_and_all_are_named_in_the_task() -> None:
     classes = prompt.inputs["classes_input_ids"].tolist()
     assert classes == [[start, cat, end] + [0] * 9, [start, red, lamp, end] + [0] * 8]
     assert prompt.inputs["classes_attention_mask"].sum(1).tolist() == [3, 4]
-    (task,) = prompt.inputs["tasks_input_ids"].tolist()
+    task = prompt.inputs["tasks_input_ids"][0].tolist()
     assert task[:8] == [start, other, cat, other, red, lamp, other, end]
     assert prompt.inputs["classes_structure"].tolist() == [2]
     assert prompt.labels == ("cat", "red lamp")
