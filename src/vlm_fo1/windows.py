@@ -132,7 +132,8 @@ def fitting_tile(
     Returns:
         Pixels, or None where half of the regions, by the square root of their area, are seen with
         `READABLE` pixels or more, or where tiles would neither show them with `CLEAR` pixels nor
-        `WORTHWHILE` times larger. Without regions: tiles where that is worthwhile.
+        `WORTHWHILE` times larger. Without regions, tiles that are seen at half their size where
+        that is so much larger.
     """
     size_wh = regions.size_wh
     seen = _side(seen_size(size_wh)) / max(_side(size_wh), 1e-6)
@@ -145,8 +146,6 @@ def fitting_tile(
         wanted = sharpest * middle / CLEAR
         clear = wanted >= sharpest  # else the picture has no more pixels of them
     else:
-        if seen >= 0.5:
-            return None
         wanted, clear = 2 * sharpest, False
     tile = max(LEAST_TILE, round(max(sharpest, wanted)))
     worthwhile = clear or sharpest / tile > seen * WORTHWHILE
