@@ -93,12 +93,8 @@ class LineFile:
         partial.replace(self.path)
 
     def _checked(self, raw: bytes, number: int) -> dict[str, Any]:
-        try:
-            values = json.loads(raw)
-        except ValueError:
-            values = None
-        known = isinstance(values, dict) and isinstance(values.get("run"), str)
-        if not known or not self._is_one(values):
+        values = _object(raw)
+        if not isinstance(values.get("run"), str) or not self._is_one(values):
             raise ConfigError(
                 f"line {number} of {self.path} is no {self._thing} of this program: choose another "
                 "file, or start fresh (--fresh) and lose what it holds"
@@ -109,6 +105,15 @@ class LineFile:
                 "start fresh (--fresh) and lose them"
             )
         return values
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    """What a line holds; nothing where it is no JSON object."""
+    try:
+        values = json.loads(raw)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def line_of(record: dict[str, Any]) -> str:

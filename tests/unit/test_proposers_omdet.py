@@ -59,7 +59,7 @@ def test_each_name_is_a_text_and_all_are_named_in_the_task() -> None:
     tokenizer = clip_tokenizer()
     (prompt,) = task_prompts(["cat", "red lamp"], tokenizer, template="{}", limit=12)
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    cat, red, lamp = tokenizer.convert_tokens_to_ids(["cat", "red", "lamp"])
+    cat, red, lamp = (tokenizer.vocab[word] for word in ("cat", "red", "lamp"))
     other = tokenizer.unk_token_id  # this small vocabulary has neither "Detect" nor stops
     classes = prompt.inputs["classes_input_ids"].tolist()
     assert classes == [[start, cat, end] + [0] * 9, [start, red, lamp, end] + [0] * 8]
