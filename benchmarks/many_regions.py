@@ -1,9 +1,10 @@
 """More regions than one question holds: detection F1 with windows against a single question.
 
-Two kinds of pictures of many things, all of them offered as boxes in any order. In the crowded ones
-the model sees each thing well enough in the whole picture, so that only the number of regions
-decides; in the large ones things are small, and only tiles let the model see them. Asked for are
-a picture's most frequent kinds and one that is not in it.
+Three kinds of pictures of many things, all of them offered as boxes in any order. In the dense ones
+the bundled model sees each thing well enough in the whole picture, so that only the number of
+regions decides; in the crowded ones things are a little too small for it, and in the large ones
+only tiles let the model see them. Asked for are a picture's most frequent kinds and one that is not
+in it.
 Run: ``python benchmarks/many_regions.py --sprites FOLDER`` (plain shapes without a folder).
 """
 
@@ -42,6 +43,7 @@ class Crowd:
 
 
 CROWDS = {
+    "dense": Crowd(objects=60, canvas=300, smallest=28, largest=36, scenes=12),
     "crowded": Crowd(objects=64, canvas=400, smallest=30, largest=42, scenes=8),
     "large": Crowd(objects=250, canvas=1024, smallest=20, largest=44, scenes=4),
 }

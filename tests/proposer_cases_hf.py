@@ -150,6 +150,31 @@ OWL = {
     },
     "projection_dim": 16,
 }
+_OMDET = {
+    "backbone_config": {**_SWIN, "out_features": ["stage1", "stage2", "stage3"]},
+    "apply_layernorm_after_vision_backbone": False,  # transformers' Swin has norms of its own
+    "text_config": {
+        **OWL["text_config"],
+        "model_type": "clip_text_model",
+        "bos_token_id": 10,
+        "eos_token_id": 11,
+    },
+    "text_projection_in_dim": 16,
+    "text_projection_out_dim": 16,
+    "class_embed_dim": 16,
+    "task_encoder_hidden_dim": 16,
+    "encoder_in_channels": [8, 16, 32],
+    "encoder_hidden_dim": 32,
+    "encoder_attention_heads": 2,
+    "encoder_dim_feedforward": 16,
+    "vision_features_channels": [32, 32, 32],
+    "decoder_hidden_dim": 32,
+    "decoder_num_heads": 2,
+    "decoder_num_layers": 2,
+    "decoder_dim_feedforward": 16,
+    "num_queries": 12,
+    "image_size": 64,
+}
 
 
 def bert_tokenizer() -> PreTrainedTokenizerFast:
@@ -233,6 +258,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "owlv2": {
         "config": OWL,
         "processor": partial(Owlv2ImageProcessorPil, size=SQUARE),
+        "tokenizer": clip_tokenizer,
+    },
+    "omdet-turbo": {
+        "config": _OMDET,
+        "processor": partial(DetrImageProcessorPil, size=SQUARE),
         "tokenizer": clip_tokenizer,
     },
 }

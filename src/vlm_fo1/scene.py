@@ -21,7 +21,7 @@ from vlm_fo1.prompts import (
 )
 from vlm_fo1.sight import Network, OnText, Sight
 from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import Area, Window, best_first, cut_regions, in_tiles, merged
+from vlm_fo1.windows import Area, Window, best_first, best_of, cut_regions, in_tiles, merged
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,9 @@ class Scene:
         self._warned = False
         self._encoded: dict[Area, tuple[EncodedImages, dict[int, int], float]] = {}
         self._sights: dict[Window, Sight] = {}
-        everything = np.arange(len(regions))
-        self._best = best_first(regions, everything, self._limit)[0]
+        self._best = best_of(regions, self._limit)
         if tile is None:
-            self._all = best_first(regions, everything, self._limit)
+            self._all = best_first(regions, np.arange(len(regions)), self._limit)
             self._sight(self._best)
         else:
             self._all = in_tiles(regions, tile, self._limit)

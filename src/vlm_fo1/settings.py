@@ -6,6 +6,7 @@ its path, and what `dump` writes `read` gives back unchanged.
 
 import dataclasses
 import difflib
+import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from vlm_fo1.errors import ConfigError
+from vlm_fo1.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
@@ -63,6 +64,21 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
         return build(kind, values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds {type(values).__name__}, an object is needed")
+    return values
 
 
 def build(kind: type[T], values: Mapping[str, Any], at: str = "") -> T:

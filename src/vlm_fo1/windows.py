@@ -25,9 +25,6 @@ in one of them."""
 LEAST_TILE = 32
 """Smallest side of a tile in pixels."""
 
-WORTHWHILE = 1.5
-"""Tiles that nobody asked for have to show things at least so many times larger."""
-
 LARGE = 1 << 14
 """Side in pixels of a picture that every model shrinks."""
 
@@ -36,6 +33,10 @@ READABLE = 16
 
 CLEAR = 20
 """How large, in pixels a side, it shall see them through tiles."""
+
+WORTHWHILE = 1.5
+"""Tiles that nobody asked for, and that cannot do that, have to show things at least so many times
+larger."""
 
 Area = tuple[int, int, int, int]
 """A part of the picture, (left, top, right, bottom) in whole pixels."""
@@ -50,6 +51,21 @@ class Window:
     """Its regions, as positions among all that were offered, ascending."""
 
 
+def best_of(regions: Regions, size: int) -> Window:
+    """The whole picture with the best regions.
+
+    Args:
+        regions: All that were offered.
+        size: Greatest number of regions of a window.
+
+    Returns:
+        A window with the best by score (the first ones where there are no scores; an unknown score
+        comes last).
+    """
+    best = _ranked(regions, np.arange(len(regions)))[:size]
+    return Window((0, 0, *regions.size_wh), tuple(np.sort(best).tolist()))
+
+
 def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> list[Window]:
     """The whole picture again and again, each time with the next best regions.
 
@@ -59,15 +75,21 @@ def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> l
         size: Greatest number of regions of a window.
 
     Returns:
-        Windows of at most ``size`` regions, the best by score in the first (the first ones where
-        there are no scores; an unknown score comes last); one without regions where there are none.
+        As few windows as hold all regions, with as many in each, give or take one: a model is
+        surer of what it sees when it has few regions to tell apart. Ranked as by `best_of`; one
+        window without regions where there are none.
     """
-    if regions.scores is not None:
-        scores = np.nan_to_num(regions.scores[indices], nan=-np.inf)
-        indices = indices[np.argsort(-scores, kind="stable")]
-    whole = (0, 0, *regions.size_wh)
-    parts = [np.sort(indices[start : start + size]) for start in range(0, len(indices), size)]
-    return [Window(whole, tuple(part.tolist())) for part in parts] or [Window(whole, ())]
+    count = max(1, -(-len(indices) // size))
+    parts = np.array_split(_ranked(regions, indices), count)
+    return [Window((0, 0, *regions.size_wh), tuple(np.sort(part).tolist())) for part in parts]
+
+
+def _ranked(regions: Regions, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The indices, best first; an unknown score comes last."""
+    if regions.scores is None:
+        return indices
+    scores = np.nan_to_num(regions.scores[indices], nan=-np.inf)
+    return indices[np.argsort(-scores, kind="stable")]
 
 
 def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:
@@ -109,8 +131,9 @@ def fitting_tile(
 
     Returns:
         Pixels, or None where half of the regions, by the square root of their area, are seen with
-        `READABLE` pixels or more, or where tiles would show hardly more than the whole picture.
-        Without regions: tiles where the picture is seen at less than half its size.
+        `READABLE` pixels or more, or where tiles would neither show them with `CLEAR` pixels nor
+        `WORTHWHILE` times larger. Without regions, tiles that are seen at half their size where
+        that is so much larger.
     """
     size_wh = regions.size_wh
     seen = _side(seen_size(size_wh)) / max(_side(size_wh), 1e-6)
@@ -121,12 +144,12 @@ def fitting_tile(
         if middle * seen >= READABLE:
             return None
         wanted = sharpest * middle / CLEAR
+        clear = wanted >= sharpest  # else the picture has no more pixels of them
     else:
-        if seen >= 0.5:
-            return None
-        wanted = 2 * sharpest
+        wanted, clear = 2 * sharpest, False
     tile = max(LEAST_TILE, round(max(sharpest, wanted)))
-    return tile if sharpest / tile > seen * WORTHWHILE and tile < max(size_wh) else None
+    worthwhile = clear or sharpest / tile > seen * WORTHWHILE
+    return tile if worthwhile and tile < max(size_wh) else None
 
 
 def _side(size_wh: tuple[int, int]) -> float:

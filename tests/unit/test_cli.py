@@ -572,7 +572,7 @@ def test_the_file_of_another_question_is_refused_and_kept(saved, loaded):
     del loaded[:]
     result = saved(label="dog")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: out/s.jsonl holds the answers of another command")
+    assert result.stderr.startswith("error: out/s.jsonl holds the answers of another request")
     assert Path("out/s.jsonl").read_bytes() == before
     assert not loaded
 
@@ -593,7 +593,7 @@ def test_other_boxes_are_another_command_even_in_a_file_of_the_same_name(run):
     Path("b.json").write_text(json.dumps(BOXES[:1]))
     result = run(*typed)
     assert result.exit_code == 2
-    assert "holds the answers of another command" in result.stderr
+    assert "holds the answers of another request" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["my notes", "my notes\nmore\n", "5\n", '{"file": "a"}\n'])

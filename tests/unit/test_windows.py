@@ -22,6 +22,7 @@ from vlm_fo1.structures import Answer, Mention, Regions
 from vlm_fo1.windows import (
     Window,
     best_first,
+    best_of,
     cut_regions,
     fitting_tile,
     in_tiles,
@@ -80,6 +81,16 @@ def knowing(monkeypatch, fo1):
 # --- which regions go together -------------------------------------------------------------------
 
 
+def test_windows_hold_as_many_regions_each_and_are_as_few_as_can_be():
+    for count in (0, 1, 99, 100, 101, 250):
+        sizes = [
+            len(one.indices) for one in best_first(regions(grid(count)), np.arange(count), 100)
+        ]
+        assert sum(sizes) == count
+        assert len(sizes) == max(1, -(-count // 100))
+        assert max(sizes) - min(sizes) <= 1
+
+
 def test_windows_by_score_take_the_best_first_and_keep_their_order_within():
     offered = regions(grid(5), [0.1, 0.9, np.nan, 0.5, 0.9])
     found = best_first(offered, np.arange(5), 2)
@@ -94,11 +105,13 @@ def test_windows_without_scores_follow_the_order_and_no_regions_are_one_window()
     assert in_tiles(Regions.empty(SIZE), 100, 2) == [Window((0, 0, *SIZE), ())]
 
 
-def test_the_first_window_is_what_a_single_question_shows():
+def test_a_single_question_shows_the_best():
     scores = np.random.default_rng(3).random(250).astype(np.float32)
     offered = regions(grid(250), scores)
-    first = best_first(offered, np.arange(250), 100)[0]
-    assert offered[first.indices].xyxy.tolist() == offered.best(100).xyxy.tolist()
+    shown = best_of(offered, 100)
+    assert offered[shown.indices].xyxy.tolist() == offered.best(100).xyxy.tolist()
+    assert shown.area == (0, 0, *SIZE)
+    assert best_of(regions(grid(5)), 3).indices == (0, 1, 2)
 
 
 @pytest.mark.parametrize("size_wh", [(300, 200), (1000, 64), (64, 64), (65, 500), (20, 90)])
@@ -129,6 +142,8 @@ def seen_within_100(size_wh):
     ("side", "size_wh", "tile"),
     [
         (36, (400, 400), 180),  # seen with 9 pixels: tiles show it with 20
+        (31, (200, 200), 155),  # seen with a little less than it takes
+        (33, (200, 200), None),  # and with a little more
         (12, (400, 400), 100),  # no sharper than the picture is
         (80, (400, 400), None),  # seen with 20 pixels
         (12, (120, 90), None),  # tiles would show hardly more
@@ -262,7 +277,7 @@ def test_detection_of_250_regions_asks_three_windows_and_points_at_the_boxes_giv
     truth = dict.fromkeys([3, 99, 100, 180, 249], 0.75)
     asked = knowing(truth)
     answer = fo1.detect(PIXELS, ["cat", "dog"], regions(grid(250), scores))
-    assert [len(numbers) for numbers in asked] == [100, 100, 50]
+    assert [len(numbers) for numbers in asked] == [84, 83, 83]
     assert answer.regions.xyxy.tolist() == grid(250).tolist()
     assert sorted(answer.mentions[0].indices) == sorted(truth)
     assert answer.mentions[0].confidence == (0.75,) * 5
@@ -287,11 +302,11 @@ def test_counting_adds_up_what_is_left_after_the_merge(fo1, knowing):
 
 
 def test_what_a_window_could_not_use_is_said_with_its_number(fo1, monkeypatch):
-    say(monkeypatch, fo1, "<ground>cat</ground><objects><region60></objects>")
-    answer = fo1.detect(PIXELS, "cat", grid(150))
-    assert answer.mentions[0].indices == (60,)
+    say(monkeypatch, fo1, "<ground>cat</ground><objects><region75></objects>")
+    answer = fo1.detect(PIXELS, "cat", grid(151))
+    assert answer.mentions[0].indices == (75,)
     assert answer.problems[1:] == (
-        "window 2: label 'cat': region 160 does not exist, 150 were offered",
+        "window 2: label 'cat': region 151 does not exist, 151 were offered",
     )
 
 
@@ -356,9 +371,9 @@ def test_a_picture_smaller_than_a_tile_is_one_question(fo1, knowing):
 def test_a_window_answers_as_if_its_regions_were_all_there_are(fo1):
     boxes = grid(130)
     together = fo1.detect(PIXELS, "cat", boxes, **SHORT).text.split("\n")
-    halves = (boxes[:100], boxes[100:])
+    halves = (boxes[:65], boxes[65:])
     alone = [fo1.detect(PIXELS, "cat", half, **SHORT).text for half in halves]
-    assert together == [alone[0], renumbered(alone[1], lambda own: own + 100)]
+    assert together == [alone[0], renumbered(alone[1], lambda own: own + 65)]
 
 
 @pytest.mark.parametrize("tile", [None, 128])
@@ -377,4 +392,4 @@ def test_the_streamed_pieces_of_all_windows_are_the_text(fo1, monkeypatch):
     pieces: list[str] = []
     answer = fo1.detect(PIXELS, "cat", grid(130), on_text=pieces.append)
     assert "".join(pieces) == answer.text
-    assert "<region103>" in answer.text
+    assert "<region68>" in answer.text

@@ -19,8 +19,9 @@ from rich.text import Text
 from vlm_fo1.cli.options import Shared
 from vlm_fo1.cli.pictures import find_pictures, plan_drawings
 from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
-from vlm_fo1.cli.saving import AnswerFile, line_of
+from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.lines import line_of
 
 if TYPE_CHECKING:
     from vlm_fo1.pipeline import FO1, Tile

@@ -86,8 +86,9 @@ def _graft(
     from vlm_fo1.errors import CheckpointError
     from vlm_fo1.markup import Vocabulary
     from vlm_fo1.model.graft import graft, load_host
-    from vlm_fo1.model.weights import read_json, resolve_folder
+    from vlm_fo1.model.weights import resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
+    from vlm_fo1.settings import read_json
 
     folder = resolve_folder(host, revision=revision)
     host_model = load_host(folder, dtype=dtype)

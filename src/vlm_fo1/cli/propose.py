@@ -14,8 +14,9 @@ from rich.text import Text
 from vlm_fo1.cli import options
 from vlm_fo1.cli.pictures import find_pictures, plan_drawings
 from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
-from vlm_fo1.cli.saving import AnswerFile, line_of
+from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error
+from vlm_fo1.lines import line_of
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, Selection

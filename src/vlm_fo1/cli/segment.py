@@ -13,7 +13,7 @@ from rich.text import Text
 from vlm_fo1.cli import options
 from vlm_fo1.cli.pictures import find_pictures, plan_drawings
 from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
-from vlm_fo1.cli.saving import AnswerFile, line_of
+from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.cli.segmenting import (
     Phrase,
     Proposing,
@@ -21,6 +21,7 @@ from vlm_fo1.cli.segmenting import (
     check_out,
     load_offering,
 )
+from vlm_fo1.lines import line_of
 
 if TYPE_CHECKING:
     from vlm_fo1.structures import Answer

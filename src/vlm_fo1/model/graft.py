@@ -21,9 +21,9 @@ from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import (
     compare_shapes,
     read_florence_tower,
-    read_json,
     resolve_folder,
 )
+from vlm_fo1.settings import read_json
 
 
 def graft(

@@ -27,6 +27,7 @@ from vlm_fo1.model.configuration import (
     from_released,
     read_davit_sizes,
 )
+from vlm_fo1.settings import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -111,21 +112,6 @@ def read_config(folder: Path) -> FO1Config:
         f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has {FO1Config.model_type!r} or "
         f"{RELEASED_MODEL_TYPE!r}"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: The file cannot be read, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, an object is needed")
-    return values
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

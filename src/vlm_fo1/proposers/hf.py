@@ -6,6 +6,7 @@ Legend: B images of a batch, Q boxes an image, C classes, L names of a prompt, T
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from vlm_fo1.errors import ConfigError
 from vlm_fo1.proposers.base import DEFAULT_SELECTION, Selection, check_queries, ranked
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.hf_load import Family, load_detector
-from vlm_fo1.proposers.hf_prompts import Prompt, grounding_prompts, owl_prompts
+from vlm_fo1.proposers.hf_prompts import Prompt, grounding_prompts, owl_prompts, task_prompts
 from vlm_fo1.structures import Regions
 
 CLOSED_SET = "PekingU/rtdetr_v2_r50vd"
@@ -164,15 +165,19 @@ class DetectorProposer:
         return [results[index] for index in range(len(images))]
 
     def _prompts(self, names: list[str]) -> list[Prompt]:
-        if not self.takes_queries:
-            return [Prompt()]
         config = self.model.config
+        match self.family.reads:
+            case "nothing":
+                return [Prompt()]
+            case "sentence":
+                make, limits = grounding_prompts, [config.max_text_len]
+            case "texts":
+                make, limits = owl_prompts, list[int]()
+            case "task":
+                make, limits = task_prompts, list[int]()
+        limit = min([config.text_config.max_position_embeddings, *limits])
         with self._lock:
-            if self.family.is_owl:
-                limit = config.text_config.max_position_embeddings
-                return owl_prompts(names, self.tokenizer, template=self.template, limit=limit)
-            limit = min(config.max_text_len, config.text_config.max_position_embeddings)
-            return grounding_prompts(names, self.tokenizer, template=self.template, limit=limit)
+            return make(names, self.tokenizer, template=self.template, limit=limit)
 
     def _batches(
         self, images: Sequence[Image.Image]
@@ -219,18 +224,27 @@ class DetectorProposer:
                 key: value.repeat(count, *[1] * (value.ndim - 1)).to(device)
                 for key, value in prompt.inputs.items()
             }
-            outputs = self.model(**inputs, **text)
-            scores_BQ, classes_BQ = self._best(outputs.logits.float(), prompt)
+            logits, boxes = self._outputs({**inputs, **text})
+            scores_BQ, classes_BQ = self._best(logits.float(), prompt)
             labels = prompt.labels or self.model.config.id2label
             parts.append(
                 [
                     _Found(boxes_Q4, scores_Q, [labels[i] for i in classes_Q.tolist()])
                     for boxes_Q4, scores_Q, classes_Q in zip(
-                        outputs.pred_boxes.float().cpu(), scores_BQ, classes_BQ, strict=True
+                        boxes.float().cpu(), scores_BQ, classes_BQ, strict=True
                     )
                 ]
             )
         return [_joined(of_image) for of_image in zip(*parts, strict=True)]
+
+    def _outputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and boxes of a batch."""
+        # OmDet-Turbo keeps what it made of texts on the model, where threads would mix it up.
+        alone = self._lock if self.family.reads == "task" else nullcontext()
+        with alone:
+            outputs = self.model(**inputs)
+        logits, boxes = self.family.outputs
+        return outputs[logits], outputs[boxes]
 
     def _best(self, logits: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Score and number of the best class or name of each box, (B, Q) each, on the CPU."""

@@ -1,9 +1,9 @@
 """Loading a detector of transformers without torchvision, and what differs between families."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,14 +25,21 @@ from vlm_fo1.proposers.checkpoints import check_report, first_line, placed
 class Family:
     """What has to be known of detectors of one ``model_type``."""
 
-    takes_names: bool = False
-    is_owl: bool = False
-    """Each name is a text of its own, instead of all sharing a sentence."""
+    reads: Literal["nothing", "sentence", "texts", "task"] = "nothing"
+    """How names reach it: not at all, all in one sentence, each as a text of its own, or so and in
+    a task that names all of them."""
     template: str = "{}"
     min_score: float = DEFAULT_SELECTION.min_score
     """Boxes that score less are not used unless the user says otherwise."""
     pads_to_square: bool = False
     """Its boxes are shares of the picture after that was padded to a square."""
+    outputs: tuple[str, str] = ("logits", "pred_boxes")
+    """What its output calls scores before the sigmoid, and boxes."""
+
+    @property
+    def takes_names(self) -> bool:
+        """Whether it looks for named things."""
+        return self.reads != "nothing"
 
     @classmethod
     def of(cls, model_type: str) -> "Family":
@@ -50,8 +57,8 @@ class Family:
         )
 
 
-_OWL = {"takes_names": True, "is_owl": True, "template": "a photo of a {}", "min_score": 0.05}
-_GROUNDING = Family(takes_names=True, min_score=0.15)
+_OWL = Family(reads="texts", template="a photo of a {}", min_score=0.05)
+_GROUNDING = Family(reads="sentence", min_score=0.15)
 _CLOSED_SET = (
     *("rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr"),
     *("detr", "conditional_detr", "deformable_detr", "table-transformer", "yolos"),
@@ -60,13 +67,15 @@ _FAMILIES = {
     **dict.fromkeys(_CLOSED_SET, Family()),
     "grounding-dino": _GROUNDING,
     "mm-grounding-dino": _GROUNDING,
-    "owlvit": Family(**_OWL),
-    "owlv2": Family(**_OWL, pads_to_square=True),
+    "owlvit": _OWL,
+    "owlv2": replace(_OWL, pads_to_square=True),
+    "omdet-turbo": Family(reads="task", outputs=("decoder_class_logits", "decoder_coord_logits")),
 }
-_REFUSED = {
-    "omdet-turbo": "its processor, and the backbone of its released weights, need torchvision",
-    "rf_detr": "its image processor needs torchvision",
-}
+_REFUSED = {"rf_detr": "its image processor needs torchvision"}
+_TIMM = (
+    "its backbone is one of timm, which brings torchvision and is not used here; take a revision "
+    "without (facebook/detr-resnet-50 has one: revision='no_timm'), or another detector"
+)
 _UNREADABLE = (SafetensorError, UnpicklingError, OSError, ValueError, RuntimeError, KeyError)
 
 
@@ -102,6 +111,9 @@ def load_detector(
     except ImportError as error:
         raise MissingExtraError(_missing(source, error)) from error
     family = Family.of(config.model_type)
+    backbone = getattr(config, "backbone_config", None)
+    if getattr(backbone, "model_type", "") == "timm_backbone" and not _has_timm():
+        raise MissingExtraError(f"{source} cannot be loaded: {_TIMM}")  # before it is fetched
     if config.model_type == "owlv2":
         require("scipy", extra="detectors")  # its image processor resizes with it
     model_class = (
@@ -126,11 +138,10 @@ def load_detector(
 
 
 def _missing(source: str, error: ImportError) -> str:
-    reason = first_line(error)
-    if "timm" in str(error) and importlib.util.find_spec("timm") is None:
-        reason = (
-            "its backbone is one of timm, which brings torchvision and is not used here; take a "
-            "revision without (facebook/detr-resnet-50 has one: revision='no_timm'), or another "
-            "detector"
-        )
+    timm = "timm" in str(error) and not _has_timm()
+    reason = _TIMM if timm else first_line(error)
     return f"{source} cannot be loaded: {reason}"
+
+
+def _has_timm() -> bool:
+    return importlib.util.find_spec("timm") is not None

@@ -1,8 +1,5 @@
 """What is known of each frame of a video, and the file it is kept in as it comes."""
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_fo1.errors import BoxError, ConfigError
+from vlm_fo1.errors import BoxError
+from vlm_fo1.lines import LineFile
 from vlm_fo1.masks import decode_rle, encode_rle
 from vlm_fo1.structures import Regions
 
@@ -108,8 +106,7 @@ class FrameFile:
     def __init__(
         self, path: Path, decisive: Sequence[Any], *, every: int, fresh: bool = False
     ) -> None:
-        self.path = path
-        self.identity = hashlib.sha256(json.dumps(list(decisive)).encode()).hexdigest()[:16]
+        self._file = LineFile(path, decisive, thing="frame", is_one=_is_frame, fresh=fresh)
         self.start = 0
         """Index of the first frame that is not in it yet."""
         self.next_id = 0
@@ -120,108 +117,53 @@ class FrameFile:
         """Readable frames that were in it when it was opened."""
         self.complete = False
         """Whether the video was followed to its end."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no file: name one to keep the frames in")
-        if fresh:
-            path.unlink(missing_ok=True)
-        elif path.exists():
+        if path.exists():
             self._go_on(every)
 
     def append(self, record: FrameRecord) -> None:
         """Write one frame and make sure it is on disk."""
-        self._write(record.to_dict())
+        self._file.append(record.to_dict())
 
     def finish(self, frames: int) -> None:
         """Say that the video ended where it should."""
-        self._write({"end": True, "frames": frames})
+        self._file.append({"end": True, "frames": frames})
         self.complete = True
 
     def records(self) -> Iterator[FrameRecord]:
         """All frames in it, one at a time."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                for line in file:
-                    values = self._parse(line)
-                    if values is not None and "frame" in values:
-                        yield FrameRecord.from_dict(values)
-
-    def _write(self, values: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"run": self.identity, **values}, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        for line in self._file.lines():
+            if "frame" in line.values:
+                yield FrameRecord.from_dict(line.values)
 
     def _go_on(self, every: int) -> None:
-        """Find where to go on, and cut off what comes after.
-
-        Raises:
-            ConfigError: A line is of something else.
-        """
-        offsets, indices = list[int](), list[int]()
-        end, tail = 0, dict[str, Any]()
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                values = self._parse(line)
-                if values is None and not line.endswith(b"\n") and _may_be_ours(line):
-                    break  # cut off while it was written
-                self._check(values, number)
-                assert values is not None
-                self.complete = self.complete or bool(values.get("end"))
-                if "frame" in values:
-                    indices.append(values["frame"])
-                    offsets.append(end)
-                end += len(line)
-                tail = values
+        """Find where to go on, and cut off what comes after."""
+        starts, indices = list[int](), list[int]()
+        end, readable = 0, True
+        for line in self._file.lines():
+            self.complete = self.complete or bool(line.values.get("end"))
+            if "frame" in line.values:
+                indices.append(line.values["frame"])
+                starts.append(line.start)
+            end, readable = line.start + len(line.raw), "objects" in line.values
         if self.complete:
             self.start = max(indices, default=-1) + 1
             self.kept = sum(record.regions is not None for record in self.records())
             return
-        if (
-            indices and "objects" not in tail
-        ):  # the video ended early: perhaps there is more of it now
-            end = offsets.pop()
+        if indices and not readable:  # the video ended early: perhaps there is more of it now
+            end = starts.pop()
             indices.pop()
         whole = (indices[-1] + 1) // every * every if indices else 0
         kept = sum(index < whole for index in indices)
-        end = offsets[kept] if kept < len(offsets) else end
-        with self.path.open("r+b") as file:
-            file.truncate(end)
+        self._file.cut(starts[kept] if kept < len(starts) else end)
         self.start = whole
         for record in self.records():
             self.kept += record.regions is not None
             self.next_id = max([self.next_id, *(number + 1 for number in record.ids)])
             self.last = record if record.regions is not None else self.last
 
-    def _check(self, values: dict[str, Any] | None, number: int) -> None:
-        if values is None:
-            raise ConfigError(
-                f"line {number} of {self.path} is no frame of this program: choose another file, "
-                "or start it fresh and lose what it holds"
-            )
-        if values["run"] != self.identity:
-            raise ConfigError(
-                f"{self.path} holds the frames of another request: choose another file, or start "
-                "it fresh and lose them"
-            )
 
-    @staticmethod
-    def _parse(line: bytes) -> dict[str, Any] | None:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return None
-        known = isinstance(values, dict) and isinstance(values.get("run"), str)
-        known = known and (isinstance(values.get("frame"), int) or values.get("end") is True)
-        return values if known else None
-
-
-_START = b'{"run": "'
-"""How each line begins."""
-
-
-def _may_be_ours(line: bytes) -> bool:
-    return _START.startswith(line[: len(_START)])
+def _is_frame(values: dict[str, Any]) -> bool:
+    return isinstance(values.get("frame"), int) or values.get("end") is True
 
 
 def _object(regions: Regions, index: int, number: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers.models.swin.modeling_swin import SwinRelativePositionBias
 
 from vlm_fo1.errors import CheckpointError
 from vlm_fo1.proposers.upn.configuration import UPNConfig
+from vlm_fo1.settings import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def read_checkpoint(path: Path, config: UPNConfig | None) -> tuple[UPNConfig, di
         CheckpointError: No such file, a broken one, or one with weights of another network.
     """
     if path.is_dir():
-        config = config or _read_config(path / "config.json")
+        config = config or UPNConfig.from_dict(read_json(path / "config.json"))
         path /= "model.safetensors"
     return config or UPNConfig(), from_released(_read(path))
 
@@ -192,16 +193,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
         raise CheckpointError(f"{path} holds no tensors by name, bare or under 'model'")
     return values
-
-
-def _read_config(path: Path) -> UPNConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, an object is needed")
-    return UPNConfig.from_dict(values)
 
 
 def _check(state: Mapping[str, Tensor], model: nn.Module, source: str, *, strict: bool) -> None:

@@ -1,0 +1,84 @@
+"""Files of records that a stopped run goes on with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.lines import LineFile, line_of
+
+
+def note_file(path: Path, *decisive: Any, fresh: bool = False) -> LineFile:
+    return LineFile(path, decisive, thing="note", is_one=lambda one: "note" in one, fresh=fresh)
+
+
+def notes(file: LineFile) -> list[Any]:
+    return [line.values["note"] for line in file.lines()]
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    file = note_file(tmp_path / "new" / "notes.jsonl", "request")
+    for note in (1, "zwei é", 3):
+        file.append({"note": note})
+    return file.path
+
+
+def test_records_come_back_with_their_place_in_the_file(path):
+    found = list(note_file(path, "request").lines())
+    assert [line.values["note"] for line in found] == [1, "zwei é", 3]
+    assert b"".join(line.raw for line in found) == path.read_bytes()
+    assert [path.read_bytes()[line.start : line.start + 8] for line in found] == [b'{"run": '] * 3
+
+
+@pytest.mark.parametrize("lost", [1, 2, 10, 28])
+def test_a_last_line_that_was_cut_off_is_left_out_wherever_it_was_cut(path, lost):
+    path.write_bytes(path.read_bytes()[:-lost])  # with one byte lost it still is JSON
+    file = note_file(path, "request")
+    assert notes(file) == [1, "zwei é"]
+    file.keep(list(file.lines()))
+    file.append({"note": 4})
+    assert notes(file) == [1, "zwei é", 4]
+
+
+def test_lines_can_be_taken_out_or_cut_off(path):
+    file = note_file(path, "request")
+    first, _, third = file.lines()
+    file.keep([first, third])
+    assert notes(file) == [1, 3]
+    file.cut(len(first.raw))
+    assert notes(file) == [1]
+    assert [entry.name for entry in path.parent.iterdir()] == ["notes.jsonl"]
+
+
+def test_a_file_that_is_not_there_holds_nothing_and_a_fresh_one_is_empty(path, tmp_path):
+    assert notes(note_file(tmp_path / "none.jsonl")) == []
+    assert notes(note_file(path, "other", fresh=True)) == []
+    assert not path.exists()
+
+
+def test_records_of_another_request_are_refused_and_kept(path):
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"holds the notes of another request.*--fresh"):
+        notes(note_file(path, "another"))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["", "my notes", "[]", '{"note": 1}', '{"run": "a", "x": 1}'])
+def test_what_is_no_record_is_refused_with_its_line(path, line):
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ConfigError, match=r"line 4 of .*notes\.jsonl is no note of this program"):
+        notes(note_file(path, "request"))
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is no file: name one to keep the notes in"):
+        note_file(tmp_path)
+
+
+def test_a_name_that_is_no_utf_8_is_written_in_a_way_that_can_be_read():
+    assert json.loads(line_of({"file": "a\udcff"})) == {"file": "a\udcff"}
+    assert line_of({"file": "ä"}) == '{"file": "ä"}'
