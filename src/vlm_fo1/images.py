@@ -87,12 +87,28 @@ def read_image(
     if isinstance(source, Image.Image):
         return _finish(source, f"the PIL image (mode {source.mode})", max_pixels)
     data, name = _load_bytes(source, allow_url)
+    with _opened(data, name) as image:
+        return _finish(image, name, max_pixels)
+
+
+def image_size(source: Any) -> tuple[int, int]:
+    """Width and height of an image as it is stored, without decoding it.
+
+    Args:
+        source: A path, bytes, a binary file object, or a data URL.
+
+    Raises:
+        ImageError: Missing, empty, or not an image; the message names it.
+    """
+    with _opened(*_load_bytes(source, allow_url=False)) as image:
+        return image.size
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): pass a complete image file")
     with _explained(name):
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    with image:
-        return _finish(image, name, max_pixels)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 def _load_bytes(source: Any, allow_url: bool) -> tuple[bytes, str]:

@@ -209,6 +209,106 @@ def test_a_box_can_be_drawn_and_is_what_the_answer_is_about(visit, tmp_path):
     assert answer["task"] == "brief_caption"
 
 
+def drag(page, start, end):
+    """Press the mouse there, move, and let go."""
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(400)
+
+
+def on_screen(page, x, y):
+    """Where a pixel of the picture is on the page: in the middle, and never enlarged."""
+    area = page.locator("#ask-picture canvas").bounding_box()
+    with Image.open(PHOTO) as photo:
+        scale = min(1, area["width"] / photo.width)
+        left = area["x"] + (area["width"] - photo.width * scale) / 2
+    return left + x * scale, area["y"] + y * scale
+
+
+def numbers(page):
+    """The boxes as the page writes them down."""
+    return json.loads(page.locator("#ask-typed textarea").input_value())
+
+
+def row(page, number):
+    return page.locator(f".fo1-list tr[data-regions='{number}']").inner_text()
+
+
+def test_a_box_is_moved_resized_drawn_and_deleted_by_hand_and_keeps_its_number(visit, tmp_path):
+    page = visit()
+    take_example(page)
+    page.get_by_role("button", name="Boxes as numbers").click()
+    page.wait_for_timeout(500)
+    boxes = json.loads((DEMO / "boxes.json").read_text())
+    given = numbers(page)
+    assert given == [[round(side) for side in box] for box in boxes]
+    shorten(page, 16)
+    page.check("#ask-dim input")
+    ask(page)
+    before = row(page, 6)
+    x1, y1, x2, y2 = given[6]
+    middle = ((x1 + x2) // 2, (y1 + y2) // 2)
+    drag(page, on_screen(page, *middle), on_screen(page, middle[0] + 30, middle[1] + 20))
+    moved = numbers(page)
+    assert moved[6] == pytest.approx([x1 + 30, y1 + 20, x2 + 30, y2 + 20], abs=2)
+    assert moved[:6] + moved[7:] == given[:6] + given[7:]
+    corner = (moved[6][0], moved[6][3])
+    drag(page, on_screen(page, *corner), on_screen(page, corner[0] - 20, corner[1] + 15))
+    shaped = numbers(page)[6]
+    assert shaped[2] - shaped[0] == pytest.approx(x2 - x1 + 20, abs=2)
+    ask(page)
+    shot(page, "16-moved")
+    assert f"at {shaped[0]}, {shaped[1]}" in row(page, 6) != before
+    page.locator("#ask-picture button[aria-label='Remove box']").click()
+    page.wait_for_timeout(400)
+    left = numbers(page)
+    assert left == moved[:6] + given[7:]
+    page.locator("#ask-picture button[aria-label='Create box']").click()
+    drag(page, on_screen(page, 20, 200), on_screen(page, 80, 260))
+    drawn = numbers(page)
+    assert drawn[:-1] == left
+    assert drawn[-1] == pytest.approx([20, 200, 80, 260], abs=2)
+    ask(page)
+    shot(page, "17-deleted-and-drawn")
+    answer = json.loads(downloaded(page, "#ask-json", tmp_path / "a.json").read_text())
+    assert answer["regions"]["xyxy"] == drawn
+    assert page.locator(".fo1-list tr[data-regions]").count() == len(given)
+    page.locator("#ask-picture .annotator-container").press("Delete")
+    page.wait_for_timeout(400)
+    assert numbers(page) == left
+
+
+def test_boxes_are_changed_with_the_keyboard(visit):
+    page = visit()
+    take_example(page, 1)
+    page.get_by_role("button", name="Boxes as numbers").press("Enter")
+    kept = numbers(page)[:2]
+    page.locator("#ask-typed textarea").fill(json.dumps(kept))
+    page.locator("#ask-type").press("Enter")
+    page.wait_for_timeout(1500)
+    assert numbers(page) == kept
+
+
+def test_the_score_filter_works_on_boxes_put_on_the_picture_too(visit):
+    page = visit()
+    take_example(page)
+    page.click("#ask-propose")
+    page.wait_for_timeout(2500)
+    shorten(page)
+    page.check("#ask-dim input")
+    ask(page)
+    rows = page.locator(".fo1-list tr[data-regions]")
+    before = rows.count()
+    assert page.locator(".fo1-list th", has_text="Score").count() == 1
+    field = page.locator("#ask-score input[type=number]")
+    field.fill("0.99")
+    field.press("Enter")
+    page.get_by_text("are hidden").wait_for()
+    assert rows.count() < before
+
+
 def test_the_score_filter_redraws_without_the_model(visit):
     page = visit()
     take_example(page)

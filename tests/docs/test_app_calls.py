@@ -115,6 +115,7 @@ def check_segment(got):
 
 CHECKS = {
     "look": lambda got: 'class="fo1-result' in got,
+    "look_segment": lambda got: 'class="fo1-result' in got,
     "propose": lambda got: len(boxes_on(got[0])) > 3,
     "boxes": lambda got: boxes_on(got[0]) == [[1, 2, 30, 40]],
     "clear": lambda got: boxes_on(got) == [],

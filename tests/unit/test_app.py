@@ -256,6 +256,18 @@ def test_boxes_are_read_in_the_picture_as_it_was_turned():
     np.testing.assert_array_equal(np.asarray(seen.picture), np.asarray(turned))
 
 
+def test_boxes_come_in_the_order_of_their_numbers_and_new_ones_last():
+    corner = {"ymin": 0, "xmax": 90, "ymax": 80}
+    boxes = [
+        {**corner, "xmin": 1, "label": ""},
+        {**corner, "xmin": 2, "label": "10"},
+        {**corner, "xmin": 3, "label": "2"},
+        {**corner, "xmin": 4},
+    ]
+    seen = drawn({"image": PICTURE, "boxes": boxes}, Limits())
+    assert [box[0] for box in seen.boxes_xyxy] == [3, 2, 1, 4]
+
+
 @pytest.mark.parametrize("value", [None, {}, {"image": None, "boxes": []}])
 def test_no_picture_is_said_plainly(value):
     with pytest.raises(ImageError, match="no picture yet"):
@@ -274,7 +286,7 @@ def test_too_many_boxes_are_refused():
         (Limits(), b"no picture at all", "photo.png cannot be used"),
         (Limits(), b"", "photo.png cannot be used"),
         (Limits(upload_mb=0.001), None, "at most 0.001 MB"),
-        (Limits(pixels=100), None, "photo.png cannot be used"),
+        (Limits(pixels=100), None, "photo.png has 112 x 84 pixels, at most 100 are taken"),
     ],
 )
 def test_an_upload_that_cannot_be_used_is_named_without_its_path(tmp_path, limits, content, words):

@@ -1,10 +1,11 @@
 """The callbacks of the page, called as Gradio calls them; a stand-in takes Gradio's place."""
 
+import dataclasses
 import json
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
 from vlm_fo1.app import views
-from vlm_fo1.app.ask_tab import run_ask, typed_boxes
+from vlm_fo1.app.ask_tab import run_ask
 from vlm_fo1.app.asking import Asked
 from vlm_fo1.app.batch_tab import run_batch
 from vlm_fo1.app.context import Context, Scratch
 from vlm_fo1.app.examples import captions, examples
+from vlm_fo1.app.limits import Limits, drawn
 from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.placing import offered, proposed_boxes, typed_boxes
 from vlm_fo1.app.running import running
 from vlm_fo1.app.segment_tab import run_segment
 from vlm_fo1.app.video_tab import frames_source, run_video
@@ -32,6 +35,7 @@ VALUE = {
 }
 NAMES = (None, None, None)
 SKIPPED = "skipped"
+LOOK = views.Look(unchosen=True)
 
 
 class RefusedError(Exception):
@@ -63,8 +67,8 @@ def context():
 def ask(context, value=VALUE, flag=None, proposing=False, **fields):
     asked = Asked(**{"task": "counting", "words": "cat", "max_new_tokens": 4, **fields})
     flag = flag or threading.Event()
-    look = views.Look(unchosen=True)
-    return run_ask(context, flag, value, asked, NAMES, proposing=proposing, look=look)
+    scores = None if proposing else {}
+    return run_ask(context, flag, value, asked, NAMES, scores=scores, look=LOOK)
 
 
 def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(context):
@@ -149,9 +153,9 @@ def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
 def test_a_phrase_without_picture_or_words_is_refused(context):
     asked = {"phrase": " ", "query": "", "max_new_tokens": 4}
     with pytest.raises(ImageError, match="no picture yet"):
-        next(run_segment(context, threading.Event(), None, asked, NAMES))
+        next(run_segment(context, threading.Event(), None, asked, NAMES, look=LOOK))
     with pytest.raises(PromptError, match="phrase is empty"):
-        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES))
+        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES, look=LOOK))
     asked |= {"every": 1, "tokens": 4}
     with pytest.raises(PromptError, match="phrase is empty"):
         next(run_video(context, threading.Event(), [], asked, NAMES))
@@ -159,8 +163,9 @@ def test_a_phrase_without_picture_or_words_is_refused(context):
 
 def test_a_phrase_is_answered_with_its_files(context):
     asked = {"phrase": "the left cat", "query": "cat", "max_new_tokens": 4}
-    *_, (view, *saved) = run_segment(context, threading.Event(), PICTURE, asked, NAMES)
-    assert "fo1-result" in view
+    shown = run_segment(context, threading.Event(), PICTURE, asked, NAMES, look=LOOK)
+    *_, (view, kept, *saved) = shown
+    assert view == views.result(kept, LOOK)
     assert [Path(path).name for path in saved] == ["answer.json", "coco.json", "answer.jpg"]
 
 
@@ -180,6 +185,45 @@ def test_boxes_are_typed_as_json():
     assert typed_boxes("[[1, 2, 30, 40]]", (112, 84)) == [[1, 2, 30, 40]]
     with pytest.raises(BoxError, match="no JSON"):
         typed_boxes("1 2 30 40", (112, 84))
+
+
+def test_frames_and_videos_with_too_many_pixels_are_refused_under_their_own_names(
+    context, tmp_path, monkeypatch
+):
+    small = dataclasses.replace(context, limits=Limits(pixels=100))
+    frame, broken = tmp_path / "a.png", tmp_path / "b.png"
+    PICTURE.save(frame)
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"a\.png has 112 x 84 pixels, at most 100"):
+        frames_source(small, [str(frame)], tmp_path)
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    monkeypatch.setattr(
+        "vlm_fo1.app.video_tab.VideoFile", lambda path: SimpleNamespace(size_wh=(20, 20))
+    )
+    with pytest.raises(ImageError, match=r"clip\.mp4 has 20 x 20 pixels"):
+        frames_source(small, [str(clip)], tmp_path)
+    (tmp_path / "other").mkdir()
+    found = frames_source(small, [str(broken)], tmp_path / "other")
+    assert [path.name for path in found.iterdir()] == ["b.png"]
+
+
+def test_proposed_boxes_keep_their_scores_until_somebody_moves_them(context):
+    value, scores = proposed_boxes(context, context.shelf.choice(), VALUE, ())
+    assert len(scores) == len(value["boxes"]) > 1
+    seen = drawn(value, context.limits)
+    regions = offered(seen, scores)
+    assert regions.scores.tolist() == pytest.approx(list(scores.values()))
+    value["boxes"][0]["xmax"] += 1
+    moved = offered(drawn(value, context.limits), scores)
+    assert np.isnan(moved.scores).tolist() == [True, *[False] * (len(scores) - 1)]
+    assert offered(seen, {}) == seen.boxes_xyxy
+
+
+def test_a_picture_is_put_back_as_it_was_uploaded_and_turned(context):
+    turned = {**VALUE, "orientation": 1, "path": "upload.jpg"}
+    value, _ = proposed_boxes(context, context.shelf.choice(), turned, ())
+    assert (value["image"], value["orientation"]) == ("upload.jpg", 1)
 
 
 def test_files_for_download_go_when_they_are_too_old():

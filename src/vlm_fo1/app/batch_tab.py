@@ -6,17 +6,17 @@ from typing import Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.asking import Asked, labels_of
-from vlm_fo1.app.context import Context, gradio, with_request
-from vlm_fo1.app.controls import chooser, question, tie_task, tokens_field
+from vlm_fo1.app.context import Context, gradio
+from vlm_fo1.app.controls import chooser, example_box, question, tie_task, tokens_field
 from vlm_fo1.app.jobs import StoppedError, Watched
 from vlm_fo1.app.running import (
     Updates,
     download_buttons,
-    enable_after,
+    go_and_stop,
     job_name,
     running,
     same,
-    stop_with,
+    tie_work,
 )
 from vlm_fo1.proposers.given import read_boxes
 
@@ -44,18 +44,14 @@ def batch_tab(context: Context) -> None:
             )
         with gr.Column(min_width=320):
             asked = question("batch")
-            example_box = gr.Number(
-                value=0, precision=0, minimum=0, visible=False, label="Number of the example box"
-            )
+            box = example_box()
             chosen = chooser(context)
             tokens = tokens_field()
-            with gr.Row():
-                go = gr.Button("Ask all", variant="primary", elem_id="batch-go")
-                stop = gr.Button("Stop", elem_id="batch-stop")
+            go, stop = go_and_stop("batch", "Ask all")
     progress = gr.HTML(elem_id="batch-progress")
     table = gr.HTML(elem_id="batch-table")
     downloads = download_buttons("batch", {"json": "Answers (JSON Lines)", "coco": "COCO"})
-    tie_task(asked, example_box)
+    tie_task(asked, box)
 
     def batch(  # the names are those of the endpoint
         files: Any, folder: Any, boxes: Any, task: Any, labels: Any, words: Any, box: Any,
@@ -77,18 +73,16 @@ def batch_tab(context: Context) -> None:
             outputs=4,
         )
 
-    done = go.click(
-        with_request(batch),
-        [pictures, folder, boxes, *asked.all, example_box, *chosen.all, tokens],
-        [progress, table, *downloads],
-        api_name="batch",
-        concurrency_limit=1,
-        concurrency_id="batch",
-        show_progress="hidden",
-        trigger_mode="once",
+    tie_work(
+        context,
+        "batch",
+        batch,
+        {go.click: "batch"},
+        stop,
+        inputs=[pictures, folder, boxes, *asked.all, box, *chosen.all, tokens],
+        outputs=[progress, table, *downloads],
+        files=downloads,
     )
-    enable_after(done, downloads)
-    stop_with(context, stop, "batch", "stop_batch")
 
 
 def run_batch(

@@ -35,14 +35,21 @@ class QuestionFields:
         return [self.task, self.labels, self.words]
 
 
-def chooser(context: Context) -> Chosen:
-    """Model, proposer and device; only those with a choice are shown."""
+def chooser(context: Context, *, prefer: str | None = None) -> Chosen:
+    """Model, proposer and device; only those with a choice are shown.
+
+    Args:
+        context: Has their names.
+        prefer: What the name of the proposer that is chosen at first starts with, where there is
+            such a one.
+    """
     gr, shelf = gradio(), context.shelf
 
-    def one(label: str, names: list[str]) -> Any:
+    def one(label: str, names: list[str], first: str | None = None) -> Any:
+        liked = [name for name in names if first is not None and name.startswith(first)]
         return gr.Dropdown(
             names,
-            value=names[0] if names else None,
+            value=next(iter([*liked, *names]), None),
             label=label,
             visible=len(names) > 1,
             filterable=False,
@@ -50,7 +57,7 @@ def chooser(context: Context) -> Chosen:
 
     return Chosen(
         model=one("Model", shelf.models),
-        proposer=one("Proposer", shelf.proposers),
+        proposer=one("Proposer", shelf.proposers, prefer),
         device=one("Device", shelf.devices),
     )
 
@@ -83,6 +90,13 @@ def question(prefix: str) -> QuestionFields:
         elem_id=f"{prefix}-words",
     )
     return QuestionFields(task=task, labels=labels, words=words)
+
+
+def example_box() -> Any:
+    """Which box more are to be found of; only shown with the task that takes it."""
+    return gradio().Number(
+        value=0, precision=0, minimum=0, visible=False, label="Number of the example box"
+    )
 
 
 def fields_of(task: str) -> list[Any]:

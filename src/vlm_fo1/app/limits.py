@@ -1,6 +1,7 @@
 """What the page takes in: how large, how many, and a picture or a plain refusal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vlm_fo1.errors import BoxError, ConfigError, ImageError
-from vlm_fo1.images import IMAGE_SUFFIXES, read_image
+from vlm_fo1.images import IMAGE_SUFFIXES, image_size, read_image
 
 MEGABYTE = 2**20
 
@@ -51,11 +52,12 @@ class Limits:
         """
         called = name or Path(path).name
         self.check_size(path, self.upload_mb, called)
-        try:
-            return read_image(Path(path), max_pixels=self.pixels)
-        except ImageError as error:  # without the path on the server
-            reason = str(error).replace(f"the image file {path}", "it").replace(str(path), called)
-            raise ImageError(f"{called} cannot be used: {reason}") from error
+        data = Path(path).read_bytes()  # so that no message has the path on the server
+        with named(f"image data of {len(data)} bytes", called):
+            size_wh = image_size(data)
+        self.check_pixels(size_wh, called)
+        with named(f"image data of {len(data)} bytes", called):
+            return read_image(data, max_pixels=self.pixels)
 
     def check_size(self, path: str | Path, megabytes: float, called: str) -> None:
         """Refuse a file that is too large.
@@ -78,6 +80,23 @@ class Limits:
                 "make it smaller first"
             )
 
+    def check_pixels(self, size_wh: tuple[int, int], called: str) -> None:
+        """Refuse a picture that has too many pixels.
+
+        Args:
+            size_wh: Of the picture.
+            called: The name for the message.
+
+        Raises:
+            ImageError: It has more than allowed.
+        """
+        width, height = size_wh
+        if width * height > self.pixels:
+            raise ImageError(
+                f"{called} has {width} x {height} pixels, at most {self.pixels} are taken: "
+                "make it smaller first"
+            )
+
     def pictures(self, paths: Sequence[str | Path]) -> list[Path]:
         """The pictures among uploaded files, in their order.
 
@@ -95,12 +114,34 @@ class Limits:
         return found
 
 
+@contextmanager
+def named(known_as: str, called: str) -> Iterator[None]:
+    """Call a file in errors what its sender does.
+
+    Args:
+        known_as: What it is called here, where nobody else knows it.
+        called: What its sender calls it.
+
+    Raises:
+        ImageError: What went wrong inside.
+    """
+    try:
+        yield
+    except ImageError as error:
+        reason = str(error).replace(known_as, "it")
+        raise ImageError(f"{called} cannot be used: {reason}") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A picture with the boxes that stand on it."""
+    """A picture with the boxes that stand on it, in the order of their numbers."""
 
     picture: Image.Image
     boxes_xyxy: list[list[float]]
+    upload: Any = None
+    """Where the picture lies, not turned, if that is known; else the picture."""
+    turns: int = 0
+    """Quarter turns clockwise from the upload to the picture."""
 
 
 def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
@@ -108,11 +149,13 @@ def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
 
     Args:
         value: Of the annotator: ``image`` (RGB), ``boxes`` with ``xmin`` and so on in any order of
-            the corners, ``orientation`` in quarter turns clockwise.
+            the corners and perhaps a number as ``label``, ``orientation`` in quarter turns
+            clockwise, and perhaps ``path``, where ``image`` lies.
         limits: What is allowed.
 
     Returns:
-        The turned picture and its boxes; those without an area, which a click leaves, are gone.
+        The turned picture and its boxes: numbered ones first, by their numbers, then others as they
+        come; those without an area, which a click leaves, are gone.
 
     Raises:
         ImageError: There is no picture.
@@ -120,13 +163,13 @@ def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
     """
     if not value or value.get("image") is None:
         raise ImageError("there is no picture yet: upload one, or take an example")
-    picture = value["image"]
+    picture = upload = value["image"]
     turns = int(value.get("orientation") or 0) % 4
     if turns:
         picture = Image.fromarray(np.rot90(np.asarray(picture), k=-turns).copy())
     width, height = picture.size
     boxes: list[list[float]] = []
-    for box in value.get("boxes") or []:
+    for box in sorted(value.get("boxes") or [], key=_number):
         x1, x2 = sorted((float(box["xmin"]), float(box["xmax"])))
         y1, y2 = sorted((float(box["ymin"]), float(box["ymax"])))
         kept = [max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)]
@@ -134,4 +177,9 @@ def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
             boxes.append(kept)
     if len(boxes) > limits.boxes:
         raise BoxError(f"{len(boxes)} boxes are on the picture, at most {limits.boxes} are taken")
-    return Drawn(picture, boxes)
+    return Drawn(picture, boxes, value.get("path") or upload, turns)
+
+
+def _number(box: dict[str, Any]) -> float:
+    label = str(box.get("label") or "")
+    return float(label) if label.isdecimal() else float("inf")

@@ -26,7 +26,7 @@ def running(
 
     Args:
         context: Knows the jobs.
-        job: Its name; `stop_with` makes the button that stops it.
+        job: Its name, of `job_name`; `tie_work` makes the button that stops it.
         work: Gets the flag that is set when it shall stop.
         outputs: Components that it fills; the first one shows what went wrong.
 
@@ -88,23 +88,26 @@ def answering(
     return views.Kept(answer, picture, vocabulary)
 
 
-def stop_with(context: Context, button: Any, kind: str, api_name: str) -> None:
-    """Let a button stop its visitor's job of a kind."""
-
-    def stop_now(request: Any = None) -> None:
-        if not context.jobs.stop(job_name(kind, request)):
-            gradio().Info("Nothing is running.")
-
-    button.click(with_request(stop_now), None, None, api_name=api_name, queue=False)
-
-
 def job_name(kind: str, request: Any) -> str:
     """One job of a kind for each visitor."""
     return f"{kind} {visitor(request)}"
 
 
+def go_and_stop(prefix: str, title: str) -> tuple[Any, Any]:
+    """A row with the button that starts and the one that stops.
+
+    Args:
+        prefix: Of their ids.
+        title: What stands on the first.
+    """
+    gr = gradio()
+    with gr.Row():
+        go = gr.Button(title, variant="primary", elem_id=f"{prefix}-go")
+        return go, gr.Button("Stop", elem_id=f"{prefix}-stop")
+
+
 def download_buttons(prefix: str, labels: dict[str, str]) -> list[Any]:
-    """A row of buttons, which cannot be pressed until `enable_after` lets them.
+    """A row of buttons, which cannot be pressed until `tie_work` lets them.
 
     Args:
         prefix: Of their ids.
@@ -118,23 +121,59 @@ def download_buttons(prefix: str, labels: dict[str, str]) -> list[Any]:
         ]
 
 
-ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Picture"}
-"""The files of one answer: labels of their buttons by the end of the id."""
+def tie_work(
+    context: Context,
+    kind: str,
+    function: Callable[..., Updates],
+    triggers: dict[Callable[..., Any], Any],
+    stop: Any,
+    *,
+    inputs: list[Any],
+    outputs: list[Any],
+    files: Sequence[Any],
+    at_once: int = 1,
+    lane: str | None = None,
+) -> None:
+    """Let buttons start work of a kind and stop it.
 
-
-def enable_after(event: Any, buttons: Sequence[Any]) -> None:
-    """Let download buttons be pressed once an event has filled them.
-
-    That is a step of its own so that programs get plain paths.
+    Args:
+        context: Knows the jobs.
+        kind: Of the jobs.
+        function: What runs, with a last argument ``request``.
+        triggers: Events that start it, with the name of the endpoint or False.
+        stop: The button that stops it.
+        inputs: What the function gets.
+        outputs: What it fills.
+        files: Those download buttons among them, which can be pressed when it is done.
+        at_once: How many jobs run at the same time.
+        lane: Jobs of one lane wait for each other; by default each kind has its own.
     """
-    event.success(
-        lambda: {button: gradio().update(interactive=True) for button in buttons},
-        None,
-        list(buttons),
-        api_name=False,
-        queue=False,
-        show_progress="hidden",
-    )
+    quiet: Any = {"queue": False, "show_progress": "hidden"}
+    for trigger, api_name in triggers.items():
+        done = trigger(
+            with_request(function),
+            inputs,
+            outputs,
+            api_name=api_name,
+            concurrency_limit=at_once,
+            concurrency_id=lane or kind,
+            show_progress="hidden",
+            trigger_mode="once",
+        )
+        done.success(  # a step of its own so that programs get plain paths
+            lambda: {button: gradio().update(interactive=True) for button in files},
+            None,
+            list(files),
+            api_name=False,
+            **quiet,
+        )
+
+    def stop_now(request: Any = None) -> None:
+        if not context.jobs.stop(job_name(kind, request)):
+            gradio().Info("Nothing is running.")
+
+    stop_name = "stop" if kind == "ask" else f"stop_{kind}"
+    stop.click(with_request(stop_now), None, None, api_name=stop_name, queue=False)
 
 
 def same(count: int) -> list[Any]:

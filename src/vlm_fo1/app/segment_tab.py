@@ -5,18 +5,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.context import Context, gradio, with_request
-from vlm_fo1.app.controls import Chosen, chooser, tokens_field
+from vlm_fo1.app.context import Context, gradio
+from vlm_fo1.app.controls import chooser, tokens_field
+from vlm_fo1.app.looking import answer_view
 from vlm_fo1.app.running import (
-    ANSWER_FILES,
     Updates,
     answering,
-    download_buttons,
-    enable_after,
+    go_and_stop,
     job_name,
     running,
     same,
-    stop_with,
+    tie_work,
 )
 from vlm_fo1.app.upload import plain_picture_field
 from vlm_fo1.errors import ImageError, PromptError
@@ -30,6 +29,8 @@ ABOUT = (
     "of them the **phrase** means. Masks need a page started with `--proposer sam3:facebook/sam3`; "
     "other proposers give boxes."
 )
+
+EMPTY = "Upload a picture and write a phrase."
 
 
 def phrase_fields(prefix: str) -> tuple[Any, Any]:
@@ -57,51 +58,47 @@ def segment_tab(context: Context) -> None:
             picture = plain_picture_field(context, "segment-picture")
         with gr.Column(min_width=320):
             phrase, query = phrase_fields("segment")
-            chosen = _sam3_first(context, chooser(context))
+            chosen = chooser(context, prefer="sam3")
             tokens = tokens_field()
-            with gr.Row():
-                go = gr.Button("Find", variant="primary", elem_id="segment-go")
-                stop = gr.Button("Stop", elem_id="segment-stop")
-    view = gr.HTML(views.note("Upload a picture and write a phrase."), elem_id="segment-view")
-    downloads = download_buttons("segment", ANSWER_FILES)
+            go, stop = go_and_stop("segment", "Find")
+    shown = answer_view("segment", EMPTY, api_name="look_segment")
 
     def segment(  # the names are those of the endpoint
         picture: Any, phrase: str, query: str, model: Any, proposer: Any, device: Any,
-        max_new_tokens: Any, request: Any = None,
+        max_new_tokens: Any, min_score: Any, unchosen: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
+        look = views.Look(min_score=min_score, unchosen=unchosen)
         asked = {"phrase": phrase, "query": query, "max_new_tokens": int(max_new_tokens)}
         names = (model, proposer, device)
         yield from running(
             context,
             job_name("segment", request),
-            lambda flag: run_segment(context, flag, picture, asked, names),
-            outputs=4,
+            lambda flag: run_segment(context, flag, picture, asked, names, look=look),
+            outputs=5,
         )
 
-    done = go.click(
-        with_request(segment),
-        [picture, phrase, query, *chosen.all, tokens],
-        [view, *downloads],
-        api_name="segment",
-        concurrency_limit=context.at_once,
-        concurrency_id="ask",
-        show_progress="hidden",
-        trigger_mode="once",
+    tie_work(
+        context,
+        "segment",
+        segment,
+        {go.click: "segment", phrase.submit: False, query.submit: False},
+        stop,
+        inputs=[picture, phrase, query, *chosen.all, tokens, *shown.look],
+        outputs=[shown.view, shown.kept, *shown.files],
+        files=shown.files,
+        at_once=context.at_once,
+        lane="ask",
     )
-    enable_after(done, downloads)
-    stop_with(context, stop, "segment", "stop_segment")
-
-
-def _sam3_first(context: Context, chosen: Chosen) -> Chosen:
-    """SAM 3 as what is chosen at first, where the page has it."""
-    names = [name for name in context.shelf.proposers if name.startswith("sam3")]
-    if names:
-        chosen.proposer.value = names[0]
-    return chosen
 
 
 def run_segment(
-    context: Context, flag: threading.Event, picture: Any, asked: dict[str, Any], names: Any
+    context: Context,
+    flag: threading.Event,
+    picture: Any,
+    asked: dict[str, Any],
+    names: Any,
+    *,
+    look: views.Look,
 ) -> Updates:
     """The answer with its masks, and what is seen until it is there.
 
@@ -111,9 +108,10 @@ def run_segment(
         picture: RGB.
         asked: ``phrase``, ``query`` (empty takes the phrase) and ``max_new_tokens``.
         names: Model, proposer and device.
+        look: How to show the answer.
 
     Yields:
-        The view, and three files.
+        The view, what is kept of the answer, and three files.
 
     Raises:
         ImageError: There is no picture.
@@ -140,7 +138,7 @@ def run_segment(
         )
 
     def others() -> list[Any]:
-        return same(3)
+        return same(4)
 
     kept = yield from answering(context, choice, flag, picture, ask, others, proposing=False)
-    yield [views.result(kept, views.Look()), *context.files(kept)]
+    yield [views.result(kept, look), kept, *context.files(kept)]

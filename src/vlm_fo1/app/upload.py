@@ -1,11 +1,14 @@
 """The field for a picture: what is uploaded is checked by us before anything else reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlm_fo1._extras import require
 from vlm_fo1.app.context import Context, gradio, refuse
 from vlm_fo1.errors import FO1Error
+
+COLOUR = (0, 114, 178)
+"""Of every box on the picture; `static/page.js` gives it to drawn ones."""
 
 
 def picture_field(context: Context, name: str) -> Any:
@@ -27,17 +30,14 @@ def picture_field(context: Context, name: str) -> Any:
         show_remove_button=True,
         show_share_button=False,
     )
+    field.preprocess_image = _reader(context)  # its own shows a trace for a broken file
+    own = field.preprocess
 
-    def checked(upload: Any) -> Any:
-        """In place of the component's own reading, which shows a trace for a broken file."""
-        if upload is None:
-            return None
-        try:
-            return context.limits.picture(upload.path, name=upload.orig_name)
-        except FO1Error as error:
-            refuse(error)
+    def with_path(payload: Any) -> Any:
+        value = own(payload)
+        return None if value is None else {**value, "path": payload.image.path}
 
-    field.preprocess_image = checked
+    field.preprocess = with_path
     _check_at_once(field)
     return field
 
@@ -52,18 +52,23 @@ def plain_picture_field(context: Context, name: str) -> Any:
     field = gradio().Image(
         label="Picture", elem_id=name, sources=["upload", "clipboard"], type="pil", height=420
     )
+    field.preprocess = _reader(context)
+    _check_at_once(field)
+    return field
 
-    def checked(payload: Any) -> Any:
-        if payload is None or not payload.path:
+
+def _reader(context: Context) -> Callable[[Any], Any]:
+    """Reads an upload as the limits allow; what cannot be used is a message on the page."""
+
+    def read(upload: Any) -> Any:
+        if upload is None or not upload.path:
             return None
         try:
-            return context.limits.picture(payload.path, name=payload.orig_name)
+            return context.limits.picture(upload.path, name=upload.orig_name)
         except FO1Error as error:
             refuse(error)
 
-    field.preprocess = checked
-    _check_at_once(field)
-    return field
+    return read
 
 
 def _check_at_once(field: Any) -> None:
@@ -76,12 +81,15 @@ def _check_at_once(field: Any) -> None:
     read.failure(lambda: None, None, [field], **quiet)
 
 
-def annotator_value(picture: Any, boxes_xyxy: Sequence[Sequence[float]]) -> dict[str, Any]:
+def annotator_value(
+    picture: Any, boxes_xyxy: Sequence[Sequence[float]], turns: int = 0
+) -> dict[str, Any]:
     """A picture with numbered boxes, as the annotator wants them.
 
     Args:
-        picture: A PIL picture or a path.
-        boxes_xyxy: In pixels of it.
+        picture: A path; a PIL picture would be kept with losses.
+        boxes_xyxy: In pixels of it as it is seen.
+        turns: Quarter turns clockwise in which it is seen.
     """
     boxes = [
         {
@@ -90,8 +98,8 @@ def annotator_value(picture: Any, boxes_xyxy: Sequence[Sequence[float]]) -> dict
             "xmax": round(x2),
             "ymax": round(y2),
             "label": str(number),
-            "color": (0, 114, 178),
+            "color": COLOUR,
         }
         for number, (x1, y1, x2, y2) in enumerate(boxes_xyxy)
     ]
-    return {"image": picture, "boxes": boxes, "orientation": 0}
+    return {"image": picture, "boxes": boxes, "orientation": turns}

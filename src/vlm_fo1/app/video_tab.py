@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.context import Context, gradio, with_request
+from vlm_fo1.app.context import Context, gradio
 from vlm_fo1.app.controls import chooser, tokens_field
 from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.limits import named
 from vlm_fo1.app.running import (
     Updates,
     download_buttons,
-    enable_after,
+    go_and_stop,
     job_name,
     running,
     same,
-    stop_with,
+    tie_work,
 )
 from vlm_fo1.app.segment_tab import phrase_fields
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.images import IMAGE_SUFFIXES
+from vlm_fo1.images import IMAGE_SUFFIXES, image_size
+from vlm_fo1.video.frames import VideoFile
 
 ABOUT = (
     "FO1 chooses on key frames; between them SAM 3's tracker carries the masks. On a page without "
@@ -44,11 +46,9 @@ def video_tab(context: Context) -> None:
             every = gr.Slider(1, 300, value=30, step=1, label="Frames from key frame to key frame")
         with gr.Column(min_width=320):
             phrase, query = phrase_fields("video")
-            chosen = chooser(context)
+            chosen = chooser(context, prefer="sam3")
             tokens = tokens_field()
-            with gr.Row():
-                go = gr.Button("Follow", variant="primary", elem_id="video-go")
-                stop = gr.Button("Stop", elem_id="video-stop")
+            go, stop = go_and_stop("video", "Follow")
     progress = gr.HTML(elem_id="video-progress")
     clip = gr.Video(label="Annotated clip", interactive=False, height=480, elem_id="video-clip")
     downloads = download_buttons("video", {"json": "Frames (JSON Lines)"})
@@ -66,18 +66,16 @@ def video_tab(context: Context) -> None:
             outputs=3,
         )
 
-    done = go.click(
-        with_request(video),
-        [source, phrase, query, every, *chosen.all, tokens],
-        [progress, clip, *downloads],
-        api_name="video",
-        concurrency_limit=1,
-        concurrency_id="video",
-        show_progress="hidden",
-        trigger_mode="once",
+    tie_work(
+        context,
+        "video",
+        video,
+        {go.click: "video"},
+        stop,
+        inputs=[source, phrase, query, every, *chosen.all, tokens],
+        outputs=[progress, clip, *downloads],
+        files=downloads,
     )
-    enable_after(done, downloads)
-    stop_with(context, stop, "video", "stop_video")
 
 
 def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
@@ -90,6 +88,7 @@ def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
 
     Raises:
         ImageError: Nothing was uploaded, several videos were, or one is too large.
+        MissingExtraError: A video, and PyAV is not installed.
     """
     if not paths:
         raise ImageError("there is no video yet: choose a file, or its frames as pictures")
@@ -97,12 +96,21 @@ def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
     if not frames:
         if len(paths) > 1:
             raise ImageError(f"{len(paths)} videos were chosen: one at a time")
-        context.limits.check_size(paths[0], context.limits.video_mb, Path(paths[0]).name)
-        return Path(paths[0])
+        video = Path(paths[0])
+        context.limits.check_size(video, context.limits.video_mb, video.name)
+        with named(str(video), video.name):
+            size_wh = VideoFile(video).size_wh
+        context.limits.check_pixels(size_wh, video.name)
+        return video
     home = folder / "frames"
     home.mkdir()
     for frame in frames:
         context.limits.check_size(frame, context.limits.upload_mb, frame.name)
+        try:
+            size_wh = image_size(frame)
+        except ImageError:  # is told of with the result, as a problem of that frame
+            size_wh = (1, 1)
+        context.limits.check_pixels(size_wh, frame.name)
         shutil.copy(frame, home / frame.name)
     return home
 

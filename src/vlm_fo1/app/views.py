@@ -271,7 +271,7 @@ def _list(kept: Kept, look: Look, visible: Sequence[int]) -> str:
     if not rows:
         return f'<div class="fo1-list"><p>{said}</p></div>'
     scored = answer.regions.scores is not None
-    titles = ["", "Region", "Label", "Size", *["Score"] * scored, *["Sure"] * bool(sure)]
+    titles = ["", "Region", "Label", "Size and place", *["Score"] * scored, *["Sure"] * bool(sure)]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return (
         f'<div class="fo1-list"><p>{said}</p><div class="fo1-scroll"><table class="fo1-table">'
@@ -290,7 +290,8 @@ def _row(
     cells = (
         f'<td><img src="{_crop(kept.picture, (x1, y1, x2, y2))}" alt=""></td>'
         f"<td>{index}</td><td>{escape(label)}</td>"
-        f'<td class="fo1-size">{x2 - x1:.0f} x {y2 - y1:.0f}</td>'
+        f'<td class="fo1-size">{x2 - x1:.0f} x {y2 - y1:.0f}'
+        f"<small>at {x1:.0f}, {y1:.0f}</small></td>"
     )
     if score is not None:
         cells += f"<td>{'' if math.isnan(score) else f'{score:.2f}'}</td>"

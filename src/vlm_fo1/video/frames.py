@@ -82,6 +82,7 @@ class VideoFile:
         with self._open() as container:
             stream: Any = container.streams.video[0]
             self.rate = Fraction(stream.average_rate or FOLDER_RATE)
+            self.size_wh = (int(stream.width), int(stream.height))
             self._announced = int(stream.frames)
             if stream.duration is not None and stream.time_base is not None:
                 self._exact = self._announced > 0
