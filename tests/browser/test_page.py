@@ -215,11 +215,12 @@ def drag(page, start, end):
     page.mouse.down()
     page.mouse.move(*end, steps=6)
     page.mouse.up()
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(1000)
 
 
 def on_screen(page, x, y):
     """Where a pixel of the picture is on the page: in the middle, and never enlarged."""
+    page.locator("#ask-picture canvas").scroll_into_view_if_needed()
     area = page.locator("#ask-picture canvas").bounding_box()
     with Image.open(PHOTO) as photo:
         scale = min(1, area["width"] / photo.width)
