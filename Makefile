@@ -19,8 +19,8 @@ help: ## list the targets
 demo: $(VENV)/.core ## detection, counting and a referring question on the bundled picture
 	@mkdir -p outputs
 	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --out outputs/demo.jpg --unchosen --save outputs/demo.jsonl --fresh
-	$(BIN)/fo1 count $(DEMO)/photo.jpg orange --boxes $(DEMO)/boxes.json --out outputs/demo-count.jpg --save outputs/demo-count.jsonl --fresh
-	$(BIN)/fo1 refer $(DEMO)/photo.jpg "the largest orange" --boxes $(DEMO)/boxes.json --out outputs/demo-refer.jpg --save outputs/demo-refer.jsonl --fresh
+	$(BIN)/fo1 count $(DEMO)/photo.jpg orange --out outputs/demo-count.jpg --save outputs/demo-count.jsonl --fresh
+	$(BIN)/fo1 refer $(DEMO)/photo.jpg "the largest orange" --out outputs/demo-refer.jpg --save outputs/demo-refer.jsonl --fresh
 	@echo "The pictures are outputs/demo*.jpg, the answers as JSON are outputs/demo*.jsonl."
 
 app: $(VENV)/.app ## show the page with the bundled model (http://127.0.0.1:7860)

@@ -101,8 +101,9 @@ class Ablation:
     ) -> None:
         torch.set_num_threads(recipe.threads)
         self.recipe, self.source, self.out, self.sizes = recipe, source, out, sizes
+        self.sight, self.alignment = recipe.towers[:2]
         self.progress, self.stop = progress, stop
-        self.aligned = aligned or self.folder("both") / "align.safetensors"
+        self.aligned = aligned or self.folder("both") / f"{self.alignment.name}.safetensors"
         given = states.load(aligned) if aligned else None
         self.aligned_steps = given.step if given else sizes.align_steps
 
@@ -112,15 +113,17 @@ class Ablation:
 
     def towers(self, name: str) -> dict[str, Any] | None:
         """Shares named after a short alignment; None when it was asked to stop."""
-        steps, whole = self.sizes.align_steps, self.recipe.align
+        steps, whole = self.sizes.align_steps, self.alignment
         if steps == whole.steps and name == "both":
             return _shares(self.source, steps)  # that is the run itself
         short = replace(
             whole, steps=steps, warmup=max(1, steps // 10), decay=0.6, check_every=steps
         )
         settings = whole if steps == whole.steps else short
-        run = self._run(self.folder(name), replace(self.recipe, align=settings), ("see",))
-        return _shares(run.folder, steps) if train_towers(run, "align", WAYS[name]) else None
+        towers = (self.sight, settings, *self.recipe.towers[2:])
+        recipe = replace(self.recipe, towers=towers)
+        run = self._run(self.folder(name), recipe, (self.sight.name,))
+        return _shares(run.folder, steps) if train_towers(run, settings, WAYS[name]) else None
 
     def tuned(self, name: str, aligned: bool, general: float) -> dict[str, Any] | None:
         """Answers right before and after a short instruction tuning.
@@ -149,9 +152,9 @@ class Ablation:
         run = self._run(self.out / f"stages-{steps}-{name}", recipe, (host.name,))
         features = self.out / f"features-{steps}"
         connector = self._keep(aligned, features)
-        if not run.seen("align").exists():
-            run.seen("align").parent.mkdir(parents=True, exist_ok=True)
-            for stage in ("see", "align"):
+        if not run.seen(phase.seen_by).exists():
+            run.seen(phase.seen_by).parent.mkdir(parents=True, exist_ok=True)
+            for stage in (self.sight.name, phase.seen_by):
                 run.seen(stage).symlink_to((features / "train").resolve())
         training = PhaseTraining(run, phase, rank=0, connector=connector)
         check = read(features / "check")
@@ -174,8 +177,8 @@ class Ablation:
     @torch.no_grad()
     def _keep(self, aligned: bool, folder: Path) -> Mapping[str, Tensor]:
         """Write features of regions as the connector takes them; gives the connector's weights."""
-        lesson = Lesson("align", *build(self.recipe.seed, self.recipe.network))
-        source = self.aligned if aligned else self.source / "see.safetensors"
+        lesson = Lesson("regions", *build(self.recipe.seed, self.recipe.network))
+        source = self.aligned if aligned else self.source / f"{self.sight.name}.safetensors"
         saved = states.load(source)
         assert saved is not None, f"{source} does not exist"
         put_back(lesson, saved.parts)

@@ -78,11 +78,11 @@ def main() -> None:
         for pool in ("check", "heldout"):
             folder = run.seen(f"general-{pool}")
             folder.mkdir(parents=True, exist_ok=True)
-            model, processor = seen.aligned_model(run, "see")
+            model, processor = seen.aligned_model(run, recipe.towers[0])
             for path in list_shards(run.pool(pool)):
                 if not (folder / path.name).is_file():
                     pixels, views = load(path)
-                    tokens = seen.look(model, processor, pixels, views, "see")
+                    tokens = seen.look(model, processor, pixels, views, recipe.towers[0])
                     write(folder / path.name, views, tokens)
             for when, name in (
                 ("before", options.before),

@@ -81,10 +81,10 @@ class Trainer:
 
     def __init__(self, recipe: Recipe) -> None:
         self.seed = recipe.seed
-        self.lesson = Lesson("align", *build(recipe.seed, recipe.network))
+        self.lesson = Lesson("regions", *build(recipe.seed, recipe.network))
         towers.attend_at_once(self.lesson.model)
         self.optimizers, self.others = tower_training._optimizers(  # noqa: SLF001
-            self.lesson, recipe.align
+            self.lesson, recipe.towers[1]
         )
         self.lesson.model.train()
         self.steps = 0

@@ -48,7 +48,7 @@ def test_regions_of_one_tower_have_nothing_of_the_other():
 def test_the_comparison_runs_and_what_is_done_is_not_done_again(script, tmp_path, monkeypatch):
     run = run_in(tmp_path / "run")
     assert _pools(run)
-    assert train_towers(run, "see")
+    assert train_towers(run, MICRO.towers[0])
     assert train_phase(run, MICRO.phases[0])
     sizes = script.Sizes(
         align_steps=2, tune_steps=2, train_shards=2, check_shards=1, check_batches=2,

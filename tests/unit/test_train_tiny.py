@@ -84,10 +84,11 @@ VALUES: dict[str, Any] = {
         "heldout": {"count": 2, "per_shard": 2, "seed": 3},
         "more": {"count": 4, "per_shard": 2, "seed": 4},
     },
-    "see": TOWERS,
-    "align": TOWERS,
-    "polish": TOWERS,
-    "seen": {"see": 2, "align": 2, "polish": 2},
+    "towers": [
+        {**TOWERS, "name": "see", "learns": "cells", "pool": "train", "keep": 2},
+        {**TOWERS, "name": "align", "learns": "regions", "pool": "train", "keep": 2},
+        {**TOWERS, "name": "polish", "learns": "regions", "pool": "more", "keep": 2},
+    ],
     "phases": [
         {**PHASE, "name": "first", "drill": 0.5, "refer": 0.3, "sharpness": 2.0},
         {**PHASE, "name": "second", "drill": 0.3, "plain_share": 0.3, "seen_share": 0.5, **REFER},
@@ -145,7 +146,12 @@ def test_the_committed_recipe_reads():
         ("scenes.sprites=here", "--sprites"),
         ("network.vision=50", "a multiple of 32"),
         ("phases.1.name=look-up", "no name twice"),
-        ("pools.more=null", "both or neither"),
+        ("pools.check=null", "a mapping of keys"),
+        ("towers.3.pool=elsewhere", r"'refine': pool 'elsewhere' is not there: there are fresh"),
+        ("towers.3.pool=check", "is not there"),
+        ("towers.3.keep=0", "seen_by 'refine' is not there: there are align"),
+        ("towers.0.keep=0", "let stage 'see' keep shards"),
+        ("towers.0.learns=regions", "the first of the towers' stages learns cells"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(override, message):
@@ -267,7 +273,7 @@ def test_batched_towers_give_the_features_of_the_model(small, monkeypatch):
 
 
 def test_shards_give_back_scenes_and_pixels(tmp_path):
-    assert list(pool.fill(MICRO, MICRO.pools.check, None, tmp_path)) == [0, 1]
+    assert list(pool.fill(MICRO, MICRO.pools["check"], None, tmp_path)) == [0, 1]
     [path] = pool.list_shards(tmp_path)
     pixels, views = pool.load(path)
     assert pixels.shape[0] == 2
@@ -277,14 +283,14 @@ def test_shards_give_back_scenes_and_pixels(tmp_path):
     for one, other in zip(views, again, strict=True):
         assert one.scene.objects == other.scene.objects
         assert np.array_equal(one.regions.xyxy, other.regions.xyxy)
-    other = replace(MICRO.pools.check, seed=9)
+    other = replace(MICRO.pools["check"], seed=9)
     with pytest.raises(CheckpointError, match="other scenes"):
         list(pool.fill(MICRO, other, None, tmp_path))
 
 
 def test_two_renderers_draw_the_scenes_of_one(tmp_path):
     for workers in (1, 2):
-        list(pool.fill(MICRO, MICRO.pools.train, None, tmp_path / str(workers), workers))
+        list(pool.fill(MICRO, MICRO.pools["train"], None, tmp_path / str(workers), workers))
     one, two = (pool.list_shards(tmp_path / str(workers)) for workers in (1, 2))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
@@ -374,17 +380,16 @@ def test_a_micro_recipe_runs_to_a_model_that_answers(finished, tmp_path):
     assert fo1.processor.vocabulary.max_regions == 32
 
 
-@pytest.mark.parametrize(
-    ("stage", "before"), [("see", ()), ("align", ("see",)), ("polish", ("align",))]
-)
+@pytest.mark.parametrize(("number", "before"), [(0, ()), (1, ("see",)), (2, ("align",))])
 def test_towers_that_were_stopped_go_on_with_equal_losses(
-    stage, before, finished, tmp_path, monkeypatch
+    number, before, finished, tmp_path, monkeypatch
 ):
+    stage = MICRO.towers[number]
     run = _beside(finished, tmp_path, before)
     _stop_after(run, monkeypatch, 2)
     assert not train_towers(run, stage)
     assert train_towers(run_in(tmp_path), stage)
-    assert losses(tmp_path, stage) == losses(finished, stage)
+    assert losses(tmp_path, stage.name) == losses(finished, stage.name)
 
 
 def test_a_phase_that_was_stopped_goes_on_with_equal_losses(finished, tmp_path, monkeypatch):
@@ -426,14 +431,17 @@ def test_two_processes_train_on_the_mean_of_their_gradients(finished, tmp_path):
 def test_stages_out_of_order_say_what_is_missing(tmp_path, finished, capsys):
     run = _beside(finished, tmp_path, ())
     with pytest.raises(TrainingError, match="starts from stage 'see'"):
-        train_towers(run, "align")
+        train_towers(run, MICRO.towers[1])
     with pytest.raises(TrainingError, match="starts from phase 'first'"):
         train_phase(run, MICRO.phases[1])
     assert main([str(COMMITTED), "--out", str(tmp_path / "x"), "--from", "nowhere"]) == 2
-    assert "the stages are pools, see, align, polish, seen, look-up" in capsys.readouterr().err
+    assert (
+        "the stages are pools, see, align, polish, refine, seen, look-up" in capsys.readouterr().err
+    )
 
 
 def test_a_changed_stage_is_not_resumed(finished):
-    changed = replace(MICRO, see=replace(MICRO.see, lr=0.5))
+    see = replace(MICRO.towers[0], lr=0.5)
+    changed = replace(MICRO, towers=(see, *MICRO.towers[1:]))
     with pytest.raises(CheckpointError, match=r"see\.lr"):
-        train_towers(run_in(finished, changed), "see")
+        train_towers(run_in(finished, changed), see)

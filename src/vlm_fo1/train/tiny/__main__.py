@@ -14,7 +14,6 @@ from rich.progress import Progress
 from vlm_fo1.errors import ConfigError, FO1Error
 from vlm_fo1.train.stop import stop_on_signals
 from vlm_fo1.train.tiny import pool, seen
-from vlm_fo1.train.tiny.align import Stage
 from vlm_fo1.train.tiny.export import export_run
 from vlm_fo1.train.tiny.phases import train_phase
 from vlm_fo1.train.tiny.recipe import read_recipe
@@ -25,10 +24,8 @@ from vlm_fo1.train.tiny.tower_training import train_towers
 def stages_of(run: Run) -> dict[str, Callable[[], bool]]:
     """Every stage by name, in order; each says whether it came to its end."""
     stages: dict[str, Callable[[], bool]] = {"pools": partial(_pools, run)}
-    stages["see"] = partial(train_towers, run, "see")
-    stages["align"] = partial(train_towers, run, "align")
-    if run.recipe.polish is not None:
-        stages["polish"] = partial(train_towers, run, "polish")
+    for stage in run.recipe.towers:
+        stages[stage.name] = partial(train_towers, run, stage)
     stages["seen"] = partial(_seen, run)
     for phase in run.recipe.phases:
         stages[phase.name] = partial(train_phase, run, phase)
@@ -63,16 +60,15 @@ def _pools(run: Run) -> bool:
             part.count // part.per_shard,
             pool.fill(run.recipe, part, run.sprites, run.pool(name), run.recipe.renderers),
         )
-        for name, part in run.recipe.pools_by_name().items()
+        for name, part in run.recipe.pools.items()
     )
 
 
 def _seen(run: Run) -> bool:
-    stages: tuple[Stage, ...] = ("see", "align", "polish")
     return all(
-        _shown(run, f"seen by {stage}", wanted, seen.keep(run, stage))
-        for stage in stages
-        if (wanted := getattr(run.recipe.seen, stage))
+        _shown(run, f"seen by {stage.name}", stage.keep, seen.keep(run, stage))
+        for stage in run.recipe.towers
+        if stage.keep
     )
 
 

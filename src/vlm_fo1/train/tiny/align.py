@@ -1,8 +1,8 @@
 """What the towers learn: to put what they see into the frozen words of the language model.
 
-"see" (stage 0) trains the primary tower and its connector: the token of each cell says the word of
-what stands there. "align" (stage 1) trains the auxiliary tower, the region encoder and the region
-connector: a region's token becomes its `Code`; "polish" goes on with that on other pictures.
+Cells (stage 0) are the primary tower's and its connector's: the token of each says the word of what
+stands there. Regions (stage 1) are the auxiliary tower's, the region encoder's and the region
+connector's: the token of each becomes its `Code`.
 Shapes: M regions, B pictures, n cells of a picture, D width of the language model, V words.
 """
 
@@ -20,7 +20,6 @@ from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.tiny.code import IGNORED, NAMES, PLACE, Code, truth_of
 from vlm_fo1.train.tiny.towers import BOTH, Tower, encode, encode_primary
 
-Stage = Literal["see", "align", "polish"]
 _AT = {name: index for index, name in enumerate(NAMES)}
 _BACKGROUND = len(NAMES) - 1
 
@@ -55,7 +54,7 @@ class Lesson:
     """Pictures with their truth to a loss.
 
     Args:
-        stage: ``see``, ``align`` or ``polish``.
+        learns: What learns to speak.
         model: The network.
         processor: Its processor.
         towers: Whose maps regions are cut from.
@@ -63,12 +62,12 @@ class Lesson:
 
     def __init__(
         self,
-        stage: Stage,
+        learns: Literal["cells", "regions"],
         model: FO1ForConditionalGeneration,
         processor: FO1Processor,
         towers: Sequence[Tower] = BOTH,
     ) -> None:
-        self.stage, self.model, self.processor, self.towers = stage, model, processor, towers
+        self.learns, self.model, self.processor, self.towers = learns, model, processor, towers
         width = int(model.config.hidden_size)
         self.norms = Norms(width, model.config.region_width)
         self.code = Code(processor.tokenizer, width)
@@ -78,20 +77,20 @@ class Lesson:
     def modules(self) -> list[nn.Module]:
         """What trains, beside the sharpnesses."""
         model = self.model
-        if self.stage == "see":
+        if self.learns == "cells":
             return [model.host.model.visual, model.image_connector]
         return [model.auxiliary, model.region_encoder, model.region_connector]
 
     def norm(self) -> nn.BatchNorm1d:
         """The normalisation that this stage measures."""
-        return self.norms.image if self.stage == "see" else self.norms.region
+        return self.norms.image if self.learns == "cells" else self.norms.region
 
     def __call__(
         self, pixels_B3HW: Tensor, views: Sequence[View], boxes: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss, and figures: parts of it and shares of right answers."""
         truth = truth_of(views)
-        if self.stage == "see":
+        if self.learns == "cells":
             image_BnD, grid_hw = encode_primary(self.model, self.processor, pixels_B3HW)
             return self._see(image_BnD, cells_of(views, grid_hw), truth["papers"])
         found = encode(self.model, self.processor, pixels_B3HW, boxes, self.towers)

@@ -28,11 +28,11 @@ def export(recipe: Recipe, towers: Path, language_model: Path, out: Path) -> Pat
 
     Args:
         recipe: Gives the sizes.
-        towers: Checkpoint of stage "align" or "polish": towers, connectors, their normalisations.
+        towers: Checkpoint of a stage that learns regions: towers, connectors, their normalisations.
         language_model: Checkpoint of the last phase: language model and words.
         out: The folder.
     """
-    lesson = Lesson("align", *build(recipe.seed, recipe.network))
+    lesson = Lesson("regions", *build(recipe.seed, recipe.network))
     put_back(lesson, _read(towers))
     model, processor = lesson.model, lesson.processor
     model.load_state_dict(model.state_dict() | _read(language_model)["model"])

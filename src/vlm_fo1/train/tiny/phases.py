@@ -133,7 +133,7 @@ class PhaseTraining:
             self.speaker.packer,
             self.kinds,
             tuple(recipe.scenes["words"]),
-            seen.read(run.seen("see")) if phase.plain_share else None,
+            seen.read(run.seen(run.recipe.towers[0].name)) if phase.plain_share else None,
             seen.read(run.seen(phase.seen_by), phase.seen_shards) if phase.seen_share else None,
         )
         words: Any = self.model.get_input_embeddings().weight

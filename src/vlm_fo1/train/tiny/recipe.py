@@ -1,6 +1,6 @@
 """The recipe of the bundled small model as data: what `configs/train/tiny.yaml` says, strictly."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +8,9 @@ from typing import Any, Literal
 from vlm_fo1.data.scenes.config import TASKS, SceneConfig, changed
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.settings import read
+
+APART = ("check", "heldout")
+"""Pools that never train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,23 +80,17 @@ class PoolConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pools:
-    """The pools of the recipe."""
-
-    train: PoolConfig
-    """What the towers learn from."""
-    check: PoolConfig
-    """Fresh scenes in styles that train."""
-    heldout: PoolConfig
-    """Fresh scenes in styles that do not."""
-    more: PoolConfig | None = None
-    """What stage "polish" learns from."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TowerStage:
     """A stage of the towers; a step is one shard of the pool."""
 
+    name: str
+    """Names its checkpoint."""
+    learns: Literal["cells", "regions"]
+    """What learns to speak: cells of the primary tower's map, or regions of both towers."""
+    pool: str
+    """Pool it learns from."""
+    keep: int = 0
+    """Shards of that pool that are kept on disk as the towers see them when it is done."""
     steps: int
     """Optimiser steps."""
     matrix_lr: float
@@ -119,19 +116,8 @@ class TowerStage:
         """
         for name in ("steps", "warmup", "log_every", "check_every"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("keep", self.keep, 0)
         _shares(self, ("decay",))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenShards:
-    """How much of the pool is kept as the towers see it, in shards."""
-
-    see: int
-    """Image tokens after the host's own stage."""
-    align: int
-    """Image and region tokens after alignment."""
-    polish: int = 0
-    """The same after stage "polish", of the pool that it learnt from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +179,8 @@ class Phase:
     """Share of rows on regions as the towers see them; the rest is imagined."""
     seen_shards: int | None = None
     """How many shards these are from; None for all that are kept."""
-    seen_by: Literal["align", "polish"] = "align"
-    """Stage whose towers looked at them."""
+    seen_by: str = "align"
+    """Stage of the towers that looked at them; it keeps shards."""
     questions: int = 8
     """Questions on a scene."""
     tasks: dict[str, float] = field(default_factory=dict)
@@ -248,25 +234,19 @@ class Recipe:
     """Sizes of the model."""
     scenes: dict[str, Any]
     """Settings of `SceneConfig` that differ from its defaults, ``sprites`` left out."""
-    pools: Pools
-    """Scenes rendered ahead."""
-    see: TowerStage
-    """Stage 0: the host's own tower."""
-    align: TowerStage
-    """Stage 1: regions to the frozen host's words."""
-    polish: TowerStage | None = None
-    """Stage 1 goes on, on scenes it has not met (pool "more"); None to leave it out."""
-    seen: SeenShards
-    """What is kept of the towers' view."""
+    pools: dict[str, PoolConfig]
+    """Scenes rendered ahead; "check" and "heldout" are looked at and never train."""
+    towers: tuple[TowerStage, ...]
+    """Stage 0, the host's own tower, then stage 1, regions to the frozen host's words; each goes on
+    from the one before."""
     phases: tuple[Phase, ...]
     """Stages 0 and 2: the language model."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that no scene has, and phases of one name.
+        """Refuse settings that no scene has, stages of one name, and names of nothing.
 
         Raises:
-            ConfigError: They are there; a path of sprites in the file; kinds or words are missing;
-                stage polish or its pool without the other.
+            ConfigError: They are there; a path of sprites in the file; kinds or words are missing.
         """
         for name in ("threads", "renderers"):
             _at_least(name, getattr(self, name), 1)
@@ -275,22 +255,39 @@ class Recipe:
                 raise ConfigError(f"scenes.{name} is needed: list those that appear")
         if "sprites" in self.scenes:
             raise ConfigError("scenes.sprites is a path: leave it out and pass --sprites")
-        for pool in self.pools_by_name().values():
+        for pool in self.pools.values():
             changed(SceneConfig(), {**self.scenes, **pool.scenes})
-        if (self.polish is None) != (self.pools.more is None):
-            raise ConfigError("stage polish learns from pools.more: give both or neither")
-        unseen = [phase.name for phase in self.phases if phase.seen_by == "polish"]
-        if unseen and self.polish is None:
-            raise ConfigError(f"phases {unseen} have seen_by: polish, and there is no such stage")
-        names = [phase.name for phase in self.phases]
-        if len(set(names)) < len(names) or not names:
-            raise ConfigError(f"phases are named {names}: at least one, and no name twice")
+        self._know_stages()
 
-    def pools_by_name(self) -> dict[str, PoolConfig]:
-        """The pools that are there."""
-        pools = self.pools
-        named = {"train": pools.train, "check": pools.check, "heldout": pools.heldout}
-        return named if pools.more is None else {**named, "more": pools.more}
+    def _know_stages(self) -> None:
+        """Look at what stages are named, and at what they name.
+
+        Raises:
+            ConfigError: One name twice, no phase, towers out of order, a name of nothing.
+        """
+        for name in APART:
+            _one_of("pools", name, self.pools)
+        names = [stage.name for stage in (*self.towers, *self.phases)]
+        if len(set(names)) < len(names) or not self.phases:
+            raise ConfigError(f"stages are named {names}: a phase at least, and no name twice")
+        if [stage.learns for stage in self.towers[:2]] != ["cells", "regions"]:
+            raise ConfigError("the first of the towers' stages learns cells, the next regions")
+        for stage in self.towers:
+            _one_of(f"stage {stage.name!r}: pool", stage.pool, set(self.pools) - set(APART))
+        kept = {stage.name for stage in self.towers[1:] if stage.keep}
+        for phase in self.phases:
+            if phase.plain_share and not self.towers[0].keep:
+                raise ConfigError(
+                    f"phase {phase.name!r} asks about whole pictures: let stage "
+                    f"{self.towers[0].name!r} keep shards"
+                )
+            if phase.seen_share:
+                _one_of(f"phase {phase.name!r}: seen_by", phase.seen_by, kept)
+
+    def before(self, stage: TowerStage) -> TowerStage | None:
+        """The stage of the towers that a stage goes on from; None for the first."""
+        number = self.towers.index(stage)
+        return self.towers[number - 1] if number else None
 
     def scene_config(self, sprites: str | None, **values: Any) -> SceneConfig:
         """Scenes of this recipe.
@@ -310,6 +307,16 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``dotted.key=value`` each.
     """
     return read(path, Recipe, overrides)
+
+
+def _one_of(what: str, name: str, names: Collection[str]) -> None:
+    """Look up a name.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if name not in names:
+        raise ConfigError(f"{what} {name!r} is not there: there are {', '.join(sorted(names))}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

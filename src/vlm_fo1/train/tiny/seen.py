@@ -15,11 +15,12 @@ from vlm_fo1.errors import TrainingError
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.tiny import shards, states
-from vlm_fo1.train.tiny.align import Lesson, Stage, fold
+from vlm_fo1.train.tiny.align import Lesson, fold
 from vlm_fo1.train.tiny.network import build
 from vlm_fo1.train.tiny.pool import list_shards, load, to_unit
+from vlm_fo1.train.tiny.recipe import TowerStage
 from vlm_fo1.train.tiny.run import Run
-from vlm_fo1.train.tiny.tower_training import pool_of, put_back
+from vlm_fo1.train.tiny.tower_training import put_back
 from vlm_fo1.train.tiny.towers import attend_at_once, encode, encode_primary
 
 
@@ -54,33 +55,35 @@ def read(folder: Path, most: int | None = None) -> Seen:
     return found
 
 
-def aligned_model(run: Run, stage: Stage) -> tuple[FO1ForConditionalGeneration, FO1Processor]:
+def aligned_model(run: Run, stage: TowerStage) -> tuple[FO1ForConditionalGeneration, FO1Processor]:
     """The network with the towers of a stage, normalisations taken into the connectors.
 
     Raises:
         TrainingError: The stage has not run.
     """
-    lesson = Lesson(stage, *build(run.recipe.seed, run.recipe.network))
-    saved = states.load(run.checkpoint(stage))
+    lesson = Lesson(stage.learns, *build(run.recipe.seed, run.recipe.network))
+    saved = states.load(run.checkpoint(stage.name))
     if saved is None:
-        raise TrainingError(f"{run.checkpoint(stage)} does not exist: run stage {stage!r} first")
+        raise TrainingError(
+            f"{run.checkpoint(stage.name)} does not exist: run stage {stage.name!r} first"
+        )
     put_back(lesson, saved.parts)
     fold(lesson.norms.image, lesson.model.image_connector)
-    if stage != "see":
+    if stage.learns == "regions":
         fold(lesson.norms.region, lesson.model.region_connector)
     return lesson.model.eval(), lesson.processor
 
 
 @torch.no_grad()
-def keep(run: Run, stage: Stage) -> Iterator[int]:
-    """Write the tokens of the recipe's share of the pool; what is there is kept.
+def keep(run: Run, stage: TowerStage) -> Iterator[int]:
+    """Write the tokens of the stage's share of its pool; what is there is kept.
 
     Yields:
         The number of shards that are there.
     """
     torch.set_num_threads(run.recipe.threads)
-    paths = list_shards(run.pool(pool_of(stage)))[: getattr(run.recipe.seen, stage)]
-    folder = run.seen(stage)
+    paths = list_shards(run.pool(stage.pool))[: stage.keep]
+    folder = run.seen(stage.name)
     missing = [path for path in paths if not (folder / path.name).is_file()]
     done = len(paths) - len(missing)
     yield done
@@ -101,13 +104,13 @@ def look(
     processor: FO1Processor,
     pixels_BHW3: Tensor,
     views: list[View],
-    stage: Stage,
+    stage: TowerStage,
 ) -> dict[str, Tensor]:
     """Tokens of a shard, as long as words: of the image, and of regions where they are learnt."""
     pixels_B3HW = to_unit(pixels_BHW3)
     regions: dict[str, Tensor] = {}
     with torch.autocast("cpu", torch.bfloat16):
-        if stage == "see":
+        if stage.learns == "cells":
             image_BnD, grid_hw = encode_primary(model, processor, pixels_B3HW)
         else:
             boxes = [torch.from_numpy(view.regions.xyxy) for view in views]

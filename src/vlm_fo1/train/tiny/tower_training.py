@@ -1,4 +1,4 @@
-"""Stages "see", "align" and "polish" from pools to checkpoints; they go on where they stopped.
+"""Stages of the towers, from pools to checkpoints; they go on where they stopped.
 
 Every step depends on its number alone, so a resumed run has the losses it would have had.
 """
@@ -17,26 +17,25 @@ from vlm_fo1.data.scenes.view import View
 from vlm_fo1.errors import TrainingError
 from vlm_fo1.settings import plain
 from vlm_fo1.train.tiny import states
-from vlm_fo1.train.tiny.align import Lesson, Stage
+from vlm_fo1.train.tiny.align import Lesson
 from vlm_fo1.train.tiny.muon import Muon, is_matrix, rate_share
 from vlm_fo1.train.tiny.network import LANGUAGE_MODEL, build
 from vlm_fo1.train.tiny.pool import list_shards, load, to_unit
-from vlm_fo1.train.tiny.recipe import TowerStage
+from vlm_fo1.train.tiny.recipe import APART, TowerStage
 from vlm_fo1.train.tiny.run import Run
 from vlm_fo1.train.tiny.towers import BOTH, Tower, attend_at_once
 from vlm_fo1.train.tiny.varied import varied_boxes, varied_light
 
-_BEFORE: dict[Stage, Stage] = {"align": "see", "polish": "align"}
 _LOOKED_AT = 8  # shards of a pool kept apart
 _MEASURED = 20  # shards that the normalisations are measured on at the end
 
 
-def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool:
+def train_towers(run: Run, stage: TowerStage, towers: Sequence[Tower] = BOTH) -> bool:
     """Run a stage to its end.
 
     Args:
         run: The run.
-        stage: ``see``, ``align`` or ``polish``; each starts from what the one before left.
+        stage: One of the recipe's; it starts from what the one before left.
         towers: Whose maps regions are cut from; one alone is for comparison.
 
     Returns:
@@ -46,61 +45,56 @@ def train_towers(run: Run, stage: Stage, towers: Sequence[Tower] = BOTH) -> bool
         TrainingError: The stage before has not run to its end.
     """
     torch.set_num_threads(run.recipe.threads)
-    settings: TowerStage = getattr(run.recipe, stage)
     config = {
         "seed": run.recipe.seed,
         "network": plain(run.recipe.network),
-        "pool": plain(run.recipe.pools_by_name()[pool_of(stage)]),
-        stage: plain(settings),
+        "pool": plain(run.recipe.pools[stage.pool]),
+        stage.name: plain(stage),
         **({} if tuple(towers) == BOTH else {"towers": list(towers)}),
     }
-    lesson = Lesson(stage, *build(run.recipe.seed, run.recipe.network), towers)
+    lesson = Lesson(stage.learns, *build(run.recipe.seed, run.recipe.network), towers)
     model = lesson.model
     attend_at_once(model)
-    if stage in _BEFORE:
-        earlier = _BEFORE[stage]
-        before = states.load(run.checkpoint(earlier))
-        if before is None or before.step < getattr(run.recipe, earlier).steps:
+    earlier = run.recipe.before(stage)
+    if earlier is not None:
+        before = states.load(run.checkpoint(earlier.name))
+        if before is None or before.step < earlier.steps:
             raise TrainingError(
-                f"stage {stage!r} starts from stage {earlier!r}, which is not done: run that first"
+                f"stage {stage.name!r} starts from stage {earlier.name!r}, which is not done: "
+                "run that first"
             )
         put_back(lesson, before.parts)
-    optimizers, others = _optimizers(lesson, settings)
-    saved = states.load(run.checkpoint(stage), optimizers, config)
+    optimizers, others = _optimizers(lesson, stage)
+    saved = states.load(run.checkpoint(stage.name), optimizers, config)
     step = 0
     if saved is not None:
         put_back(lesson, saved.parts)
         step = saved.step
-    paths = list_shards(run.pool(pool_of(stage)))
-    meter = run.meter(stage, step, settings.steps, "images")
+    paths = list_shards(run.pool(stage.pool))
+    meter = run.meter(stage.name, step, stage.steps, "images")
     stream = _prefetched(_order(paths, run.recipe.seed, step))
     model.train()
-    while step < settings.steps and run.stop.signal_number is None:
+    while step < stage.steps and run.stop.signal_number is None:
         pixels, views = next(stream)
-        rate = rate_share(step, settings.steps, settings.warmup, settings.decay)
-        optimizers[0].param_groups[0]["lr"] = settings.matrix_lr * rate
-        optimizers[1].param_groups[0]["lr"] = settings.lr * rate
+        rate = rate_share(step, stage.steps, stage.warmup, stage.decay)
+        optimizers[0].param_groups[0]["lr"] = stage.matrix_lr * rate
+        optimizers[1].param_groups[0]["lr"] = stage.lr * rate
         figures = _step(lesson, optimizers, others, pixels, views, [run.recipe.seed, 1, step])
         step += 1
         meter.add(figures, len(views))
-        last = step == settings.steps
-        if step % settings.log_every == 0 or last:
+        last = step == stage.steps
+        if step % stage.log_every == 0 or last:
             meter.write(step)
         if last:
             _settle(lesson, paths[:_MEASURED])
-        if step % settings.check_every == 0 or last:
-            for name in ("check", "heldout"):
-                run.journal.write(stage, step, name, check(lesson, run.pool(name)))
-        if step % settings.check_every == 0 or last or run.stop.signal_number is not None:
+        if step % stage.check_every == 0 or last:
+            for name in APART:
+                run.journal.write(stage.name, step, name, check(lesson, run.pool(name)))
+        if step % stage.check_every == 0 or last or run.stop.signal_number is not None:
             parts = {"model": towers_of(model), "norms": lesson.norms.state_dict()}
-            states.save(run.checkpoint(stage), parts, optimizers, step=step, config=config)
+            states.save(run.checkpoint(stage.name), parts, optimizers, step=step, config=config)
             meter.restart()
-    return step == settings.steps
-
-
-def pool_of(stage: Stage) -> str:
-    """Name of the pool that a stage learns from."""
-    return "more" if stage == "polish" else "train"
+    return step == stage.steps
 
 
 def towers_of(model: nn.Module) -> dict[str, Tensor]:
