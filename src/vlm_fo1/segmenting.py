@@ -11,7 +11,7 @@ import numpy as np
 
 from vlm_fo1.images import read_image
 from vlm_fo1.pipeline import FO1
-from vlm_fo1.proposers.base import Proposer, Selection, select
+from vlm_fo1.proposers.base import Proposer, Selection, select, selection_of
 from vlm_fo1.structures import Answer, Regions
 
 SURE = 0.75
@@ -55,7 +55,8 @@ def segment(
 
     Args:
         fo1: Decides which of the offered things the phrase means.
-        proposer: Offers things; `SAM3Proposer` gives them masks.
+        proposer: Offers things; `SAM3Proposer` gives them masks. One that looks for no names offers
+            its own selection: its scores say nothing of the phrase.
         image: Anything `read_image` takes.
         phrase: Of any kind: "the player in red nearest the ball".
         query: What the proposer looks for, by default the phrase. A detector knows names better
@@ -77,6 +78,7 @@ def segment(
     queries = [query or phrase] if proposer.takes_queries else None
     found = proposer.propose([picture], queries=queries)[0]
     proposed_s = time.perf_counter() - start
-    offered = worth_offering(found)
+    named = proposer.takes_queries
+    offered = worth_offering(found) if named else select(found, selection_of(proposer))
     answer = fo1.open(picture, offered, tile=None).count(phrase, **options)
     return replace(answer, timing_s={**answer.timing_s, "propose": proposed_s})
