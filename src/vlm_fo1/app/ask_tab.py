@@ -25,6 +25,7 @@ from vlm_fo1.app.placing import DRAWN, PROPOSED, Placing, Scores, offered, placi
 from vlm_fo1.app.running import (
     Updates,
     answering,
+    emptied,
     go_and_stop,
     job_name,
     running,
@@ -66,7 +67,7 @@ class _Fields:
     @property
     def result(self) -> list[Any]:
         """What an answer fills."""
-        return [self.shown.view, self.shown.kept, self.json, *self.shown.files]
+        return [self.shown.view, self.shown.kept, self.json, *self.shown.downloads.buttons]
 
 
 def ask_tab(context: Context, state: Any) -> Chosen:
@@ -173,7 +174,7 @@ def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: 
         stop,
         inputs=fields.question,
         outputs=[*fields.result, state],
-        files=fields.shown.files,
+        downloads=fields.shown.downloads,
         at_once=context.at_once,
     )
 
@@ -213,7 +214,7 @@ def run_ask(
         return put(fo1, seen.picture, boxes, asked, on_text)
 
     def others() -> list[Any]:
-        return [*same(5), _state(context, choice)]
+        return [*same(1), *emptied(4), _state(context, choice)]
 
     kept = yield from answering(
         context, choice, flag, seen.picture, ask, others, proposing=boxes is None

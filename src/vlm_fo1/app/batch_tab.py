@@ -11,11 +11,11 @@ from vlm_fo1.app.controls import chooser, example_box, question, tie_task, token
 from vlm_fo1.app.jobs import StoppedError, Watched
 from vlm_fo1.app.running import (
     Updates,
-    download_buttons,
+    downloads_row,
+    emptied,
     go_and_stop,
     job_name,
     running,
-    same,
     tie_work,
 )
 from vlm_fo1.proposers.given import read_boxes
@@ -50,7 +50,7 @@ def batch_tab(context: Context) -> None:
             go, stop = go_and_stop("batch", "Ask all")
     progress = gr.HTML(elem_id="batch-progress")
     table = gr.HTML(elem_id="batch-table")
-    downloads = download_buttons("batch", {"json": "Answers (JSON Lines)", "coco": "COCO"})
+    downloads = downloads_row("batch", {"json": "Answers (JSON Lines)", "coco": "COCO"})
     tie_task(asked, box)
 
     def batch(  # the names are those of the endpoint
@@ -80,8 +80,8 @@ def batch_tab(context: Context) -> None:
         {go.click: "batch"},
         stop,
         inputs=[pictures, folder, boxes, *asked.all, box, *chosen.all, tokens],
-        outputs=[progress, table, *downloads],
-        files=downloads,
+        outputs=[progress, table, *downloads.buttons],
+        downloads=downloads,
     )
 
 
@@ -128,8 +128,7 @@ def run_batch(
         rows += fresh
         ready = context.shelf.ready(choice)
         said = f"{len(rows)} of {len(pictures)} done" if ready else f"Loading {choice.model}"
-        shown = [table()] if fresh else same(1)
-        yield [views.progress(len(rows), len(pictures), said), *shown, *same(2)]
+        yield [views.progress(len(rows), len(pictures), said), table(), *emptied(2)]
     stopped = False
     try:
         watched.result()

@@ -5,7 +5,7 @@ from typing import Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.context import KEPT_S, gradio
-from vlm_fo1.app.running import download_buttons
+from vlm_fo1.app.running import Downloads, downloads_row
 
 ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Picture"}
 """The files of one answer: labels of their buttons by the end of the id."""
@@ -19,7 +19,7 @@ class Shown:
     unchosen: Any
     view: Any
     kept: Any
-    files: list[Any]
+    downloads: Downloads
 
     @property
     def look(self) -> list[Any]:
@@ -56,7 +56,7 @@ def answer_view(prefix: str, empty: str, *, api_name: str) -> Shown:
         unchosen=unchosen,
         view=gr.HTML(views.note(empty), elem_id=f"{prefix}-view"),
         kept=gr.State(None, time_to_live=KEPT_S),
-        files=download_buttons(prefix, ANSWER_FILES),
+        downloads=downloads_row(prefix, ANSWER_FILES),
     )
 
     def look_again(kept: Any, min_score: float, unchosen: bool) -> Any:

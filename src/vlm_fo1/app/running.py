@@ -1,7 +1,8 @@
 """Long work as every tab shows it: watched, stopped by a button, errors in the place of results."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
@@ -106,19 +107,28 @@ def go_and_stop(prefix: str, title: str) -> tuple[Any, Any]:
         return go, gr.Button("Stop", elem_id=f"{prefix}-stop")
 
 
-def download_buttons(prefix: str, labels: dict[str, str]) -> list[Any]:
-    """A row of buttons, which cannot be pressed until `tie_work` lets them.
+@dataclass(frozen=True)
+class Downloads:
+    """Buttons for files, in a row that shows when there are some."""
+
+    row: Any
+    buttons: list[Any]
+
+
+def downloads_row(prefix: str, labels: dict[str, str]) -> Downloads:
+    """A row of buttons, hidden until `tie_work` shows it.
 
     Args:
         prefix: Of their ids.
         labels: What stands on each, by the rest of its id.
     """
     gr = gradio()
-    with gr.Row():
-        return [
-            gr.DownloadButton(label, size="sm", interactive=False, elem_id=f"{prefix}-{name}")
+    with gr.Row(visible=False) as row:
+        buttons = [
+            gr.DownloadButton(label, size="sm", elem_id=f"{prefix}-{name}")
             for name, label in labels.items()
         ]
+    return Downloads(row, buttons)
 
 
 def tie_work(
@@ -130,7 +140,7 @@ def tie_work(
     *,
     inputs: list[Any],
     outputs: list[Any],
-    files: Sequence[Any],
+    downloads: Downloads,
     at_once: int = 1,
     lane: str | None = None,
 ) -> None:
@@ -144,7 +154,7 @@ def tie_work(
         stop: The button that stops it.
         inputs: What the function gets.
         outputs: What it fills.
-        files: Those download buttons among them, which can be pressed when it is done.
+        downloads: Shown when it is done.
         at_once: How many jobs run at the same time.
         lane: Jobs of one lane wait for each other; by default each kind has its own.
     """
@@ -161,9 +171,9 @@ def tie_work(
             trigger_mode="once",
         )
         done.success(  # a step of its own so that programs get plain paths
-            lambda: {button: gradio().update(interactive=True) for button in files},
+            lambda: gradio().update(visible=True),
             None,
-            list(files),
+            downloads.row,
             api_name=False,
             **quiet,
         )
@@ -177,5 +187,14 @@ def tie_work(
 
 
 def same(count: int) -> list[Any]:
-    """Outputs that stay as they are."""
+    """Outputs that stay as they are.
+
+    Gradio holds on to a component for each time that it stays and then gets a value: what work
+    fills in the end is `emptied` meanwhile.
+    """
     return [gradio().skip() for _ in range(count)]
+
+
+def emptied(count: int) -> list[None]:
+    """Outputs that hold nothing while work goes on."""
+    return [None] * count

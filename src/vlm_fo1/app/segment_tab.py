@@ -11,6 +11,7 @@ from vlm_fo1.app.looking import answer_view
 from vlm_fo1.app.running import (
     Updates,
     answering,
+    emptied,
     go_and_stop,
     job_name,
     running,
@@ -84,8 +85,8 @@ def segment_tab(context: Context) -> None:
         {go.click: "segment", phrase.submit: False, query.submit: False},
         stop,
         inputs=[picture, phrase, query, *chosen.all, tokens, *shown.look],
-        outputs=[shown.view, shown.kept, *shown.files],
-        files=shown.files,
+        outputs=[shown.view, shown.kept, *shown.downloads.buttons],
+        downloads=shown.downloads,
         at_once=context.at_once,
         lane="ask",
     )
@@ -138,7 +139,7 @@ def run_segment(
         )
 
     def others() -> list[Any]:
-        return same(4)
+        return [*same(1), *emptied(3)]
 
     kept = yield from answering(context, choice, flag, picture, ask, others, proposing=False)
     yield [views.result(kept, look), kept, *context.files(kept)]

@@ -13,11 +13,11 @@ from vlm_fo1.app.jobs import Watched
 from vlm_fo1.app.limits import named
 from vlm_fo1.app.running import (
     Updates,
-    download_buttons,
+    downloads_row,
+    emptied,
     go_and_stop,
     job_name,
     running,
-    same,
     tie_work,
 )
 from vlm_fo1.app.segment_tab import phrase_fields
@@ -51,7 +51,7 @@ def video_tab(context: Context) -> None:
             go, stop = go_and_stop("video", "Follow")
     progress = gr.HTML(elem_id="video-progress")
     clip = gr.Video(label="Annotated clip", interactive=False, height=480, elem_id="video-clip")
-    downloads = download_buttons("video", {"json": "Frames (JSON Lines)"})
+    downloads = downloads_row("video", {"json": "Frames (JSON Lines)"})
 
     def video(  # the names are those of the endpoint
         source: Any, phrase: str, query: str, every: Any, model: Any, proposer: Any, device: Any,
@@ -73,8 +73,8 @@ def video_tab(context: Context) -> None:
         {go.click: "video"},
         stop,
         inputs=[source, phrase, query, every, *chosen.all, tokens],
-        outputs=[progress, clip, *downloads],
-        files=downloads,
+        outputs=[progress, clip, *downloads.buttons],
+        downloads=downloads,
     )
 
 
@@ -163,7 +163,7 @@ def run_video(
         what, done, total = news[-1]
         counted = f"frame {done}" + (f" of {total}" if total else "") if done else ""
         said = f"{what.capitalize()} {counted}".strip()
-        yield [views.progress(done, total, said), *same(2)]
+        yield [views.progress(done, total, said), *emptied(2)]
     report, clip, lines = watched.result()
     said = f"{report.frames} frames, {report.objects} things followed"
     shown = views.progress(report.frames, report.frames or None, said)
