@@ -73,6 +73,8 @@ def ask(context, value=VALUE, flag=None, proposing=False, **fields):
 
 def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(context):
     *busy, last = ask(context)
+    assert busy
+    assert all(shown[1:6] == [SKIPPED, *[None] * 4] for shown in busy)  # see `same`
     assert all("fo1-busy" in shown[0] for shown in busy)
     view, kept, values, json_file, coco_file, drawing, state = last
     assert "fo1-result" in view
