@@ -4,6 +4,7 @@ Every test fails on an error in the browser's console and on any request that le
 Screenshots go to outputs/page. Speed is only judged while the machine has time to spare.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -15,9 +16,12 @@ from PIL import Image
 from tests.helpers_page import serving
 
 import vlm_fo1
+from vlm_fo1.app.context import Context
+from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.page import serve_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
+gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -366,6 +370,45 @@ def test_an_empty_question_is_said_plainly(visit):
     page.wait_for_selector(".fo1-error")
     assert "no labels yet" in page.locator(".fo1-error").inner_text()
     shot(page, "09-empty-question")
+
+
+def test_files_show_where_there_are_some(visit):
+    page = visit()
+    take_example(page)
+    shorten(page)
+    assert not page.locator("#ask-json").is_visible()
+    ask(page)
+    page.locator("#ask-json").wait_for()
+    choose_task(page, "Count")
+    page.click("#ask-go")  # without a word
+    page.wait_for_selector(".fo1-error")
+    page.locator("#ask-json").wait_for(state="hidden")
+
+
+def test_questions_leave_no_components_behind(browser):
+    server = serve_page(Context(shelf=Shelf(["tiny"])), port=None, wait=False)
+    context = browser.new_context()
+
+    def held():
+        gc.collect()
+        kinds = (gradio.DownloadButton, gradio.JSON, gradio.Row)
+        return sum(type(item) in kinds for item in gc.get_objects())
+
+    try:
+        page = context.new_page()
+        page.goto(server.local_url)
+        take_example(page)
+        shorten(page)
+        counts = []
+        for _ in range(6):
+            ask(page)
+            page.locator("#ask-json").wait_for()
+            page.wait_for_timeout(300)
+            counts.append(held())
+    finally:
+        context.close()
+        server.close()
+    assert counts[-1] == counts[2]
 
 
 def test_two_visitors_get_the_answers_to_their_own_pictures(visit, tmp_path):

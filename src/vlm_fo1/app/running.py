@@ -116,7 +116,7 @@ class Downloads:
 
 
 def downloads_row(prefix: str, labels: dict[str, str]) -> Downloads:
-    """A row of buttons, hidden until `tie_work` shows it.
+    """A row of buttons, hidden until `tie_work` has files for them.
 
     Args:
         prefix: Of their ids.
@@ -154,7 +154,7 @@ def tie_work(
         stop: The button that stops it.
         inputs: What the function gets.
         outputs: What it fills.
-        downloads: Shown when it is done.
+        downloads: Shown when it is over, if there are files.
         at_once: How many jobs run at the same time.
         lane: Jobs of one lane wait for each other; by default each kind has its own.
     """
@@ -170,9 +170,9 @@ def tie_work(
             show_progress="hidden",
             trigger_mode="once",
         )
-        done.success(  # a step of its own so that programs get plain paths
-            lambda: gradio().update(visible=True),
-            None,
+        done.then(  # a step of its own so that programs get plain paths
+            lambda *paths: gradio().update(visible=any(paths)),
+            downloads.buttons,
             downloads.row,
             api_name=False,
             **quiet,
