@@ -78,7 +78,9 @@ def segment(
     queries = [query or phrase] if proposer.takes_queries else None
     found = proposer.propose([picture], queries=queries)[0]
     proposed_s = time.perf_counter() - start
-    named = proposer.takes_queries
-    offered = worth_offering(found) if named else select(found, selection_of(proposer))
+    if proposer.takes_queries:
+        offered = worth_offering(found)
+    else:
+        offered = select(found, selection_of(proposer))[:MAX_OFFERED]
     answer = fo1.open(picture, offered, tile=None).count(phrase, **options)
     return replace(answer, timing_s={**answer.timing_s, "propose": proposed_s})

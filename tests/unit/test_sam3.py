@@ -12,10 +12,10 @@ from tests.helpers_script import say
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
-from vlm_fo1.proposers.base import Proposer, load_proposer
+from vlm_fo1.proposers.base import Proposer, Selection, load_proposer
 from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
 from vlm_fo1.proposers.sam3.loading import pixels_of
-from vlm_fo1.segmenting import segment, worth_offering
+from vlm_fo1.segmenting import MAX_OFFERED, segment, worth_offering
 from vlm_fo1.structures import Regions
 
 
@@ -292,6 +292,31 @@ def test_the_phrase_is_the_query_unless_another_is_given(sam3, fo1, monkeypatch)
     segment(fo1, sam3, picture(), "cat", max_new_tokens=1)
     segment(fo1, sam3, picture(), "the cat", query="cat", max_new_tokens=1)
     assert asked == [["cat"], ["cat"]]
+
+
+class Unasked:
+    """A proposer that looks for no names."""
+
+    takes_queries = False
+    name = fingerprint = "unasked"
+
+    def __init__(self, scores, selection):
+        self.scores, self.selection = scores, selection
+
+    def propose(self, images, *, queries=None):
+        assert queries is None
+        return [scored(*self.scores)]
+
+
+def test_a_proposer_that_looks_for_no_names_offers_its_own_selection(fo1):
+    scores = (0.9, 0.32, 0.4)  # by SAM 3's thresholds all three
+    assert len(worth_offering(scored(*scores))) == 3
+    proposer = Unasked(scores, Selection(min_score=0.35))
+    answer = segment(fo1, proposer, picture(), "cat", max_new_tokens=1)
+    assert answer.regions.scores is not None
+    assert answer.regions.scores.tolist() == pytest.approx([0.9, 0.4])
+    many = Unasked((0.5,) * 150, Selection(limit=300))
+    assert len(segment(fo1, many, picture(), "cat", max_new_tokens=1).regions) == MAX_OFFERED
 
 
 def test_nothing_offered_is_an_answer_that_says_so(sam3, fo1, monkeypatch):
