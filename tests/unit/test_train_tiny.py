@@ -146,6 +146,8 @@ def test_the_committed_recipe_reads():
         ("scenes.sprites=here", "--sprites"),
         ("network.vision=50", "a multiple of 32"),
         ("phases.1.name=look-up", "no name twice"),
+        ("towers.1.name=seen", "no name twice"),
+        ("towers.1.name=look-up", "no name twice"),
         ("pools.check=null", "a mapping of keys"),
         ("towers.3.pool=elsewhere", r"'refine': pool 'elsewhere' is not there: there are fresh"),
         ("towers.3.pool=check", "is not there"),

@@ -9,6 +9,8 @@ from vlm_fo1.data.scenes.config import TASKS, SceneConfig, changed
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.settings import read
 
+STEPS = ("pools", "seen")
+"""Steps of a run beside its stages."""
 APART = ("check", "heldout")
 """Pools that never train."""
 
@@ -267,7 +269,7 @@ class Recipe:
         """
         for name in APART:
             _one_of("pools", name, self.pools)
-        names = [stage.name for stage in (*self.towers, *self.phases)]
+        names = [*STEPS, *(stage.name for stage in (*self.towers, *self.phases))]
         if len(set(names)) < len(names) or not self.phases:
             raise ConfigError(f"stages are named {names}: a phase at least, and no name twice")
         if [stage.learns for stage in self.towers[:2]] != ["cells", "regions"]:
