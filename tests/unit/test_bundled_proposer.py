@@ -69,7 +69,7 @@ def test_it_finds_the_things_of_the_bundled_picture(bundled, photo):
     (found,) = bundled.propose([photo])
     assert (iou(boxes, found[:50].xyxy).max(1) >= 0.5).sum() >= things
     assert found.scores is not None
-    assert (found.scores[:things] > 0.3).all()
+    assert (found.scores[:things] > bundled.selection.min_score).all()
 
 
 @needs_weights
@@ -106,7 +106,7 @@ def test_pictures_of_any_size_give_ranked_boxes_within_them(bundled, photo, size
 @needs_weights
 def test_a_picture_of_nothing_gives_nothing_or_little(bundled):
     (found,) = bundled.propose([Image.new("RGB", (320, 240), (120, 140, 160))])
-    assert len(found) == 0 or float(found.scores[0]) < 0.3
+    assert len(found) == 0 or float(found.scores[0]) < bundled.selection.min_score
 
 
 @needs_weights
