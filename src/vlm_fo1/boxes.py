@@ -119,6 +119,33 @@ def scale(boxes: BoxesLike, from_wh: tuple[int, int], to_wh: tuple[int, int]) ->
     return (as_boxes(boxes).astype(np.float64) * factor_xy).astype(np.float32)
 
 
+def turn_upright(boxes: BoxesLike, stored_wh: tuple[int, int], orientation: int) -> Array:
+    """Carry boxes from an image as its file stores it to the image as it is shown.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels of the stored image.
+        stored_wh: Its width and height.
+        orientation: EXIF's number, 1 to 8.
+
+    Returns:
+        (N, 4) xyxy in pixels of the shown image.
+    """
+    array = as_boxes(boxes)
+    x1, y1, x2, y2 = array.T
+    width, height = stored_wh
+    left, top, right, bottom = width - x2, height - y2, width - x1, height - y1  # of the mirrored
+    turned = {
+        2: (left, y1, right, y2),
+        3: (left, top, right, bottom),
+        4: (x1, top, x2, bottom),
+        5: (y1, x1, y2, x2),
+        6: (top, x1, bottom, x2),
+        7: (top, left, bottom, right),
+        8: (y1, left, y2, right),
+    }.get(orientation)
+    return array if turned is None else np.stack(turned, axis=1)
+
+
 def xywh_to_xyxy(boxes: BoxesLike) -> Array:
     """(x, y, width, height) to (x1, y1, x2, y2), as COCO files need; (N, 4) in and out."""
     array = as_boxes(boxes)

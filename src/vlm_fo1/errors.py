@@ -4,6 +4,12 @@ Each error is also the built-in that fits, so callers may catch either. A messag
 the value that broke it, and what to do.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
 
 class FO1Error(Exception):
     """Base of every error raised on purpose by `vlm_fo1`."""
@@ -43,3 +49,31 @@ class TrainingError(FO1Error, RuntimeError):
 
 class MissingExtraError(FO1Error, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class ItemError(FO1Error, RuntimeError):
+    """One item of many failed with an exception that is none of ours; the others go on."""
+
+
+@contextmanager
+def item_errors(item: str) -> Iterator[None]:
+    """Let whatever goes wrong with one item of many be an `FO1Error` of that item.
+
+    Errors of ours pass as they are. Anything else (not ``KeyboardInterrupt`` and its like) is
+    logged with its traceback at debug level, so that a run records it and goes on.
+
+    Args:
+        item: What is worked on, for the message and the log: ``"photos/a.jpg"``.
+
+    Raises:
+        FO1Error: One of ours, as it is.
+        ItemError: Instead of any other exception, with its kind and words.
+    """
+    try:
+        yield
+    except FO1Error:
+        raise
+    except Exception as error:
+        logger.debug("%s failed", item, exc_info=True)
+        said = " ".join(str(error).split()) or "no message"
+        raise ItemError(f"{item} failed: {type(error).__name__}: {said}") from error

@@ -1,7 +1,8 @@
 """Images from anywhere to RGB: files, bytes, arrays, URLs, in every pixel kind we can mean.
 
-What comes out is what a viewer would show: EXIF orientation applied, transparency over white, deep
-greys scaled (not clipped) to 8 bits, the first frame of an animation.
+What comes out is what a viewer would show: orientation (EXIF or XMP) applied and left out of what
+is known of the image, so that nobody applies it again; transparency over white, deep greys scaled
+(not clipped) to 8 bits, the first frame of an animation. Every size is that of the image as shown.
 """
 
 import base64
@@ -14,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 from urllib.request import Request, urlopen
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from vlm_fo1.errors import ImageError
 
@@ -47,20 +47,21 @@ _FORMATS = (
     *("PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
 )  # none that starts a helper program, as Pillow does for EPS
 
-_TURNS = MappingProxyType(
-    {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-)  # EXIF orientation to what undoes it
-_ORIENTATION = 0x0112
+_QUARTER_TURNS = frozenset({5, 6, 7, 8})
+"""Orientations that swap width and height."""
 
 _DEEP_GREYS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+class Frame(NamedTuple):
+    """How an image is shown, and how its file stores it."""
+
+    size_wh: tuple[int, int]
+    """Width and height as shown, in pixels: the frame of every box."""
+    stored_wh: tuple[int, int]
+    """Width and height as stored, before the orientation is applied."""
+    orientation: int = 1
+    """EXIF's number, 1 to 8: what turns the stored image into the shown one."""
 
 
 def read_image(
@@ -76,14 +77,23 @@ def read_image(
         max_pixels: Refuse larger images, before they are decoded.
 
     Returns:
-        A new RGB image, 8 bits a channel. 32-bit integer greys are read as 16-bit ones, which is
-        how Pillow stores those.
+        A new RGB image, 8 bits a channel, without orientation or other information: reading it
+        again changes nothing. 32-bit integer greys are read as 16-bit ones, which is how Pillow
+        stores those.
 
     Raises:
         ImageError: Missing, empty, broken, too large, or not an image; the message names it.
     """
+    return read_framed(source, allow_url=allow_url, max_pixels=max_pixels)[0]
+
+
+def read_framed(
+    source: Any, *, allow_url: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, Frame]:
+    """`read_image`, and how the file stored the image; takes and raises the same."""
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        image = _from_array(source, max_pixels)
+        return image, Frame(image.size, image.size)
     if isinstance(source, Image.Image):
         return _finish(source, f"the PIL image (mode {source.mode})", max_pixels)
     data, name = _load_bytes(source, allow_url)
@@ -91,17 +101,40 @@ def read_image(
         return _finish(image, name, max_pixels)
 
 
-def image_size(source: Any) -> tuple[int, int]:
-    """Width and height of an image as it is stored, without decoding it.
+def image_frame(source: Any) -> Frame:
+    """How an image is shown and stored, without decoding it.
 
     Args:
-        source: A path, bytes, a binary file object, or a data URL.
+        source: A path, bytes, a binary file object, a data URL, a PIL image or an array.
 
     Raises:
         ImageError: Missing, empty, or not an image; the message names it.
     """
-    with _opened(*_load_bytes(source, allow_url=False)) as image:
-        return image.size
+    if isinstance(source, np.ndarray):
+        height, width = source.shape[:2]
+        return Frame((width, height), (width, height))
+    if isinstance(source, Image.Image):
+        return _frame(source)
+    data, name = _load_bytes(source, allow_url=False)
+    with _opened(data, name) as image, _explained(name):
+        return _frame(image)
+
+
+def image_size(source: Any) -> tuple[int, int]:
+    """Width and height of an image as it is shown; takes and raises what `image_frame` does."""
+    return image_frame(source).size_wh
+
+
+def _frame(image: Image.Image) -> Frame:
+    orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if orientation not in range(1, 9):
+        orientation = 1  # viewers show such images as they are stored
+    first, second = image.size
+    if orientation in _QUARTER_TURNS:
+        if image.format == "TIFF":  # whose size Pillow gives as shown
+            return Frame((first, second), (second, first), orientation)
+        return Frame((second, first), (first, second), orientation)
+    return Frame((first, second), (first, second), orientation)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -202,15 +235,16 @@ def _fetch(url: str) -> bytes:
     return b"".join(parts)
 
 
-def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _finish(image: Image.Image, name: str, max_pixels: int) -> tuple[Image.Image, Frame]:
     """Decode, turn upright and convert an opened image; the image given is not changed."""
     width, height = image.size
     _check_size(width, height, name, max_pixels)
     with _explained(name):
-        image.load()
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-        upright = image.copy() if turn is None else image.transpose(turn)
-        return _to_rgb(upright, name)
+        frame = _frame(image)
+        image.load()  # Pillow turns a TIFF here and drops its orientation
+        shown = _to_rgb(ImageOps.exif_transpose(image), name)
+        shown.info = {}
+        return shown, frame
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.errors import ConfigError, FO1Error
 
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
         ConfigError: The file cannot be read, or what it says does not fit ``kind``.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(read_text(path), _Loader)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}, {error}") from error
@@ -66,18 +66,61 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_text(path: str | Path, raises: type[FO1Error] = ConfigError) -> str:
+    """The text of a file in UTF-8, with or without the mark that some editors put first.
+
+    Args:
+        path: The file.
+        raises: The error of who asks.
 
     Raises:
-        CheckpointError: The file cannot be read, or holds something else.
+        FO1Error: Of that kind: the file is missing, cannot be read, or is not UTF-8.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise raises(f"{path} does not exist: check the path") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise raises(f"{path} cannot be read as UTF-8 text: {reason}") from error
+
+
+def read_json(path: str | Path, raises: type[FO1Error] = ConfigError) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: The file.
+        raises: The error of who asks.
+
+    Raises:
+        FO1Error: Of that kind: see `read_text`, or it is not JSON; a pointer that Git LFS left in
+            place of the file is named as such.
+    """
+    text = read_text(path, raises)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.startswith("version https://git-lfs"):
+            raise raises(
+                f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its "
+                "folder, or download the file again"
+            ) from error
+        raise raises(f"{path} is not JSON: {error}") from error
+
+
+def read_object(path: str | Path, raises: type[FO1Error] = ConfigError) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: The file.
+        raises: The error of who asks.
+
+    Raises:
+        FO1Error: Of that kind: see `read_json`, or it holds something else.
+    """
+    values = read_json(path, raises)
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, an object is needed")
+        raise raises(f"{path} holds {type(values).__name__}, an object is needed")
     return values
 
 

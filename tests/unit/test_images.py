@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from vlm_fo1 import images
+from vlm_fo1.boxes import turn_upright
 from vlm_fo1.errors import ImageError
-from vlm_fo1.images import IMAGE_SUFFIXES, read_image
+from vlm_fo1.images import IMAGE_SUFFIXES, image_frame, image_size, read_framed, read_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [40, 50, 60]]], np.uint8)
@@ -100,30 +101,69 @@ def test_a_cmyk_jpeg_keeps_its_colours():
     assert np.abs(pixels(data).astype(int) - RED).max() < 8
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+STORED = {  # from the shown image to the stored one, by orientation
+    1: lambda i: i,
+    2: lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda i: i.rotate(180),
+    4: lambda i: i.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda i: i.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda i: i.rotate(90, expand=True),
+    7: lambda i: i.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda i: i.rotate(-90, expand=True),
+}
+
+
+def turned(shown: Image.Image, kind: str, orientation: int) -> bytes:
+    """The file of an image whose EXIF, or XMP, says how it is turned."""
+    stored = STORED[orientation](shown)
+    lossless = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    kind, _, by_xmp = kind.partition(" ")
+    if not by_xmp:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        return encoded(stored, kind, exif=exif, **lossless.get(kind, {}))
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp)
+        return encoded(stored, kind, pnginfo=info)
+    return encoded(stored, kind, xmp=xmp.encode(), **lossless[kind])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "JPEG xmp", "PNG xmp", "WEBP xmp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(kind, orientation):
-    # Row 0 of the stored image is, by orientation, this edge of the displayed one.
+def test_orientation_is_applied_once(kind, orientation):
     shown = Image.fromarray(CORNERS.repeat(16, 0).repeat(8, 1))
-    stored = {
-        1: lambda i: i,
-        2: lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        3: lambda i: i.rotate(180),
-        4: lambda i: i.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-        5: lambda i: i.transpose(Image.Transpose.TRANSPOSE),
-        6: lambda i: i.rotate(90, expand=True),
-        7: lambda i: i.transpose(Image.Transpose.TRANSVERSE),
-        8: lambda i: i.rotate(-90, expand=True),
-    }[orientation](shown)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
-    data = encoded(stored, kind, exif=exif, **(options if kind in {"JPEG", "WEBP"} else {}))
-    read = pixels(data)
-    assert read.shape == (32, 16, 3)
-    assert np.abs(read.astype(int) - np.asarray(shown)).max() < 12
+    data = turned(shown, kind, orientation)
+    read, frame = read_framed(data)
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(shown)).max() < 12
+    assert read.info == {}
+    assert np.array_equal(pixels(read), np.asarray(read))
+    assert pixels(encoded(read)).tolist() == np.asarray(read).tolist()
     with Image.open(io.BytesIO(data)) as opened:
-        assert np.array_equal(pixels(opened), read)
+        assert image_frame(opened) == frame
+        assert np.array_equal(pixels(opened), np.asarray(read))
+    stored_wh = STORED[orientation](shown).size
+    assert frame == image_frame(data) == ((16, 32), stored_wh, orientation)
+    assert image_size(data) == image_size(read) == (16, 32)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_image(orientation):
+    shown = Image.new("L", (16, 32))
+    shown.paste(255, (2, 5, 9, 12))
+    stored = STORED[orientation](shown)
+    box = stored.getbbox()
+    assert turn_upright([box], stored.size, orientation).tolist() == [[2, 5, 9, 12]]
+    assert turn_upright([], stored.size, orientation).shape == (0, 4)
+
+
+def test_an_orientation_that_means_nothing_is_none():
+    exif = Image.Exif()
+    exif[0x0112] = 42
+    data = encoded(Image.new("RGB", (3, 2)), "PNG", exif=exif)
+    assert image_frame(data) == ((3, 2), (3, 2), 1)
+    assert read_image(data).size == (3, 2)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])

@@ -88,7 +88,7 @@ def _graft(
     from vlm_fo1.model.graft import graft, load_host
     from vlm_fo1.model.weights import resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
-    from vlm_fo1.settings import read_json
+    from vlm_fo1.settings import read_object
 
     folder = resolve_folder(host, revision=revision)
     host_model = load_host(folder, dtype=dtype)
@@ -111,7 +111,7 @@ def _graft(
         tokenizer,
         vocabulary=vocabulary,
         auxiliary_image=model.config.auxiliary_image,
-        preprocessor=read_json(preprocessor) if preprocessor.is_file() else None,
+        preprocessor=read_object(preprocessor, CheckpointError) if preprocessor.is_file() else None,
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)

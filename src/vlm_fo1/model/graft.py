@@ -23,7 +23,7 @@ from vlm_fo1.model.weights import (
     read_florence_tower,
     resolve_folder,
 )
-from vlm_fo1.settings import read_json
+from vlm_fo1.settings import read_object
 
 
 def graft(
@@ -159,7 +159,7 @@ def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
         if key in options
     }
     folder = resolve_folder(name, **hub)
-    find_backbone(str(read_json(folder / "config.json").get("model_type")))
+    find_backbone(str(read_object(folder / "config.json", CheckpointError).get("model_type")))
     try:
         host, report = cast(
             tuple[PreTrainedModel, dict[str, Any]],

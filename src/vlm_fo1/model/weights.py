@@ -27,7 +27,7 @@ from vlm_fo1.model.configuration import (
     from_released,
     read_davit_sizes,
 )
-from vlm_fo1.settings import read_json
+from vlm_fo1.settings import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def read_config(folder: Path) -> FO1Config:
         ConfigError: A released option that is not supported.
     """
     path = folder / "config.json"
-    values = read_json(path)
+    values = read_object(path, CheckpointError)
     kind = values.get("model_type")
     if kind == RELEASED_MODEL_TYPE:
         return from_released(values)
@@ -299,7 +299,7 @@ def read_florence_tower(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]
     Raises:
         CheckpointError: Not a Florence-2.
     """
-    values = read_json(folder / "config.json")
+    values = read_object(folder / "config.json", CheckpointError)
     vision = values.get("vision_config")
     if values.get("model_type") != "florence2" or not isinstance(vision, dict):
         raise CheckpointError(

@@ -1,10 +1,10 @@
 """Annotation files: read as JSON, with errors that name the file."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1 import settings
 from vlm_fo1.errors import DataError
 
 
@@ -14,13 +14,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
         DataError: No such file, or it is not JSON.
     """
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: check the path") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    return settings.read_json(path, DataError)
 
 
 def table(content: Any, key: str, path: str | Path) -> list[dict[str, Any]]:
