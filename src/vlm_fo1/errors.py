@@ -5,7 +5,7 @@ the value that broke it, and what to do.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ItemError(FO1Error, RuntimeError):
 
 
 @contextmanager
-def item_errors(item: str) -> Iterator[None]:
+def item_errors(item: str) -> Generator[None]:
     """Let whatever goes wrong with one item of many be an `FO1Error` of that item.
 
     Errors of ours pass as they are. Anything else (not ``KeyboardInterrupt`` and its like) is

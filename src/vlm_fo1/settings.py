@@ -50,8 +50,9 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
     Raises:
         ConfigError: The file cannot be read, or what it says does not fit ``kind``.
     """
+    text = read_text(path)
     try:
-        values = yaml.load(read_text(path), _Loader)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     except ConfigError as error:
