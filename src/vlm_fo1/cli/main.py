@@ -99,4 +99,36 @@ def about() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except (ImportError, MemoryError, RuntimeError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    """End with one line and code 2 where a user can mend what is wrong, else with the error.
+
+    Raises:
+        SystemExit: There is such a line.
+    """
+    line = _explained(error)
+    if line is None:
+        raise error
+    typer.secho(f"error: {line}", fg="red", err=True)
+    raise SystemExit(2) from error
+
+
+def _explained(error: Exception) -> str | None:
+    """One line on what a user can mend, with the remedy; None for a fault of ours."""
+    first: BaseException = error
+    while (cause := first.__cause__ or first.__context__) is not None:
+        first = cause
+    said = (str(first).strip() or type(first).__name__).splitlines()[0]
+    if isinstance(error, ImportError):
+        return f"{said}; a package is missing or broken: run `fo1 doctor`"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "alloc" in said:
+        return (
+            f"{said}; the memory does not suffice: take --dtype bfloat16, smaller pictures, or "
+            "--device cpu; `fo1 doctor` says which weights fit here"
+        )
+    return None

@@ -1,0 +1,153 @@
+"""What memory a process may use, and which weights are in the Hub's cache."""
+
+import json
+
+import pytest
+
+from vlm_fo1.cli.fitting import MODELS, RELEASED, Place, Surroundings, fit
+from vlm_fo1.cli.memory import read_memory
+
+GB = 10**9
+(MODEL,) = [model for model in MODELS if model.name == RELEASED]
+
+
+def machine_with(root, groups: dict[str, str], files: dict[str, int | str]):
+    """Files of control groups as Linux shows them."""
+    (root / "proc/self").mkdir(parents=True)
+    lines = [f"{number}:{names}:{group}" for number, (names, group) in enumerate(groups.items())]
+    (root / "proc/self/cgroup").write_text("\n".join(lines) + "\n")
+    for name, value in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+    return root
+
+
+def group(folder: str, *, limit: int | str, used: int, idle: int = 0) -> dict[str, int | str]:
+    return {
+        f"{folder}/memory.max": limit,
+        f"{folder}/memory.current": used,
+        f"{folder}/memory.stat": f"anon {used - idle}\ninactive_file {idle}",
+    }
+
+
+@pytest.fixture(autouse=True)
+def machine_of_64_gb(monkeypatch):
+    class Virtual:
+        total = 64 * GB
+        available = 60 * GB
+
+    monkeypatch.setattr("psutil.virtual_memory", Virtual)
+
+
+def test_without_control_groups_the_memory_is_the_machines(tmp_path):
+    memory = read_memory(tmp_path)
+    assert memory is not None
+    assert (memory.total_gb, memory.free_gb, memory.machine_gb) == (64, 60, 64)
+
+
+def test_in_a_container_the_memory_is_its_limit_and_cached_files_count_as_free(tmp_path):
+    files = group(".", limit=8 * GB, used=5 * GB, idle=3 * GB)
+    memory = read_memory(machine_with(tmp_path, {"": "/"}, files))
+    assert memory is not None
+    assert (memory.total_gb, memory.free_gb, memory.machine_gb) == (8, 6, 64)
+
+
+def test_the_tightest_of_the_groups_above_a_process_counts(tmp_path):
+    files = {
+        **group("user", limit=16 * GB, used=12 * GB),
+        **group("user/job", limit="max", used=GB),
+        **group("user/job/step", limit=32 * GB, used=GB),
+    }
+    memory = read_memory(machine_with(tmp_path, {"": "/user/job/step"}, files))
+    assert memory is not None
+    assert (memory.total_gb, memory.free_gb) == (16, 4)
+
+
+@pytest.mark.parametrize("inside", ["/docker/4f0c", "/"])
+def test_the_first_kind_of_control_groups_is_read_too(tmp_path, inside):
+    files = {
+        "memory/memory.limit_in_bytes": 4 * GB,
+        "memory/memory.usage_in_bytes": 2 * GB,
+        "memory/memory.stat": f"cache {GB}\ntotal_inactive_file {GB}",
+    }
+    groups = {"cpu,cpuacct": inside, "memory": inside}
+    memory = read_memory(machine_with(tmp_path, groups, files))
+    assert memory is not None
+    assert (memory.total_gb, memory.free_gb) == (4, 3)
+
+
+def test_a_limit_beyond_the_machine_is_none(tmp_path):
+    files = {
+        "memory/memory.limit_in_bytes": 9223372036854771712,
+        "memory/memory.usage_in_bytes": 2 * GB,
+        "memory/memory.stat": "",
+    }
+    memory = read_memory(machine_with(tmp_path, {"memory": "/"}, files))
+    assert memory is not None
+    assert (memory.total_gb, memory.free_gb) == (64, 60)
+
+
+def cached(cache, names, *, repository=RELEASED, shards=()):
+    """A repository in the Hub's cache as huggingface_hub leaves it."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot, blobs = folder / "snapshots" / ("c" * 40), folder / "blobs"
+    for made in (snapshot, blobs, folder / "refs"):
+        made.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("c" * 40)
+    for name in names:
+        index = {"weight_map": {f"layer.{shard}": shard for shard in shards}}
+        (blobs / name).write_text(json.dumps(index) if name.endswith("index.json") else "{}")
+        (snapshot / name).symlink_to(blobs / name)
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = ("config.json", "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "stored"),
+    [
+        (("config.json", "model.safetensors"), "downloaded"),
+        (("config.json", "pytorch_model.bin"), "downloaded"),
+        ((*INDEX, *SHARDS), "downloaded"),
+        ((*INDEX, SHARDS[0]), "partly downloaded"),
+        (("config.json",), "partly downloaded"),
+    ],
+)
+@pytest.mark.parametrize("repository", [RELEASED, "omlab/VLM-FO1-3B-v01"])
+def test_only_a_whole_snapshot_counts_as_downloaded(tmp_path, names, stored, repository):
+    cached(tmp_path, names, repository=repository, shards=SHARDS)
+    assert found_in(tmp_path).weights == stored
+
+
+def test_another_repository_or_an_empty_cache_is_no_download(tmp_path):
+    assert found_in(tmp_path).weights == "not downloaded"
+    assert found_in(tmp_path / "missing").weights == "not downloaded"
+    cached(tmp_path, ("config.json", "model.safetensors"), repository="someone/else")
+    assert found_in(tmp_path).weights == "not downloaded"
+
+
+def test_a_broken_index_is_no_whole_download(tmp_path):
+    cached(tmp_path, INDEX, shards=())
+    (blob,) = tmp_path.glob("*/blobs/model.safetensors.index.json")
+    blob.write_text("{")
+    assert found_in(tmp_path).weights == "partly downloaded"
+
+
+def test_what_is_downloaded_runs_offline_and_on_a_full_disk(tmp_path):
+    cached(tmp_path, ("config.json", "model.safetensors"))
+    assert found_in(tmp_path, disk_gb=0.0, offline=True).runs
+
+
+def found_in(cache, *, disk_gb: float = 50.0, offline: bool = False):
+    place = Place(device="cpu", total_gb=64.0, free_gb=60.0)
+    return fit(MODEL, [place], Surroundings(cache=cache, disk_gb=disk_gb, offline=offline))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_every_way_to_run_a_model_needs_more_than_its_weights(model):
+    stored = "bfloat16" if model.name == RELEASED else "float32"
+    for need in model.needs:
+        weights_gb = model.download_gb * (1 if need.dtype == stored else 2)
+        assert need.peak_gb > weights_gb
