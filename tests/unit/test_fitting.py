@@ -1,6 +1,8 @@
 """What memory a process may use, and which weights are in the Hub's cache."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +153,13 @@ def test_every_way_to_run_a_model_needs_more_than_its_weights(model):
     for need in model.needs:
         weights_gb = model.download_gb * (1 if need.dtype == stored else 2)
         assert need.peak_gb > weights_gb
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_the_documentation_gives_the_same_numbers(model):
+    text = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {re.escape(model.title)} \| ([\d.]+) \|(.*)\|$", text, re.MULTILINE)
+    peaks = {(need.device, need.dtype): f"{need.peak_gb:g}" for need in model.needs}
+    columns = [(device, dtype) for device in ("cpu", "cuda") for dtype in ("bfloat16", "float32")]
+    assert row[0] == f"{model.download_gb:g}"
+    assert [cell.strip() for cell in row[1].split("|")] == [peaks.get(at, "") for at in columns]

@@ -76,8 +76,8 @@ MODELS = (
         name="facebook/sam3",
         title="SAM 3, masks",
         needs=(
-            Need(device="cuda", dtype="float32", peak_gb=7.0),
-            Need(device="cpu", dtype="float32", peak_gb=7.0),
+            Need(device="cuda", dtype="float32", peak_gb=6.0),
+            Need(device="cpu", dtype="float32", peak_gb=6.0),
         ),
         download_gb=3.4,
         repositories=("facebook/sam3",),

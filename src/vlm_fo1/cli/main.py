@@ -24,7 +24,7 @@ COMMANDS = {
     "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
-    "doctor": ("vlm_fo1.cli.doctor", "Say what is installed and what is missing."),
+    "doctor": ("vlm_fo1.cli.doctor", "Say what is missing, and which weights fit this machine."),
 }
 """Command to its line in ``fo1 --help`` and the module whose ``command`` function, or whose ``app``
 of commands, it is."""
@@ -91,7 +91,7 @@ def about() -> None:
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
     may point at come from --box, --boxes or --proposer. Without --model the bundled small model is
-    used.
+    used, which knows rendered scenes only; `fo1 doctor` says which others fit this machine.
 
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """

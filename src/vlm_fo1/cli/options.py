@@ -22,8 +22,8 @@ Proposer = Annotated[
     str | None,
     typer.Option(
         metavar="NAME:ARG",
-        help="What offers the boxes instead: upn:PATH, hf:ID, ocr, ... "
-        "The bundled model has one of its own.",
+        help="What offers the boxes instead: upn:PATH, hf:zero-shot, hf:ID, sam3:ID, ocr, ... "
+        "(docs/proposers.md). The bundled model has one of its own.",
         show_default=False,
     ),
 ]
@@ -59,7 +59,10 @@ Tile = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option(help="'tiny' for the bundled model, a checkpoint folder, or a Hub id."),
+    typer.Option(
+        help="'tiny' for the bundled model, a checkpoint folder, or a Hub id such as "
+        "omlab/VLM-FO1_Qwen2.5-VL-3B-v01."
+    ),
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a Hub id.", show_default=False)
@@ -70,7 +73,10 @@ Device = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="bfloat16, float32, ...", show_default="float32 on the CPU, else as saved"),
+    typer.Option(
+        help="bfloat16 or float32, which takes twice the memory; `fo1 doctor` says what fits.",
+        show_default="float32 on the CPU, else as saved",
+    ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Out = Annotated[

@@ -28,7 +28,11 @@ def command(
     image: options.Image,
     proposer: Annotated[
         str,
-        typer.Option(help="What offers boxes: a name and, after a colon, what it loads."),
+        typer.Option(
+            metavar="NAME:ARG",
+            help="What offers boxes, and after a colon what it loads: upn:PATH, hf:zero-shot, "
+            "hf:ID, sam3:facebook/sam3, ocr, selective, tiny. See docs/proposers.md.",
+        ),
     ] = "tiny",
     queries: Annotated[
         list[str] | None,
