@@ -56,8 +56,9 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(model.name for model in MODELS),
-            help="Let the exit code tell of this model alone.",
+            metavar="NAME",
+            help="Let the exit code tell of this model alone: "
+            f"{', '.join(known.name for known in MODELS)}.",
             show_default="any of them",
         ),
     ] = None,
