@@ -62,7 +62,7 @@ def decode_rle(rle: Mapping[str, Any]) -> Mask:
         if isinstance(counts, bytes):
             counts = counts.decode("ascii")
         runs = _from_text(counts) if isinstance(counts, str) else [int(run) for run in counts]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BoxError(
             f"no run lengths of a mask ({error}): a dict with size [height, width] and counts, as "
             "COCO files have, is needed"
@@ -74,6 +74,26 @@ def decode_rle(rle: Mapping[str, Any]) -> Mask:
         )
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, np.array(runs, np.int64)).reshape((height, width), order="F")
+
+
+def turn_masks_upright(masks: npt.ArrayLike, orientation: int) -> Mask:
+    """Carry masks from an image as its file stores it to the image as it is shown.
+
+    Args:
+        masks: (N, H, W) bool, of the stored image.
+        orientation: EXIF's number, 1 to 8.
+
+    Returns:
+        (N, H, W) or (N, W, H) bool, of the shown image.
+    """
+    masks_NHW = np.asarray(masks, np.bool_)
+    if orientation in {5, 6, 7, 8}:
+        masks_NHW = masks_NHW.swapaxes(1, 2)
+    if orientation in {2, 3, 6, 7}:
+        masks_NHW = masks_NHW[:, :, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        masks_NHW = masks_NHW[:, ::-1]
+    return masks_NHW
 
 
 def mask_boxes(masks: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm_fo1.boxes import iou
+from vlm_fo1.boxes import check, iou
 from vlm_fo1.errors import BoxError, PromptError
-from vlm_fo1.images import read_image
+from vlm_fo1.images import read_framed
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import resolve_folder
 from vlm_fo1.processing import FO1Processor
@@ -193,10 +193,11 @@ class FO1:
             PromptError: The proposer looks for named things and there are no queries.
             ConfigError: ``tile`` is too small.
         """
-        picture = read_image(image, allow_url=allow_url)
+        picture, frame = read_framed(image, allow_url=allow_url)
         if boxes is not None:
-            offered = given_regions(boxes, picture.size, image=_name(image))
-            return self._opened(picture, offered, tile=self._side(tile, offered))
+            offer = given_regions(boxes, frame, image=_name(image))
+            side = self._side(tile, offer.regions)
+            return self._opened(picture, offer.regions, notes=offer.notes, tile=side)
         return self._opened(picture, **self._propose(picture, queries, tile))
 
     def detect(
@@ -242,20 +243,22 @@ class FO1:
             BoxError: ``box`` is not one usable box.
         """
         self._check_offered(boxes, "match")
-        picture = read_image(image, allow_url=options.pop("allow_url", False))
+        picture, frame = read_framed(image, allow_url=options.pop("allow_url", False))
         try:
-            reference = given_regions(box, picture.size, image=_name(image))
+            example = given_regions(box, frame, image=_name(image))
         except BoxError as error:
             raise BoxError(f"the reference box of match: {error}") from error
-        if len(reference) != 1:
-            raise BoxError(f"match takes one reference box, got {len(reference)}")
+        if len(example) != 1:
+            raise BoxError(f"match takes one reference box, got {len(example)}")
         queries, tile = options.pop("queries", None), options.pop("tile", None)
         found: dict[str, Any]
         if boxes is not None:
-            found = {"regions": given_regions(boxes, picture.size, image=_name(image))}
+            offer = given_regions(boxes, frame, image=_name(image))
+            found = {"regions": offer.regions, "notes": offer.notes}
         else:
             found = self._propose(picture, queries, tile)
-        found["regions"] = _first(reference, found["regions"])
+        found["regions"] = _first(example.regions, found["regions"])
+        found["notes"] = list(dict.fromkeys([*example.notes, *found.get("notes", ())]))
         return self._opened(picture, **found).match(0, **options)
 
     def ground(self, image: Any, boxes: Any = None, **options: Any) -> Answer:
@@ -331,7 +334,8 @@ class FO1:
         selection = self.selection
         if selection.limit is not None:  # it is meant for one look
             selection = replace(selection, limit=selection.limit * len(seen))
-        regions = given_regions(select(found, selection), picture.size)
+        chosen = select(found, selection)
+        regions = replace(chosen, xyxy=check(chosen.xyxy, picture.size))
         notes: list[str] = []
         if not len(regions):
             notes.append(

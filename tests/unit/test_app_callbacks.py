@@ -183,8 +183,12 @@ def test_a_video_is_one_file_or_its_frames(context, tmp_path):
 
 
 def test_boxes_are_typed_as_json():
-    assert typed_boxes("[1, 2, 30, 40]", (112, 84)) == [[1, 2, 30, 40]]
-    assert typed_boxes("[[1, 2, 30, 40]]", (112, 84)) == [[1, 2, 30, 40]]
+    for text in ("[1, 2, 30, 40]", "[[1, 2, 30, 40]]"):
+        typed = typed_boxes(text, (112, 84))
+        assert typed.regions.xyxy.tolist() == [[1, 2, 30, 40]]
+        assert typed.notes == ()
+    shares = typed_boxes("[0.1, 0.1, 0.5, 0.5]", (112, 84))
+    assert "lie between 0 and 1 and were taken as pixels" in shares.notes[0]
     with pytest.raises(BoxError, match="no JSON"):
         typed_boxes("1 2 30 40", (112, 84))
 

@@ -1,14 +1,18 @@
 """Boxes in every form a user has them."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.given import given_regions, read_boxes
+from vlm_fo1.images import Frame
+from vlm_fo1.proposers.given import Offer, by_image, given_regions, read_boxes
 from vlm_fo1.structures import Regions
 
 SIZE = (100, 80)
@@ -35,8 +39,12 @@ RESULTS = [
 ]
 
 
+def regions_of(source, size_wh=SIZE, image=None):
+    return given_regions(source, size_wh, image=image).regions
+
+
 def boxes_of(source, image=None):
-    return given_regions(source, SIZE, image=image).xyxy.tolist()
+    return regions_of(source, SIZE, image=image).xyxy.tolist()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def boxes_of(source, image=None):
     ],
 )  # fmt: skip
 def test_the_same_boxes_come_out_of_every_form(source):
-    regions = given_regions(source, SIZE)
+    regions = regions_of(source, SIZE)
     assert regions.xyxy.tolist() == XYXY
     assert regions.size_wh == SIZE
     assert regions.scores is None
@@ -71,7 +79,7 @@ def test_the_same_boxes_come_out_of_every_form(source):
 
 @pytest.mark.parametrize("source", [[], (), np.zeros((0, 4)), {"xyxy": []}])
 def test_nothing_is_no_regions(source):
-    assert len(given_regions(source, SIZE)) == 0
+    assert len(regions_of(source, SIZE)) == 0
 
 
 @pytest.mark.parametrize(
@@ -84,14 +92,14 @@ def test_nothing_is_no_regions(source):
     ],
 )
 def test_scores_stay_with_their_boxes(source):
-    regions = given_regions(source, SIZE)
+    regions = regions_of(source, SIZE)
     assert regions.scores is not None
     assert regions.scores.tolist() == [0.5, 0.75]
     assert regions.xyxy.tolist() == XYXY
 
 
 def test_a_score_of_null_is_unknown():
-    scores = given_regions({"xyxy": XYXY, "scores": [0.5, None]}, SIZE).scores
+    scores = regions_of({"xyxy": XYXY, "scores": [0.5, None]}, SIZE).scores
     assert scores is not None
     assert scores[0] == 0.5
     assert np.isnan(scores[1])
@@ -101,14 +109,14 @@ def test_what_regions_write_is_read_back():
     regions = Regions(
         np.array(XYXY, np.float32), SIZE, np.array([0.5, np.nan], np.float32), labels=("a", "b")
     )
-    again = given_regions(json.loads(json.dumps(regions.to_dict())), SIZE)
+    again = regions_of(json.loads(json.dumps(regions.to_dict())), SIZE)
     assert again.to_dict()["xyxy"] == regions.to_dict()["xyxy"]
     assert again.to_dict()["scores"] == regions.to_dict()["scores"]
 
 
 def test_regions_keep_their_labels_and_are_clipped_like_all_boxes():
     wide = np.array([[-9, 2, 300, 40]], np.float32)
-    regions = given_regions(Regions(wide, SIZE, labels=("cat",)), SIZE)
+    regions = regions_of(Regions(wide, SIZE, labels=("cat",)), SIZE)
     assert regions.labels == ("cat",)
     assert regions.xyxy.tolist() == [[0, 2, 100, 40]]
     assert boxes_of(wide) == [[0, 2, 100, 40]]
@@ -117,7 +125,7 @@ def test_regions_keep_their_labels_and_are_clipped_like_all_boxes():
 def test_regions_of_an_image_of_another_size_are_refused():
     other = Regions(np.array(XYXY, np.float32), (200, 160))
     with pytest.raises(BoxError, match=r"of an image of \(200, 160\), this one is \(100, 80\)"):
-        given_regions(other, SIZE)
+        regions_of(other, SIZE)
 
 
 # --- files and collections -----------------------------------------------------------------------
@@ -144,14 +152,14 @@ def test_each_file_may_have_its_own_form():
 def test_a_file_name_that_is_not_in_the_dict_is_refused_with_those_that_are():
     source = {f"{number}.jpg": XYXY for number in range(7)}
     with pytest.raises(BoxError) as caught:
-        given_regions(source, SIZE, image="photos/x.jpg")
+        regions_of(source, SIZE, image="photos/x.jpg")
     assert str(caught.value) == (
-        "the boxes hold nothing for 'x.jpg'; they are about 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, ..."
+        "the boxes hold nothing for 'x.jpg'; they are about '0.jpg', '1.jpg', '2.jpg' and 4 more"
     )
-    with pytest.raises(BoxError, match=r"nothing for an image without a file name; .* 0\.jpg"):
-        given_regions(source, SIZE)
+    with pytest.raises(BoxError, match=r"nothing for an image without a file name; .* '0\.jpg'"):
+        regions_of(source, SIZE)
     with pytest.raises(BoxError, match="they are about no image"):
-        given_regions({}, SIZE, image="x.jpg")
+        regions_of({}, SIZE, image="x.jpg")
 
 
 def test_a_data_set_gives_the_boxes_of_the_named_image_in_its_order():
@@ -163,16 +171,18 @@ def test_a_data_set_gives_the_boxes_of_the_named_image_in_its_order():
 def test_a_data_set_tells_images_of_one_name_apart_by_their_folder():
     assert boxes_of(COCO, "photos/day/a.jpg") == [XYXY[1]]
     assert boxes_of(COCO, "photos/night/a.jpg") == [XYXY[0]]
-    with pytest.raises(BoxError, match=r"2 images named 'a\.jpg': give their file names with the"):
-        given_regions(COCO, SIZE, image="elsewhere/a.jpg")
+    with pytest.raises(BoxError, match=r"2 images named 'a\.jpg': name each with the folders"):
+        regions_of(COCO, SIZE, image="elsewhere/a.jpg")
 
 
 def test_an_image_that_is_not_in_the_data_set_is_refused_even_if_there_is_only_one():
-    with pytest.raises(BoxError, match=r"holds 4 images, none named 'x\.jpg'"):
-        given_regions(COCO, SIZE, image="x.jpg")
+    with pytest.raises(
+        BoxError, match=r"nothing for 'x\.jpg'; they are about 'day/a\.jpg', .* 1 more"
+    ):
+        regions_of(COCO, SIZE, image="x.jpg")
     one = {"images": COCO["images"][:1], "annotations": COCO["annotations"][1:2]}
-    with pytest.raises(BoxError, match=r"holds 1 images, none named 'x\.jpg'"):
-        given_regions(one, SIZE, image="x.jpg")
+    with pytest.raises(BoxError, match=r"nothing for 'x\.jpg'; they are about 'day/a\.jpg'$"):
+        regions_of(one, SIZE, image="x.jpg")
     assert boxes_of(one) == [XYXY[1]]
 
 
@@ -189,25 +199,139 @@ def test_an_image_that_is_not_in_the_data_set_is_refused_even_if_there_is_only_o
 def test_a_broken_data_set_is_refused_with_what_it_needs(broken):
     words = "each of 'images' needs an 'id' and a 'file_name', each of 'annotations' an 'image_id'"
     with pytest.raises(BoxError, match=words):
-        given_regions(broken, SIZE, image="a.jpg")
+        regions_of(broken, SIZE, image="a.jpg")
 
 
 @pytest.mark.parametrize("image", ["139.jpg", "coco/000000000139.jpg", 139])
 def test_results_about_many_images_are_picked_by_the_id_in_the_file_name(image):
-    regions = given_regions(RESULTS, SIZE, image=image)
+    regions = regions_of(RESULTS, SIZE, image=image)
     assert regions.xyxy.tolist() == XYXY
     assert regions.scores is not None
     assert regions.scores.tolist() == [0.5, 0.75]
 
 
-def test_results_about_one_image_are_about_this_one():
-    assert boxes_of(RESULTS[::2], "holiday.jpg") == XYXY
+def test_results_about_one_image_are_about_the_one_that_is_named_and_it_is_said():
+    offer = given_regions(RESULTS[::2], SIZE, image="holiday.jpg")
+    assert offer.regions.xyxy.tolist() == XYXY
+    assert offer.notes == (
+        "the boxes are of image_id 139, which does not say whether that is 'holiday.jpg': they "
+        "were taken as its own",
+    )
+    for image in (139, "139.jpg", "x/000139.png", None):
+        assert given_regions(RESULTS[::2], SIZE, image=image).notes == ()
+
+
+@pytest.mark.parametrize("image", ["140.jpg", "000000000140.jpg", 140])
+def test_results_about_one_image_are_not_those_of_another_id(image):
+    with pytest.raises(BoxError, match=r"about 1 image, none of them .*e\.g\. 139\.jpg"):
+        given_regions(RESULTS[::2], SIZE, image=image)
+
+
+def test_results_that_state_the_name_of_another_image_are_refused():
+    results = [{**RESULTS[0], "image_id": "other"}]
+    with pytest.raises(BoxError, match=r"none of them 'holiday\.jpg'.*e\.g\. other\.jpg"):
+        given_regions(results, SIZE, image="holiday.jpg")
+    assert boxes_of(results, "x/other.png") == XYXY[:1]
+
+
+def test_of_several_images_only_those_that_an_id_names_get_results_about_one():
+    several = by_image(RESULTS[::2])
+    assert given_regions(several, SIZE, image="000139.jpg").regions.xyxy.tolist() == XYXY
+    with pytest.raises(BoxError, match=r"nothing for 'holiday\.jpg'; they are about '139'$"):
+        given_regions(several, SIZE, image="holiday.jpg")
+    for source in (XYXY, [], [{"xyxy": XYXY[0]}], {"xyxy": XYXY}, COCO, None):
+        assert by_image(source) is source
+
+
+def test_results_of_which_some_have_no_image_are_refused():
+    with pytest.raises(BoxError, match="1 of 2 boxes have an image_id: give all or none"):
+        given_regions([RESULTS[0], {"bbox": XYWH[0]}], SIZE, image="139.jpg")
 
 
 @pytest.mark.parametrize("image", ["holiday.jpg", None, 140])
 def test_results_about_other_images_are_refused(image):
     with pytest.raises(BoxError, match=r"about 2 images, none of them .*e\.g\. 139\.jpg"):
-        given_regions(RESULTS, SIZE, image=image)
+        regions_of(RESULTS, SIZE, image=image)
+
+
+# --- what tensors, detectors and data frames hold ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(XYXY, requires_grad=True),
+        torch.tensor(XYXY, dtype=torch.bfloat16),
+        torch.tensor(XYXY, dtype=torch.float64, requires_grad=True) * 1,
+        torch.tensor(XYXY).long(),
+    ],
+    ids=["gradient", "bfloat16", "of a graph", "integers"],
+)
+def test_a_tensor_may_be_of_any_type_and_in_a_graph(tensor):
+    assert boxes_of(tensor) == XYXY
+    assert boxes_of(list(tensor)) == XYXY
+    scores = torch.tensor([0.5, 0.75], dtype=torch.bfloat16, requires_grad=True)
+    assert regions_of({"xyxy": tensor, "scores": scores}).scores.tolist() == [0.5, 0.75]
+
+
+@pytest.mark.gpu
+def test_a_tensor_may_be_on_a_gpu():
+    assert boxes_of(torch.tensor(XYXY, device="cuda", dtype=torch.bfloat16)) == XYXY
+
+
+def test_what_detectors_of_transformers_give_is_read():
+    found = {"scores": torch.tensor([0.5, 0.25]), "labels": torch.tensor([3, 1])}
+    regions = regions_of({**found, "boxes": torch.tensor(XYXY)})
+    assert regions.xyxy.tolist() == XYXY
+    assert regions.scores.tolist() == [0.5, 0.25]
+    corners = [dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)) for box in XYXY]
+    piped = [{"score": 0.5, "label": "cat", "box": box} for box in corners]
+    regions = regions_of(piped)
+    assert regions.xyxy.tolist() == XYXY
+    assert (regions.labels, regions.scores.tolist()) == (("cat", "cat"), [0.5, 0.5])
+
+
+def test_data_frames_with_corners_or_with_four_columns_are_read():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    names = ["xmin", "ymin", "xmax", "ymax"]
+    frame = pandas.DataFrame(XYXY, columns=names)
+    assert boxes_of(frame) == XYXY
+    assert boxes_of(frame.assign(label=["cat", "dog"], score=[0.5, 0.25])) == XYXY
+    assert regions_of(frame.assign(label=["cat", "dog"])).labels == ("cat", "dog")
+    assert boxes_of(pandas.DataFrame(XYXY)) == XYXY
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [[0, 0, 1, 1], [0.1, 0.2, 0.5, 0.6]],
+        np.array([[0.1, 0.2, 0.5, 0.6]]),
+        {"xyxy": [[0.1, 0.2, 0.5, 0.6]]},
+        [{"bbox": [0.1, 0.2, 0.4, 0.4]}],
+        Regions(np.array([[0.1, 0.2, 0.5, 0.6]], np.float32), SIZE),
+    ],
+)
+def test_boxes_that_look_like_shares_are_taken_as_pixels_and_it_is_said(source):
+    offer = given_regions(source, SIZE)
+    assert offer.regions.xyxy[-1].tolist() == pytest.approx([0.1, 0.2, 0.5, 0.6])
+    assert offer.notes == (
+        "all boxes lie between 0 and 1 and were taken as pixels: if they are shares of the image, "
+        "multiply them by its width and height",
+    )
+    assert given_regions(offer, SIZE).notes == offer.notes
+    assert given_regions([[0, 0, 1, 1], [0, 0, 2, 1]], SIZE).notes == ()
+    assert given_regions([], SIZE).notes == ()
+
+
+def test_boxes_that_stick_far_out_are_clipped_and_it_is_said():
+    mixed_up = [{"bbox": box} for box in XYXY]  # corners where width and height belong
+    offer = given_regions(mixed_up, SIZE)
+    assert offer.regions.xyxy.tolist() == [[1, 2, 31, 42], [10, 20, 100, 80]]
+    assert offer.notes[0].startswith("1 of 2 boxes stick far out of the image and were clipped")
+    assert given_regions([[-4, -3, 104, 83]], SIZE).notes == ()
 
 
 # --- what cannot be used -------------------------------------------------------------------------
@@ -218,10 +342,9 @@ def test_results_about_other_images_are_refused(image):
     [
         ([[1, 2, 3]], r"shape \(N, 4\), got \(1, 3\)"),
         ([[1, 2, 3, 4], [1, 2]], "rows of four numbers"),
-        ("nothing.json", "boxes file nothing.json cannot be read: No such file or directory"),
+        ("nothing.json", r"nothing\.json does not exist: check the path"),
         (None, "got object values"),
         (3, r"got \(\)"),
-        (torch.tensor(XYXY, requires_grad=True), "boxes cannot be read as an array: Can't call"),
         ([["a", "b", "c", "d"]], "got str"),
         ([XYXY[0], [50, 5, 20, 9]], r"box 1 = \(50, 5, 20, 9\) is reversed"),
         ([{"xyxy": XYXY[0]}, {"box": XYXY[0]}], "box 1 has neither 'xyxy' .* it has box"),
@@ -240,19 +363,32 @@ def test_results_about_other_images_are_refused(image):
         ({"xyxy": XYXY, "scores": [0.5]}, r"scores has shape \(1,\) for 2 boxes"),
         ({"xyxy": XYXY, "scores": ["x", "y"]}, "scores must be numbers, one per box"),
         ({"xyxy": XYXY, "scores": [0.5, float("inf")]}, "scores of box 1 is infinite"),
+        ({"xyxy": XYXY, "scores": [0.5, 10**400]}, "scores of box 1 is infinite"),
+        ({"xyxy": XYXY, "scores": [0.5, "0.5"]}, "score of box 1 is '0.5': scores must be numbers"),
+        ({"xyxy": XYXY, "labels": "ab"}, "labels are 'ab': a list with one text a box"),
+        ({"xyxy": XYXY, "labels": ["a", None]}, "label of box 1 is None: a text is needed"),
+        ({"xyxy": XYXY, "labels": ["a", "\ud83d"]}, "label of box 1 is .*half of a character"),
+        ([{"xyxy": XYXY[0], "label": "\ud83d"}], "label of box 0 is .*half of a character"),
+        ([{"bbox": [1, 2, 3, 4, 5]}], r"box 0 is \[1, 2, 3, 4, 5\]: four numbers are needed"),
+        ([{"bbox": ["1", "2", "3", "4"]}], r"box 0 is \['1', .*\]: four numbers are needed"),
+        ([{"bbox": [1, 2, True, 4]}], "four numbers are needed"),
+        ([{"bbox": [1, 2, float("nan"), 4]}], "holds NaN or infinity"),
+        ([{"bbox": [1, 2, 10**400, 4]}], "holds NaN or infinity"),
+        ([{"bbox": None, "segmentation": [[1, 2, 3]]}], "box 0 is None: four numbers are needed"),
+        ({"regions": 5}, "'regions' holds no boxes"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_index(source, words):
     with pytest.raises(BoxError, match=words):
-        given_regions(source, SIZE)
+        regions_of(source, SIZE)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"[[1, 2,", r"boxes file .*b\.json is not JSON"),
+        (b"[[1, 2,", r"b\.json is not JSON"),
         (b"", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"\xff\xfe", "cannot be read as UTF-8 text"),
         (b"null", "holds None: a list or a dict is needed"),
         (b'"other.json"', "holds 'other.json': a list or a dict is needed"),
     ],
@@ -262,3 +398,97 @@ def test_a_file_that_holds_no_boxes_is_refused_by_name(tmp_path, content, words)
     path.write_bytes(content)
     with pytest.raises(BoxError, match=words):
         read_boxes(path)
+
+
+@pytest.mark.parametrize("name", ["boxes.json", "boxes.jsonl", "a.txt"])
+def test_a_file_may_begin_with_a_mark_that_says_it_is_utf8(tmp_path, name):
+    text = {
+        "boxes.json": json.dumps(XYXY[:1]),
+        "boxes.jsonl": json.dumps({"file": "a.jpg", "regions": {"xyxy": XYXY[:1]}}),
+        "a.txt": "0 0.155 0.2625 0.29 0.475",
+    }[name]
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8-sig")
+    assert boxes_of(path, "a.jpg") == pytest.approx(np.array(XYXY[:1]))
+
+
+def test_what_is_wrong_in_a_file_is_said_with_its_name(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text('[{"bbox": [1, 2, "3", 4]}]')
+    with pytest.raises(BoxError, match=r"boxes\.json: box 0 is \[1, 2, '3', 4\]: four numbers"):
+        given_regions(path, SIZE)
+
+
+# --- anything ------------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(
+    st.integers(-5, 120), st.floats(width=32), st.sampled_from([1e39, 10**400, True, None, "1"])
+)
+LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=4), st.just("\ud800"))
+FOURS = st.lists(NUMBERS, min_size=3, max_size=5)
+KEYS = st.sampled_from(
+    [
+        *("xyxy", "bbox", "boxes", "box", "scores", "score", "labels", "label", "masks", "size"),
+        *("segmentation", "counts", "images", "annotations", "categories", "id", "image_id"),
+        *("category_id", "file_name", "name", "width", "height", "regions", "image", "file"),
+        *("shapes", "points", "shape_type", "imagePath", "imageWidth", "imageHeight", "a", "a.jpg"),
+    ]
+)
+JSON = st.recursive(
+    LEAVES | FOURS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+ENTRIES = st.fixed_dictionaries({}, optional={"id": LEAVES, "file_name": LEAVES, "width": NUMBERS})
+RECORDS = st.fixed_dictionaries(
+    {"bbox": FOURS | LEAVES},
+    optional={
+        "image_id": LEAVES,
+        "id": LEAVES,
+        "category_id": LEAVES,
+        "score": NUMBERS,
+        "label": LEAVES,
+        "segmentation": JSON,
+    },
+)
+DATA_SETS = st.fixed_dictionaries(
+    {
+        "images": st.lists(ENTRIES, max_size=2) | LEAVES,
+        "annotations": st.lists(RECORDS, max_size=3),
+    },
+    optional={"categories": JSON},
+)
+SHAPES = st.fixed_dictionaries({"points": st.lists(FOURS | LEAVES, max_size=3) | JSON})
+ANSWERS = st.fixed_dictionaries(
+    {"xyxy": st.lists(FOURS, max_size=2) | JSON},
+    optional={"scores": st.lists(NUMBERS, max_size=2), "labels": JSON, "masks": JSON},
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    source=st.one_of(
+        JSON,
+        DATA_SETS,
+        st.lists(RECORDS, max_size=3),
+        st.fixed_dictionaries({"shapes": st.lists(SHAPES, max_size=2), "imageWidth": NUMBERS}),
+        st.fixed_dictionaries({"regions": ANSWERS, "image": JSON}),
+        ANSWERS,
+    ).filter(lambda source: not isinstance(source, str)),
+    image=st.sampled_from([None, "a.jpg", "1.jpg", 1, ""]),
+)
+def test_any_value_gives_regions_or_says_why_not(source, image):
+    try:
+        offer = given_regions(source, Frame((80, 100), (100, 80), 6), image=image)
+    except BoxError:
+        return
+    assert isinstance(offer, Offer)
+    assert offer.regions.size_wh == (80, 100)
+    json.dumps(offer.regions.to_dict(masks=True), allow_nan=False).encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.lists(st.floats() | st.floats(0, 1), min_size=1, max_size=12), max_size=3))
+def test_any_rows_of_numbers_give_regions_or_say_why_not(rows):
+    with contextlib.suppress(BoxError):
+        assert len(given_regions({"yolo": rows}, SIZE).regions) == len(rows)

@@ -110,7 +110,7 @@ def test_what_is_saved_can_be_given_to_the_other_commands(run, photos):
         assert run("photos", "--save", name, "--fresh").exit_code == 0
         boxes = read_boxes(Path(name))
         for image in ("photos/2.png", photos / "2.png", "2.png"):
-            regions = given_regions(boxes, SIZE, image=image)
+            regions = given_regions(boxes, SIZE, image=image).regions
             assert regions.xyxy.tolist() == [[2, 0, 42, 40], [3, 0, 42, 40], [60, 40, 120, 80]]
             assert regions.labels == ("a", "b", "c")
 
@@ -173,7 +173,7 @@ def test_a_picture_that_the_truth_does_not_know_is_told_of(run, photos):
     truth(Path("gt.json"), "0.png", "1.png")
     result = run("photos", "--recall", "gt.json")
     assert result.exit_code == 1
-    assert "none named '2.png'" in result.stderr
+    assert "hold nothing for '2.png'; they are about '0.png', '1.png'" in result.stderr
 
 
 def test_drawings_are_made(run, photos):
@@ -191,7 +191,7 @@ def test_drawings_are_made(run, photos):
         (("nowhere/*.png",), "no picture matches"),
         (("photos", "--queries", "cat, dog"), "leave out queries=['cat', 'dog']"),
         (("photos", "--save", "boxes.txt"), "ends in .json or .jsonl"),
-        (("photos", "--recall", "none.json"), "truth file none.json cannot be read"),
+        (("photos", "--recall", "none.json"), "none.json does not exist"),
         (("photos", "--cache", "photos/0.png"), "cannot be written to"),
     ],
 )
@@ -216,7 +216,7 @@ def test_masks_are_saved_as_run_lengths_and_come_back(run, photos, monkeypatch):
     monkeypatch.setattr(Corners, "of", lambda self, image: replace(of(self, image), masks=masks))
     for name in ("boxes.jsonl", "boxes.json"):
         assert run("photos", "--save", name, "--fresh", "--cache", "seen").exit_code == 0
-        again = given_regions(read_boxes(Path(name)), SIZE, image="2.png")
+        again = given_regions(read_boxes(Path(name)), SIZE, image="2.png").regions
         np.testing.assert_array_equal(again.masks, masks)
     assert lines_of("boxes.jsonl")[0]["regions"]["masks"][0]["size"] == [80, 120]
     few = json.loads(run(photos / "1.png", "--json", "--min-score", 0.8).stdout)

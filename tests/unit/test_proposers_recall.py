@@ -9,6 +9,7 @@ import pytest
 
 from vlm_fo1.boxes import xyxy_to_xywh
 from vlm_fo1.errors import BoxError
+from vlm_fo1.images import Frame
 from vlm_fo1.proposers.recall import LIMITS, SIZES, CocoTruth, RecallMeter, matches
 from vlm_fo1.structures import Regions
 
@@ -135,7 +136,8 @@ def test_recall_is_that_of_cocos_own_scorer(tmp_path):
     source, meter, results = CocoTruth(path), RecallMeter(), []
     assert len(source) == 12
     for entry, boxes in zip(truth["images"], offered, strict=True):
-        meter.add(regions(*boxes), *source.objects(entry["file_name"], SIZE))
+        objects = source.objects(entry["file_name"], SIZE)
+        meter.add(regions(*boxes), objects.xyxy, objects.areas)
         results += [
             {"image_id": entry["id"], "category_id": 1, "bbox": box, "score": 1 - rank / 1000}
             for rank, box in enumerate(xyxy_to_xywh(boxes).tolist())
@@ -167,13 +169,15 @@ def test_images_of_the_truth_are_found_by_name_and_folder(tmp_path):
     ]
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
     truth = CocoTruth(path)
-    boxes, areas = truth.objects("/x/night/a.jpg", SIZE)
-    assert boxes.tolist() == [[1, 2, 4, 6]]
-    assert areas.tolist() == [12]
-    assert truth.objects("day/a.jpg", SIZE)[0].shape == (0, 4)
-    with pytest.raises(BoxError, match=r"about an image of \(400, 400\), a.jpg is \(40, 40\)"):
+    found = truth.objects("/x/night/a.jpg", SIZE)
+    assert found.xyxy.tolist() == [[1, 2, 4, 6]]
+    assert found.areas.tolist() == [12]
+    assert truth.objects("day/a.jpg", SIZE).xyxy.shape == (0, 4)
+    with pytest.raises(BoxError, match=r"an image of \(400, 400\), this one is \(40, 40\)"):
         truth.objects("day/a.jpg", (40, 40))
-    with pytest.raises(BoxError, match=r"truth.json holds 2 images, none named 'b\.jpg'"):
+    with pytest.raises(
+        BoxError, match=r"truth.json: .* nothing for 'b\.jpg'; they are about 'day/a"
+    ):
         truth.objects("b.jpg", SIZE)
     with pytest.raises(BoxError, match=r"2 images named 'a\.jpg'"):
         truth.objects("a.jpg", SIZE)
@@ -184,8 +188,9 @@ def test_images_of_the_truth_are_found_by_name_and_folder(tmp_path):
     [
         "[]",
         "{}",
-        "nonsense",
         '{"images": [{}], "annotations": []}',
+        '{"images": [], "annotations": {"1": {}}}',
+        '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, "3", null]}]}',
         '{"images": [], "annotations": [{"image_id": 1}]}',
         '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}',
     ],
@@ -195,8 +200,29 @@ def test_a_file_that_is_no_truth_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(BoxError, match=r"truth file .*truth\.json is no COCO data set"):
         CocoTruth(path)
-    with pytest.raises(BoxError, match="cannot be read: No such file"):
+    path.write_text("nonsense")
+    with pytest.raises(BoxError, match=r"truth\.json is not JSON"):
+        CocoTruth(path)
+    with pytest.raises(BoxError, match=r"none\.json does not exist"):
         CocoTruth(tmp_path / "none.json")
+
+
+def test_the_truth_of_a_turned_photo_is_turned_with_it_and_ids_are_joined_whatever_their_type(
+    tmp_path,
+):
+    path = tmp_path / "truth.json"
+    images = [{"id": "0001", "file_name": "x\\a.jpg", "width": 40, "height": 30}]
+    annotations = [{"image_id": 1, "bbox": [1, 2, 10, 20]}, {"image_id": 7, "bbox": [1, 2, 3, 4]}]
+    path.write_text("\ufeff" + json.dumps({"images": images, "annotations": annotations}))
+    truth = CocoTruth(path)
+    found = truth.objects("a.jpg", Frame((30, 40), (40, 30), 6))
+    assert found.xyxy.tolist() == [[8, 1, 28, 11]]
+    assert found.areas.tolist() == [200]
+    assert found.note is not None
+    assert "turned upright" in found.note
+    assert truth.strays == (
+        "1 of 2 annotations belong to no image of the file (image_id 7): they were left out"
+    )
 
 
 def test_each_box_accounts_for_the_best_object_that_is_left():

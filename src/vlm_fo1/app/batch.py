@@ -9,6 +9,7 @@ from typing import Any
 from vlm_fo1.app.asking import Asked, put
 from vlm_fo1.app.limits import Limits
 from vlm_fo1.errors import FO1Error
+from vlm_fo1.images import image_frame
 from vlm_fo1.pipeline import FO1
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.structures import Answer
@@ -60,7 +61,9 @@ def ask_all(
     for path in pictures:
         try:
             picture = limits.picture(path)
-            given = None if boxes is None else given_regions(boxes, picture.size, image=path.name)
+            given = None
+            if boxes is not None:
+                given = given_regions(boxes, image_frame(path), image=path.name)
             row = Row(file=path.name, answer=put(fo1, picture, given, asked, report))
         except (FO1Error, OSError, MemoryError) as error:
             row = Row(file=path.name, error=str(error) or type(error).__name__)

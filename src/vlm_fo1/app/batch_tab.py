@@ -18,7 +18,7 @@ from vlm_fo1.app.running import (
     running,
     tie_work,
 )
-from vlm_fo1.proposers.given import read_boxes
+from vlm_fo1.proposers.given import by_image, read_boxes
 
 
 def batch_tab(context: Context) -> None:
@@ -112,6 +112,8 @@ def run_batch(
     pictures = context.limits.pictures(paths)
     choice = context.shelf.choice(*names)
     boxes = None if boxes_file is None else read_boxes(Path(boxes_file))
+    if len(pictures) > 1:
+        boxes = by_image(boxes)
     rows: list[Row] = []
 
     def work(report: Any) -> None:

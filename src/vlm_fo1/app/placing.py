@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vlm_fo1.app.models import Choice
 from vlm_fo1.app.upload import annotator_value, picture_field
 from vlm_fo1.errors import BoxError
 from vlm_fo1.proposers.base import select
-from vlm_fo1.proposers.given import given_regions
+from vlm_fo1.proposers.given import Offer, given_regions
 from vlm_fo1.structures import Regions
 
 DRAWN, PROPOSED = "boxes on the picture", "proposer"
@@ -104,7 +105,10 @@ def tie_placing(
 
     def put_on(picture: Any, boxes: str) -> Any:
         seen = drawn(picture, context.limits)
-        return _placed(seen, typed_boxes(boxes, seen.picture.size)), DRAWN
+        typed = typed_boxes(boxes, seen.picture.size)
+        for note in typed.notes:
+            gradio().Warning(escape(note))
+        return _placed(seen, typed.regions.xyxy.tolist()), DRAWN
 
     placed.put_on.click(
         refusing(put_on),
@@ -123,7 +127,7 @@ def tie_placing(
     )
 
 
-def typed_boxes(text: str, size_wh: tuple[int, int]) -> list[list[float]]:
+def typed_boxes(text: str, size_wh: tuple[int, int]) -> Offer:
     """Boxes that somebody wrote.
 
     Args:
@@ -135,7 +139,7 @@ def typed_boxes(text: str, size_wh: tuple[int, int]) -> list[list[float]]:
     """
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BoxError(f"the boxes are no JSON ({error}): write [[x1, y1, x2, y2], ...]") from error
     if (
         isinstance(given, list)
@@ -143,7 +147,7 @@ def typed_boxes(text: str, size_wh: tuple[int, int]) -> list[list[float]]:
         and all(isinstance(v, int | float) for v in given)
     ):
         given = [given]
-    return given_regions(given, size_wh).xyxy.tolist()
+    return given_regions(given, size_wh)
 
 
 def proposed_boxes(

@@ -91,6 +91,10 @@ def run(options: Shared, question: Question) -> None:
             file = AnswerFile(options.save, decisive, fresh=options.fresh)
         todo = [path for path in pictures if file is None or str(path) not in file.finished]
         fo1 = _load(options, errors) if todo else None
+        if len(pictures) > 1 and boxes is not None:
+            from vlm_fo1.proposers.given import by_image
+
+            boxes = by_image(boxes)
 
     def ask(path: Path) -> "Answer":
         assert fo1 is not None

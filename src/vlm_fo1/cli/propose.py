@@ -1,6 +1,7 @@
 """`fo1 propose`: the boxes that a proposer offers, drawn, saved, measured."""
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, Selection
     from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
     from vlm_fo1.structures import Regions
+
+logger = logging.getLogger(__name__)
 
 
 def command(
@@ -203,6 +206,8 @@ def _prepare(job: Job, errors: Console) -> _Tools:
 
         selection = Selection(min_score=job.min_score, nms_iou=job.nms, limit=job.limit)
         truth = CocoTruth(job.recall) if job.recall else None
+        if truth is not None and truth.strays:
+            errors.print(Text(f"{job.recall}: {truth.strays}", style="yellow"), soft_wrap=True)
         options = {"device": job.device, "dtype": job.dtype}
         proposer = load_proposer(
             job.proposer, **{key: value for key, value in options.items() if value is not None}
@@ -219,11 +224,11 @@ def _prepare(job: Job, errors: Console) -> _Tools:
 
 def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
     """The line about one picture, and its regions; what is known of it is counted."""
-    from vlm_fo1.images import read_image
+    from vlm_fo1.images import read_framed
     from vlm_fo1.proposers.base import select
 
-    picture = read_image(path)
-    objects = tools.truth.objects(path, picture.size) if tools.truth else None
+    picture, frame = read_framed(path)
+    objects = tools.truth.objects(path, frame) if tools.truth else None
     asked = getattr(tools.proposer, "misses", None)
     start = time.perf_counter()
     (offered,) = tools.proposer.propose([picture], queries=tools.queries)
@@ -232,7 +237,9 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
         seconds = None  # it was in the cache
     regions = select(offered, tools.selection)
     if objects is not None:
-        tools.meter.add(regions, *objects, latency_s=seconds)
+        tools.meter.add(regions, objects.xyxy, objects.areas, latency_s=seconds)
+        if objects.note:
+            logger.warning("%s: %s", path, objects.note)
     width, height = picture.size
     record = {
         "file": str(path),
@@ -247,16 +254,17 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
 
 def _count_finished(job: Job, tools: _Tools, names: set[str]) -> None:
     """Count pictures of an earlier run, from their lines."""
+    from vlm_fo1.images import image_frame
     from vlm_fo1.proposers.given import given_regions, read_boxes
 
     assert job.lines is not None
     assert tools.truth is not None
     for name, record in read_boxes(job.lines).items():
         if name in names:
-            size_wh = (record["image"]["width"], record["image"]["height"])
-            objects = tools.truth.objects(name, size_wh)
-            regions = given_regions(record, size_wh)
-            tools.meter.add(regions, *objects, latency_s=record.get("seconds"))
+            frame = image_frame(name)
+            objects = tools.truth.objects(name, frame)
+            regions = given_regions(record, frame).regions
+            tools.meter.add(regions, objects.xyxy, objects.areas, latency_s=record.get("seconds"))
 
 
 def _print(job: Job, record: dict[str, Any], regions: "Regions") -> None:

@@ -5,11 +5,15 @@ size of the image is known.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vlm_fo1.errors import BoxError
+from vlm_fo1.proposers.given_coco import CocoFile
+from vlm_fo1.proposers.identity import Names
+from vlm_fo1.settings import read_json, read_text
 
 YOLO = "yolo"
 """Key of rows in YOLO's form: class, centre x, centre y, width, height[, score], as shares."""
@@ -32,22 +36,14 @@ def read_boxes(path: Path) -> Any:
     """
     if path.is_dir():
         return _read_folder(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".txt":
-            return {YOLO: _yolo_rows(text, path)}
-        if path.suffix.lower() == ".jsonl":
-            return _of_lines(text, path)
-        values = json.loads(text)
-    except OSError as error:
-        raise BoxError(f"boxes file {path} cannot be read: {error.strerror}") from error
-    except BoxError:
-        raise
-    except ValueError as error:
-        raise BoxError(f"boxes file {path} is not JSON: {error}") from error
+    if path.suffix.lower() == ".txt":
+        return {YOLO: _yolo_rows(read_text(path, BoxError), path)}
+    if path.suffix.lower() == ".jsonl":
+        return _of_lines(read_text(path, BoxError), path)
+    values = read_json(path, BoxError)
     if not isinstance(values, list | dict):
         raise BoxError(f"boxes file {path} holds {values!r}: a list or a dict is needed")
-    return values
+    return CocoFile(values) if isinstance(values, dict) and "annotations" in values else values
 
 
 def boxes_of_image(folder: Path, image: str | Path | int | None) -> Any:
@@ -58,151 +54,184 @@ def boxes_of_image(folder: Path, image: str | Path | int | None) -> Any:
     """
     if image is None:
         raise BoxError(f"{folder} is a folder with a file for each image: the image needs a name")
-    path = Path(str(image))
-    ends = [PurePath(*path.parts[start:]) for start in range(len(path.parts))]
-    for end in ends if not path.is_absolute() else ends[1:]:
-        for suffix in _SUFFIXES:
-            if (found := folder / end.with_suffix(suffix)).is_file():
-                return read_boxes(found)
-    raise BoxError(
-        f"the folder {folder} holds no boxes of {path.name!r}: "
-        f"{' or '.join(path.stem + suffix for suffix in _SUFFIXES)} is needed in it"
-    )
+    files = _files(folder)
+    try:
+        position = Names(files).find(image)
+    except BoxError as error:
+        stem = Path(str(image)).stem
+        needed = " or ".join(stem + suffix for suffix in _SUFFIXES)
+        raise BoxError(f"in the folder {folder} {error}; {needed} is needed in it") from error
+    return read_boxes(list(files.values())[position])
 
 
-def by_name(source: Mapping[str, Any], image: str | Path | int | None) -> Any:
-    """What a dict from file name holds about an image.
-
-    Keys may have or lack folders and the suffix; the one that says most about the path counts.
-
-    Raises:
-        BoxError: Nothing, or several that fit as well.
-    """
-    path = Path(str(image))
-    for key in (str(image), path.name, path.stem):
-        if key in source:
-            return source[key]
-    for wanted in (path, path.with_suffix("")) if path.name else ():
-        fits = [key for key in source if _is_end_of(Path(key), wanted)]
-        if fits:
-            return source[max(fits, key=lambda key: len(Path(key).parts))]
-    fits = [key for key in source if Path(key).name in {path.name, path.stem} and path.name]
-    if len(fits) == 1:
-        return source[fits[0]]
-    if fits:
-        raise BoxError(
-            f"the boxes hold {len(fits)} images named {path.name!r}: name the image with its folder"
-        )
-    about = ", ".join(map(str, list(source)[:5])) or "no image"
-    raise BoxError(
-        f"the boxes hold nothing for {called(image)}; they are about {about}"
-        f"{', ...' if len(source) > 5 else ''}"
-    )
-
-
-def called(image: str | Path | int | None) -> str:
-    """How a message names an image."""
-    if image is None:
-        return "an image without a file name"
-    return str(image) if isinstance(image, int) else repr(Path(str(image)).name)
-
-
-def yolo_boxes(
-    rows: Sequence[Sequence[float]], size_wh: tuple[int, int]
-) -> tuple[list[list[float]], list[float] | None]:
-    """Boxes in pixels, and their scores if there are some.
+def yolo_boxes(rows: Sequence[Sequence[float]]) -> tuple[list[list[float]], list[float] | None]:
+    """Boxes as shares of the image (x1, y1, x2, y2), and their scores if there are some.
 
     Args:
-        rows: As `read_boxes` gives them under `YOLO`: a class, then four shares of the image and
-            perhaps a score, or the corners of an outline (x1 y1 x2 y2 x3 y3 ...).
-        size_wh: Width and height of the image in pixels.
+        rows: As `read_boxes` gives them under `YOLO`: a class, then four shares of the image or
+            the corners of an outline (x1 y1 x2 y2 x3 y3 ...), then perhaps a score, and after the
+            score perhaps the number of a track.
 
     Raises:
         BoxError: A row that is neither, or only some have a score.
     """
-    width, height = size_wh
+    tracked = any(_ends_in_track(row[1:]) for row in rows)
+    alike = len({len(row) for row in rows}) == 1
     boxes: list[list[float]] = []
     scores: list[float] = []
     for index, row in enumerate(rows):
-        numbers = [float(value) for value in row[1:]]
-        if len(numbers) in {4, 5}:
-            x, y, w, h = numbers[:4]
-            shares = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-            scores.extend(numbers[4:])
-        elif len(numbers) >= 6 and len(numbers) % 2 == 0:
-            xs, ys = numbers[::2], numbers[1::2]
-            shares = [min(xs), min(ys), max(xs), max(ys)]
-        else:
-            raise BoxError(
-                f"line {index + 1} has {len(row)} numbers: a class, then cx cy w h (and a score), "
-                "or the corners of an outline"
-            )
+        try:
+            shares, score = _yolo_box(row[1:], tracked=tracked, alike=alike)
+        except BoxError as error:
+            raise BoxError(f"line {index + 1} {error}") from error
         if not all(-0.5 <= value <= 1.5 for value in shares):
             raise BoxError(
                 f"line {index + 1} gives the box {[round(value, 3) for value in shares]}: YOLO "
                 "files hold shares of the image, from 0 to 1, not pixels"
             )
-        boxes.append(
-            [value * side for value, side in zip(shares, (width, height) * 2, strict=True)]
-        )
+        boxes.append(shares)
+        scores += [] if score is None else [score]
     if scores and len(scores) < len(boxes):
         raise BoxError(f"{len(scores)} of {len(boxes)} lines have a score: give all or none")
     return boxes, scores or None
 
 
-def labelme_boxes(
-    source: Mapping[str, Any], size_wh: tuple[int, int]
-) -> tuple[list[list[float]], list[str]]:
-    """Boxes around the shapes of a LabelMe file, and their labels.
+def _ends_in_track(numbers: Sequence[float]) -> bool:
+    """Whether a row ends in a score and the number of a track, which no outline can."""
+    if len(numbers) < 6 or len(numbers) % 2:
+        return False
+    return numbers[-1] > 1.5 and numbers[-1].is_integer() and 0 <= numbers[-2] <= 1
+
+
+def _yolo_box(
+    numbers: Sequence[float], *, tracked: bool, alike: bool
+) -> tuple[list[float], float | None]:
+    """The box of a row and its score.
+
+    Args:
+        numbers: What stands after the class.
+        tracked: Rows of this file end in the number of a track.
+        alike: All rows of this file have as many numbers.
 
     Raises:
-        BoxError: The file is about an image of another size, or a shape that has no box.
+        BoxError: It is of no form known; the message goes on after "line N".
     """
-    said = (source.get("imageWidth"), source.get("imageHeight"))
-    if None not in said and said != size_wh:
+    if len(numbers) % 3 == 1 and _has_visibility(numbers[4:]):
+        raise BoxError(_POSE)
+    if tracked and len(numbers) >= 6 and len(numbers) % 2 == 0:
+        numbers = numbers[:-1]
+    elif len(numbers) == 6 and numbers[-1] == 1:
         raise BoxError(
-            f"this LabelMe file is about an image of {said}, this one is {size_wh}: it has to be "
-            "the same picture, turned as it was in LabelMe"
+            "ends in 1 as its sixth number: a track, or the last corner of a triangle? leave out "
+            "the number of the track, or write the outline with four corners"
         )
+    if len(numbers) < 4:
+        raise BoxError(
+            f"has {len(numbers) + 1} numbers: a class, then cx cy w h (and a score), or the "
+            "corners of an outline"
+        )
+    score = None
+    if len(numbers) % 2:
+        *numbers, score = numbers
+        if not 0 <= score <= 1:
+            raise BoxError(
+                f"ends in {score:g} where a score from 0 to 1 is needed: is it the number of a "
+                "track? leave it out, or write it after the score"
+            )
+    if len(numbers) == 4:
+        x, y, w, h = numbers
+        return [x - w / 2, y - h / 2, x + w / 2, y + h / 2], score
+    xs, ys = numbers[::2], numbers[1::2]
+    if alike and len(xs) < _FEW and _crosses(list(zip(xs, ys, strict=True))):
+        raise BoxError(_POSE)
+    return [min(xs), min(ys), max(xs), max(ys)], score
+
+
+_POSE = (
+    "is a pose (a box with keypoints), or an outline whose edges cross: for the boxes of poses "
+    "keep the first five numbers of each line"
+)
+_FEW = 25
+"""Outlines with fewer corners might as well be the keypoints of a pose."""
+
+
+def _has_visibility(numbers: Sequence[float]) -> bool:
+    """Whether numbers are keypoints x, y, visibility (0, 1 or 2)."""
+    seen = set(numbers[2::3])
+    return len(numbers) >= 6 and 2 in seen and seen <= {0, 1, 2}
+
+
+def _crosses(corners: Sequence[tuple[float, float]]) -> bool:
+    """Whether two edges of an outline cross."""
+    edges = list(zip(corners, [*corners[1:], corners[0]], strict=True))
+    return any(
+        _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
+        for index, (a, b) in enumerate(edges)
+        for c, d in edges[:index]
+    )
+
+
+def _side(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    """On which side of the line from a to b a point is: the sign."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def labelme_boxes(shapes: Any) -> tuple[list[list[float]], list[str]]:
+    """Boxes around the shapes of a LabelMe file, in its pixels, and their labels.
+
+    Raises:
+        BoxError: Not a list, or a shape that has no box.
+    """
+    if not isinstance(shapes, list | tuple):
+        raise BoxError(f"'shapes' is {type(shapes).__name__}: a list of shapes is needed")
     boxes: list[list[float]] = []
     labels: list[str] = []
-    for index, shape in enumerate(source["shapes"]):
+    for index, shape in enumerate(shapes):
         try:
             points = [(float(x), float(y)) for x, y in shape["points"]]
-            kind = shape.get("shape_type", "polygon")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            kind, label = shape.get("shape_type", "polygon"), shape.get("label")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BoxError(f"shape {index} has no points (x, y): {error!r}") from error
         if kind == "circle" and len(points) == 2:  # its centre, and a point on it
-            (x, y), (edge_x, edge_y) = points
-            radius = ((edge_x - x) ** 2 + (edge_y - y) ** 2) ** 0.5
+            (x, y), edge = points
+            radius = math.dist((x, y), edge)
             points = [(x - radius, y - radius), (x + radius, y + radius)]
         if len(points) < 2:
             raise BoxError(f"shape {index} ({kind}) has {len(points)} points: no box is around it")
         xs, ys = zip(*points, strict=True)
         boxes.append([min(xs), min(ys), max(xs), max(ys)])
-        labels.append(str(shape.get("label", "")))
+        labels.append(label if isinstance(label, str) else "")
     return boxes, labels
 
 
-def _read_folder(folder: Path) -> dict[str, Any]:
-    """File name without suffix, with the folders below ``folder``, to what that file holds.
+def _files(folder: Path) -> dict[str, Path]:
+    """File name without suffix, with the folders below ``folder``, to the file; no hidden ones.
 
     Raises:
         BoxError: There is no file that could hold boxes.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+        inside = path.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        try:
-            found.setdefault(name, read_boxes(path))
-        except BoxError as error:  # a list of class names, say: no picture may ask for it
-            found.setdefault(name, {UNREADABLE: str(error)})
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            found.setdefault(inside.with_suffix("").as_posix(), path)
     if not found:
         raise BoxError(
             f"the folder {folder} holds no boxes: a .txt or .json file for each image is needed"
         )
+    return found
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """File name without suffix, with the folders below ``folder``, to what that file holds."""
+    found: dict[str, Any] = {}
+    for name, path in _files(folder).items():
+        try:
+            found[name] = read_boxes(path)
+        except BoxError as error:  # a list of class names, say: no picture may ask for it
+            found[name] = {UNREADABLE: str(error)}
     return found
 
 
@@ -242,8 +271,3 @@ def _of_lines(text: str, path: Path) -> dict[str, Any]:
         if "error" not in record:
             found[str(name)] = record
     return found
-
-
-def _is_end_of(part: Path, whole: Path) -> bool:
-    """Whether a path ends as another does, folder by folder."""
-    return bool(part.parts) and whole.parts[-len(part.parts) :] == part.parts

@@ -7,9 +7,6 @@ image, by the area of the objects; each box accounts for one object, the best fi
 Shapes: N boxes of an image, best first; M objects of it; T thresholds; K limits.
 """
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm_fo1.boxes import areas, iou, xywh_to_xyxy
+from vlm_fo1.boxes import areas, iou
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.given import find_image
+from vlm_fo1.images import Frame
+from vlm_fo1.proposers.given_coco import CocoFile
+from vlm_fo1.proposers.given_records import parse_records
+from vlm_fo1.proposers.identity import shown_boxes
+from vlm_fo1.settings import read_json
 from vlm_fo1.structures import Regions
 
 LIMITS = (10, 50, 100)
@@ -156,6 +157,18 @@ def matches(
     return right_NT
 
 
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """What is in an image."""
+
+    xyxy: npt.NDArray[np.float32]
+    """(M, 4) pixels of the image as shown."""
+    areas: npt.NDArray[np.float32]
+    """(M,) square pixels."""
+    note: str | None = None
+    """What was done to the boxes of the file for the user to know."""
+
+
 class CocoTruth:
     """Objects of the images of a COCO file; crowds are left out, as COCO's recall does.
 
@@ -168,59 +181,50 @@ class CocoTruth:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._by_name: dict[str, list[tuple[Any, str]]] = defaultdict(list)
-        self._sizes: dict[Any, tuple[Any, Any]] = {}
-        self._annotations: dict[Any, list[tuple[list[float], float]]] = defaultdict(list)
+        values = read_json(path, BoxError)
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
-            for entry in values["images"]:
-                name = str(entry["file_name"])
-                self._by_name[Path(name).name].append((entry["id"], name))
-                self._sizes[entry["id"]] = (entry.get("width"), entry.get("height"))
-            for record in values["annotations"]:
-                if not record.get("iscrowd"):
-                    x, y, width, height = (float(value) for value in record["bbox"])
-                    area = float(record.get("area", width * height))
-                    self._annotations[record["image_id"]].append(([x, y, width, height], area))
-        except OSError as error:
-            raise BoxError(f"truth file {path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not isinstance(values, dict):
+                raise BoxError(f"it holds {type(values).__name__}")
+            self._file = CocoFile(values)
+            self.strays = self._file.strays
+            """What is to be told of annotations that belong to no image, if there are any."""
+            boxes = [record for record in values["annotations"] if not record.get("iscrowd")]
+            parse_records(boxes)
+        except BoxError as error:
             raise BoxError(
-                f"truth file {path} is no COCO data set ({error!r}): 'images' with 'id' and "
+                f"truth file {path} is no COCO data set ({error}): 'images' with 'id' and "
                 "'file_name', and 'annotations' with 'image_id' and 'bbox' are needed"
             ) from error
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return self._file.size
 
-    def objects(
-        self, image: str | Path, size_wh: tuple[int, int]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Boxes (M, 4) xyxy and areas (M,) of the objects of one image.
+    def objects(self, image: str | Path, frame: Frame | tuple[int, int]) -> Objects:
+        """The objects of one image.
 
         Args:
             image: Its path; file name and folders have to fit those of the data set.
-            size_wh: Its size in pixels.
+            frame: How it is shown and stored, or only its size as shown, in pixels. Boxes of the
+                stored size are turned along.
 
         Raises:
             BoxError: The data set does not hold it, or with another size.
         """
-        candidates: Sequence[tuple[Any, str]] = self._by_name.get(Path(image).name, [])
-        if not candidates:
-            raise BoxError(
-                f"the truth {self.path.name} holds {len(self)} images, none named "
-                f"{Path(image).name!r}: pass the pictures that it is about"
-            )
-        number = find_image(candidates, image)
-        said = self._sizes[number]
-        if None not in said and said != size_wh:
-            raise BoxError(
-                f"the truth {self.path.name} is about an image of {said}, {Path(image).name} is "
-                f"{size_wh}: its boxes do not fit"
-            )
-        records = self._annotations.get(number, [])
-        boxes = xywh_to_xyxy([box for box, _ in records])
-        return boxes, np.array([area for _, area in records], np.float32)
+        frame = frame if isinstance(frame, Frame) else Frame(frame, frame)
+        try:
+            found = self._file.image(image)
+            records = [record for record in found.annotations if not record.get("iscrowd")]
+            boxes, note = shown_boxes(parse_records(records)["xyxy"], found.stated_wh, frame)
+        except BoxError as error:
+            raise BoxError(f"the truth {self.path.name}: {error}") from error
+        stated = [_number(record.get("area")) for record in records]
+        own = areas(boxes).tolist()
+        known = [area if said is None else said for said, area in zip(stated, own, strict=True)]
+        return Objects(boxes, np.array(known, np.float32), note)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _mean(row: list[float] | list[None]) -> float | None:
