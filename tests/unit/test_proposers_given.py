@@ -1,11 +1,13 @@
 """Boxes from the files that other tools write: YOLO, LabelMe, supervision, folders, JSON Lines."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 
 from vlm_fo1.errors import BoxError
+from vlm_fo1.images import Frame
 from vlm_fo1.masks import encode_rle
 from vlm_fo1.proposers.given import given_regions, read_boxes
 from vlm_fo1.structures import Regions
@@ -74,12 +76,69 @@ def test_an_empty_yolo_file_is_an_image_without_boxes(tmp_path):
         ("cat 0.5 0.5 0.5 0.5", "line 1 of .*a.txt is no line of a YOLO file"),
         ("0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5 0.9", "1 of 2 lines have a score"),
         ("0 0.5 0.5 0 0.5", "box 0 .* has no area"),
-        ("0 nan 0.5 0.1 0.5", "line 1 gives the box"),
+        ("0 nan 0.5 0.1 0.5", "line 1 holds NaN or infinity"),
+        ("0 0.1 0.1 nan 0.2 0.3 0.3", "line 1 holds NaN or infinity"),
+        ("0 0.1 0.1 0.2 0.2 0.3 inf", "line 1 holds NaN or infinity"),
     ],
 )
 def test_a_broken_yolo_file_is_refused_with_its_line(tmp_path, text, words):
     with pytest.raises(BoxError, match=words):
         regions_of(write(tmp_path / "a.txt", text), SIZE)
+
+
+def yolo_of(tmp_path, text):
+    return regions_of(write(tmp_path / "a.txt", text))
+
+
+def test_a_score_and_the_number_of_a_track_after_it_are_told_apart(tmp_path):
+    rows = "3 0.2 0.375 0.2 0.25 0.5 1\n0 0.75 0.5 0.5 1 0.25 12\n"
+    regions = yolo_of(tmp_path, rows)
+    assert near(regions, XYXY)
+    assert regions.scores.tolist() == [0.5, 0.25]
+
+
+def test_an_outline_may_have_a_score_and_a_track_too(tmp_path):
+    outline = "0 0.1 0.25 0.3 0.3 0.2 0.5"
+    for more in ("", " 0.5 7"):
+        regions = yolo_of(tmp_path, f"{outline} 0.25{more and ' 7'}\n{outline} 0.5{more and ' 2'}")
+        assert near(regions, [XYXY[0], XYXY[0]])
+        assert regions.scores.tolist() == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("last", ["7", "1.5", "-1"])
+@pytest.mark.parametrize("box", ["0 0.5 0.5 0.2 0.2", "0 0.1 0.25 0.3 0.3 0.2 0.5"])
+def test_a_number_that_is_no_score_is_never_taken_for_one(tmp_path, box, last):
+    text = f"{box} 1\n{box} {last}"
+    with pytest.raises(BoxError, match=r"line 2 ends in .* a score from 0 to 1 is needed: is it"):
+        yolo_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "0 0.5 0.5 0.2 0.2 0.9 0.95 0.05 0.02",
+        "0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.6 0.4 2",
+        "0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.6 0.4 1 0.5 0.6 0",
+        "0 0.5 0.5 0.4 0.4 0.42 0.41 0.58 0.43 0.45 0.6 0.57 0.58",
+    ],
+    ids=["two keypoints", "two with visibility", "three with visibility", "four keypoints"],
+)
+def test_a_pose_is_refused_by_name(tmp_path, row):
+    with pytest.raises(BoxError, match=r"line 1 is a pose .* keep the first five numbers"):
+        yolo_of(tmp_path, row)
+    with pytest.raises(BoxError, match=r"line 2 is a pose|line 1 is a pose"):
+        yolo_of(tmp_path, f"{row}\n{row}")
+
+
+def test_outlines_that_touch_the_border_are_no_poses(tmp_path):
+    whole = "0 0 0 1 0 1 1 0 1 0 0.5"
+    assert near(yolo_of(tmp_path, whole), [[0, 0, 100, 80]])
+    assert near(yolo_of(tmp_path, "0 0 0 1 0 1 1 0 1"), [[0, 0, 100, 80]])
+
+
+def test_three_corners_or_a_box_with_a_track_are_not_guessed_at(tmp_path):
+    with pytest.raises(BoxError, match="line 1 ends in 1 as its sixth number: a track, or"):
+        yolo_of(tmp_path, "0 0.5 0.5 0.2 0.2 0.9 1")
 
 
 # --- LabelMe and supervision ---------------------------------------------------------------------
@@ -89,6 +148,34 @@ def test_labelme_shapes_give_the_boxes_around_them_with_their_labels(tmp_path):
     regions = regions_of(write(tmp_path / "a.json", LABELME), SIZE)
     assert near(regions, XYXY)
     assert regions.labels == ("cat", "dog")
+
+
+def test_a_labelme_file_of_another_image_is_refused_with_both_names():
+    other = {**LABELME, "imagePath": "..\\shots\\other.jpg"}
+    with pytest.raises(
+        BoxError, match=r"of '\.\..*other\.jpg', not of 'a\.jpg': if that image was"
+    ):
+        given_regions(other, SIZE, image="x/a.jpg")
+    for image in ("x/other.jpg", "other.png", None):
+        assert given_regions(other, SIZE, image=image).notes == ()
+    for stated in (None, "", 5):
+        assert len(given_regions({**LABELME, "imagePath": stated}, SIZE, image="a.jpg")) == 2
+
+
+def test_a_labelme_file_named_as_its_image_may_state_another_name_which_is_said(tmp_path):
+    write(tmp_path / "new.json", LABELME)
+    for source in (tmp_path, read_boxes(tmp_path), {"new.jpg": LABELME}):
+        offer = given_regions(source, SIZE, image="x/new.jpg")
+        assert near(offer.regions, XYXY)
+        assert offer.notes == (
+            "the boxes found under the name of 'new.jpg' say they are of 'a.jpg'",
+        )
+
+
+def test_a_labelme_file_of_the_stored_size_is_turned_with_its_photo():
+    offer = given_regions(LABELME, Frame((80, 100), (100, 80), 8))
+    assert near(offer.regions, [[20, 70, 40, 90], [0, 0, 80, 50]])
+    assert "turned upright" in offer.notes[0]
 
 
 def test_a_labelme_circle_is_its_centre_and_a_point_on_it():
@@ -104,6 +191,11 @@ def test_a_labelme_circle_is_its_centre_and_a_point_on_it():
         ({"shapes": [{"label": "a", "points": [1, 2]}]}, "shape 0 has no points"),
         ({"shapes": [{"label": "a"}]}, "shape 0 has no points"),
         ({"shapes": ["a"]}, "shape 0 has no points"),
+        ({"shapes": {"a": 1}}, "'shapes' is dict: a list of shapes is needed"),
+        ({"shapes": [{"points": [[1, 2], [None, 4]]}]}, "shape 0 has no points"),
+        ({"shapes": [{"points": [[1, 2], [10**400, 4]]}]}, "shape 0 has no points"),
+        ({"shapes": [{"points": [[1, 2], [float("nan"), 4]]}]}, "shape 0 .* holds NaN or infinity"),
+        ({**LABELME, "imageWidth": "wide"}, "the size 'wide' x 80 is none"),
     ],
 )
 def test_a_broken_labelme_file_is_refused_with_the_shape(source, words):
@@ -187,6 +279,26 @@ def test_a_file_that_holds_no_boxes_is_refused_when_its_image_is_asked_for(folde
     for source in (folder, read_boxes(folder)):
         with pytest.raises(BoxError, match=r"classes\.txt is no line of a YOLO file"):
             regions_of(source, SIZE, image="classes.jpg")
+
+
+def test_names_in_a_folder_may_differ_in_accents_and_escapes(tmp_path):
+    write(tmp_path / unicodedata.normalize("NFC", "Café.txt"), YOLO)
+    write(tmp_path / "my photo.json", {"xyxy": XYXY[:1]})
+    write(tmp_path / "._my photo.json", "no JSON")
+    for source in (tmp_path, read_boxes(tmp_path)):
+        assert len(given_regions(source, SIZE, image=unicodedata.normalize("NFD", "Café.jpg"))) == 2
+        assert len(given_regions(source, SIZE, image="my%20photo.jpg")) == 1
+    assert set(read_boxes(tmp_path)) == {"Café", "my photo"}
+
+
+def test_a_line_is_refused_for_an_image_of_another_name_or_size():
+    line = {"file": "day/a.jpg", "image": {"width": 100, "height": 80}, "regions": {"xyxy": XYXY}}
+    assert near(regions_of(line, image="x/a.jpg"), XYXY)
+    with pytest.raises(BoxError, match=r"the boxes are of 'day/a\.jpg', not of 'b\.jpg'"):
+        given_regions(line, SIZE, image="b.jpg")
+    turned = given_regions(line, Frame((80, 100), (100, 80), 8), image="a.jpg")
+    assert near(turned.regions, [[20, 70, 40, 90], [0, 0, 80, 50]])
+    assert "turned upright" in turned.notes[0]
 
 
 def test_a_folder_without_box_files_is_refused(tmp_path):

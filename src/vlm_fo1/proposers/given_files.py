@@ -116,6 +116,8 @@ def _yolo_box(
     Raises:
         BoxError: It is of no form known; the message goes on after "line N".
     """
+    if not all(map(math.isfinite, numbers)):
+        raise BoxError("holds NaN or infinity: every number must be finite")
     if len(numbers) % 3 == 1 and _has_visibility(numbers[4:]):
         raise BoxError(_POSE)
     if tracked and len(numbers) >= 6 and len(numbers) % 2 == 0:
@@ -199,6 +201,10 @@ def labelme_boxes(shapes: Any) -> tuple[list[list[float]], list[str]]:
         if len(points) < 2:
             raise BoxError(f"shape {index} ({kind}) has {len(points)} points: no box is around it")
         xs, ys = zip(*points, strict=True)
+        if not all(map(math.isfinite, (*xs, *ys))):
+            raise BoxError(
+                f"shape {index} ({kind}) holds NaN or infinity: finite points are needed"
+            )
         boxes.append([min(xs), min(ys), max(xs), max(ys)])
         labels.append(label if isinstance(label, str) else "")
     return boxes, labels

@@ -79,7 +79,8 @@ def _numbers_in(polygons: Any) -> list[float]:
         numbers = [_number(value, "") for part in parts for value in part]
     except BoxError:
         return []
-    return numbers if len(numbers) >= 6 and all(len(part) % 2 == 0 for part in parts) else []
+    paired = len(numbers) >= 6 and all(len(part) % 2 == 0 for part in parts)
+    return numbers if paired and all(map(math.isfinite, numbers)) else []
 
 
 def _four(numbers: Any, name: str) -> list[float]:
