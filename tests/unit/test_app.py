@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
@@ -462,6 +462,24 @@ def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
     assert [record["file"] for record in records] == ["a.png", "broken.png", "b.png"]
     assert "error" in records[1]
     assert len(json.loads(coco.read_text())["images"]) == 2
+
+
+def test_a_batch_says_what_was_done_to_the_boxes(fo1, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    PICTURE.save(tmp_path / "a.png", exif=exif)  # 112 x 84, shown as 84 x 112
+    image = {"id": 1, "file_name": "x\\a.png", "width": 112, "height": 84}
+    rows = []
+    ask_all(
+        fo1,
+        [tmp_path / "a.png"],
+        Asked(task="detection", labels=("cat",), max_new_tokens=4),
+        Limits(),
+        boxes={"images": [image], "annotations": [{"image_id": "1", "bbox": [30, 20, 70, 60]}]},
+        report=lambda item: rows.append(item) if isinstance(item, Row) else None,
+    )
+    assert rows[0].answer.regions.xyxy.tolist() == [[4, 30, 64, 100]]
+    assert "turned upright with it (EXIF orientation 6)" in rows[0].cells()[-1]
 
 
 def test_rows_are_plain_text_under_their_titles():

@@ -195,7 +195,7 @@ def test_boxes_come_from_a_file_for_many_pictures(run):
         (["--boxes", "b.json", "--nms", "0.5"], "--nms is about what a proposer offers"),
         ([*BOX, "--query", "cat"], "--query is about what a proposer offers"),
         ([*BOX, "--boxes", "b.json"], "both --box and --boxes were given: pass one of them"),
-        (["--boxes", "b.json"], "boxes file b.json cannot be read: No such file or directory"),
+        (["--boxes", "b.json"], "b.json does not exist: check the path"),
     ],
 )
 def test_boxes_that_are_missing_are_refused_before_anything_is_loaded(run, loaded, words, message):
@@ -220,6 +220,42 @@ def test_a_box_that_does_not_fit_the_picture_is_reported_with_it(run, box, messa
     assert result.stderr.startswith("a.png: box 0 = ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_results_of_one_image_are_not_used_for_every_picture_of_a_folder(run):
+    for name in ("a.png", "000042.png"):
+        picture(f"in/{name}")
+    results = [{"image_id": 42, "bbox": [2, 3, 38, 47], "score": 0.5}]
+    Path("results.json").write_text(json.dumps(results))
+    result = run("detect", "in", "cat", "--boxes", "results.json", "--json", *SHORT)
+    assert result.exit_code == 1
+    assert "in/a.png: the boxes hold nothing for 'a.png'; they are about '42'" in result.stderr
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["in/000042.png"]
+    alone = run("detect", "in/a.png", "cat", "--boxes", "results.json", *SHORT)
+    assert alone.exit_code == 0
+    assert "a.png: the boxes are of image_id 42, which does not say whether" in alone.stderr
+
+
+def test_a_file_about_another_picture_is_refused(run):
+    picture("a.png")
+    shape = {"label": "cat", "points": [[2, 3], [40, 50]], "shape_type": "rectangle"}
+    size = {"imageWidth": 112, "imageHeight": 84}
+    Path("other.json").write_text(json.dumps({"shapes": [shape], "imagePath": "b.png", **size}))
+    result = run("detect", "a.png", "cat", "--boxes", "other.json", *SHORT)
+    assert result.exit_code == 1
+    assert "a.png: the boxes are of 'b.png', not of 'a.png'" in result.stderr
+
+
+def test_annotations_of_no_image_are_told(run):
+    picture("a.png")
+    boxes = [{"image_id": id_, "bbox": [2, 3, 38, 47]} for id_ in ("1", 7)]
+    data = {"images": [{"id": 1, "file_name": "C:\\x\\a.PNG"}], "annotations": boxes}
+    Path("coco.json").write_text("\ufeff" + json.dumps(data))
+    result = run("detect", "a.png", "cat", "--boxes", "coco.json", "--json", *SHORT)
+    assert result.exit_code == 0
+    record = json.loads(result.stdout)
+    assert record["regions"]["xyxy"] == [[2, 3, 40, 50]]
+    assert "1 of 2 annotations belong to no image of the file" in record["problems"][0]
 
 
 def test_more_boxes_than_fit_are_said(run):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tests.helpers_script import say
 from tests.helpers_stub_proposer import BOXES as PROPOSED
 from tests.helpers_stub_proposer import Painted, Stub, painted
@@ -367,6 +367,22 @@ def test_a_box_that_cannot_be_used_is_refused_with_its_index(fo1, form, box, wor
         words = r"box 1 is \[5, 5, 9\]: four numbers are needed"
     with pytest.raises(BoxError, match=words):
         fo1.detect(PIXELS, "cat", form([BOXES[0], box]))
+
+
+def test_what_was_done_to_the_boxes_stands_in_every_answer(fo1, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)  # shown as 84 x 112
+    image = {"id": "0001", "file_name": "turned.png", "width": 112, "height": 84}
+    box = {"image_id": 1, "bbox": [30, 20, 70, 60]}
+    scene = fo1.open(tmp_path / "turned.png", {"images": [image], "annotations": [box]})
+    assert scene.regions.xyxy.tolist() == [[4, 30, 64, 100]]
+    for answer in (scene.detect("cat", **SHORT), scene.describe(**SHORT), scene.ask("?", **SHORT)):
+        assert answer.problems[0].startswith("the boxes state the size of the image as stored (112")
+    shares = [[0.1, 0.1, 0.9, 0.9]]
+    asked = (fo1.detect(PIXELS, "cat", shares, **SHORT), fo1.match(PIXELS, shares, BOXES, **SHORT))
+    for answer in asked:
+        assert "lie between 0 and 1 and were taken as pixels" in answer.problems[0]
 
 
 def test_a_box_that_sticks_out_is_clamped_whatever_form_it_came_in(fo1):
