@@ -17,6 +17,7 @@ from vlm_fo1.proposers.given_coco import CocoFile, results_of
 from vlm_fo1.proposers.given_files import (
     UNREADABLE,
     YOLO,
+    ByName,
     boxes_of_image,
     labelme_boxes,
     read_boxes,
@@ -24,7 +25,6 @@ from vlm_fo1.proposers.given_files import (
 )
 from vlm_fo1.proposers.given_records import array_of, label_of, parse_records, scores_of
 from vlm_fo1.proposers.identity import (
-    Names,
     called,
     id_text,
     same_name,
@@ -125,7 +125,7 @@ def by_image(source: Any) -> Any:
     owners = [id_text(record.get("image_id")) for record in source]
     if None in owners or not owners:
         return source
-    found: dict[str, list[Any]] = {}
+    found = ByName()
     for owner, record in zip(owners, source, strict=True):
         found.setdefault(str(owner), []).append(record)
     return found
@@ -218,9 +218,9 @@ def _parse_mapping(source: Mapping[str, Any], image: Image, depth: int) -> _Give
         return _Given(xyxy=source["boxes"], scores=source["scores"])
     if depth >= _NESTED:
         raise BoxError("dicts from file names stand in each other: one for all images is needed")
-    keys = list(source)
-    found = source[keys[Names(map(str, keys)).find(image)]]
-    return _parse(found, image, depth + 1)
+    if not isinstance(source, ByName):
+        source = ByName({str(name): boxes for name, boxes in source.items()})
+    return _parse(source.of_image(image), image, depth + 1)
 
 
 def _parse_coco(source: CocoFile, image: Image) -> _Given:

@@ -7,6 +7,7 @@ size of the image is known.
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,23 @@ UNREADABLE = "unreadable"
 """Key of what is wrong with a file of a folder; it is told to who asks for that image."""
 
 _SUFFIXES = (".txt", ".json")
+
+
+class ByName(dict[str, Any]):
+    """Boxes of many images by file name, which are made comparable once for all of them."""
+
+    @cached_property
+    def names(self) -> Names:
+        """Finds the position of an image's name."""
+        return Names(self)
+
+    def of_image(self, image: str | Path | int | None) -> Any:
+        """What is held of an image.
+
+        Raises:
+            BoxError: Nothing, or several names fit.
+        """
+        return self[self.names.names[self.names.find(image)]]
 
 
 def read_boxes(path: Path) -> Any:
@@ -43,7 +61,9 @@ def read_boxes(path: Path) -> Any:
     values = read_json(path, BoxError)
     if not isinstance(values, list | dict):
         raise BoxError(f"boxes file {path} holds {values!r}: a list or a dict is needed")
-    return CocoFile(values) if isinstance(values, dict) and "annotations" in values else values
+    if isinstance(values, list):
+        return values
+    return CocoFile(values) if "annotations" in values else ByName(values)
 
 
 def boxes_of_image(folder: Path, image: str | Path | int | None) -> Any:
@@ -54,14 +74,13 @@ def boxes_of_image(folder: Path, image: str | Path | int | None) -> Any:
     """
     if image is None:
         raise BoxError(f"{folder} is a folder with a file for each image: the image needs a name")
-    files = _files(folder)
     try:
-        position = Names(files).find(image)
+        file = ByName(_files(folder)).of_image(image)
     except BoxError as error:
         stem = Path(str(image)).stem
         needed = " or ".join(stem + suffix for suffix in _SUFFIXES)
         raise BoxError(f"in the folder {folder} {error}; {needed} is needed in it") from error
-    return read_boxes(list(files.values())[position])
+    return read_boxes(file)
 
 
 def yolo_boxes(rows: Sequence[Sequence[float]]) -> tuple[list[list[float]], list[float] | None]:
@@ -230,9 +249,9 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_folder(folder: Path) -> dict[str, Any]:
+def _read_folder(folder: Path) -> ByName:
     """File name without suffix, with the folders below ``folder``, to what that file holds."""
-    found: dict[str, Any] = {}
+    found = ByName()
     for name, path in _files(folder).items():
         try:
             found[name] = read_boxes(path)
@@ -256,13 +275,13 @@ def _yolo_rows(text: str, path: Path) -> list[list[float]]:
     return rows
 
 
-def _of_lines(text: str, path: Path) -> dict[str, Any]:
+def _of_lines(text: str, path: Path) -> ByName:
     """Picture to record; pictures that failed have none.
 
     Raises:
         BoxError: A line that is none of ours.
     """
-    found: dict[str, Any] = {}
+    found = ByName()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
