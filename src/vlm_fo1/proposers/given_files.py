@@ -218,11 +218,13 @@ def labelme_boxes(shapes: Any) -> tuple[list[list[float]], list[str]]:
             radius = math.dist((x, y), edge)
             points = [(x - radius, y - radius), (x + radius, y + radius)]
         if len(points) < 2:
-            raise BoxError(f"shape {index} ({kind}) has {len(points)} points: no box is around it")
+            raise BoxError(
+                f"shape {index} ({kind!r}) has {len(points)} points: no box is around it"
+            )
         xs, ys = zip(*points, strict=True)
         if not all(map(math.isfinite, (*xs, *ys))):
             raise BoxError(
-                f"shape {index} ({kind}) holds NaN or infinity: finite points are needed"
+                f"shape {index} ({kind!r}) holds NaN or infinity: finite points are needed"
             )
         boxes.append([min(xs), min(ys), max(xs), max(ys)])
         labels.append(label if isinstance(label, str) else "")

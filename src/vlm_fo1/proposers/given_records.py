@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.identity import id_text
+from vlm_fo1.proposers.identity import id_text, is_writable
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -62,7 +62,7 @@ def _box(record: Mapping[str, Any], name: str) -> list[float]:
         return [min(xs), min(ys), max(xs), max(ys)]
     raise BoxError(
         f"{name} has neither 'xyxy' (x1, y1, x2, y2) nor 'bbox' (x, y, width, height): it has "
-        f"{', '.join(map(str, record)) or 'nothing'}"
+        f"{', '.join(repr(key) for key in record) or 'nothing'}"
     )
 
 
@@ -152,11 +152,9 @@ def label_of(label: Any, index: int) -> str | None:
     if isinstance(label, bool) or not isinstance(label, str | int):
         return None
     text = str(label)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if not is_writable(text):
         raise BoxError(
             f"label of box {index} is {text!r}, which no file can hold: half of a character "
             "(a lone surrogate) stands in it"
-        ) from error
+        )
     return text

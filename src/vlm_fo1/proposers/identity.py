@@ -58,7 +58,17 @@ def id_text(id_: Any) -> str | None:
         id_ = int(id_)
     if isinstance(id_, bool) or not isinstance(id_, int | str | np.integer):
         return None
-    return str(id_).strip()
+    text = str(id_).strip()
+    return text if is_writable(text) else None
+
+
+def is_writable(text: str) -> bool:
+    """Whether a text can stand in a file or a message: no half of a character (a surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number_of(text: str) -> str:
