@@ -170,7 +170,7 @@ class Line:
 
 
 class LineFile:
-    """Records on disk, each as soon as it is there.
+    """Records on disk, each as soon as it is there; locked until `close`, or until it is gone.
 
     Args:
         path: The file; folders to it are made.
@@ -180,7 +180,8 @@ class LineFile:
         fresh: Start anew.
 
     Raises:
-        ConfigError: The path is there and no file.
+        ConfigError: The path is there and no file, or another run writes it.
+        OutputError: It cannot be written.
     """
 
     def __init__(
@@ -196,21 +197,34 @@ class LineFile:
         self.identity = hashlib.sha256(json.dumps(list(decisive)).encode()).hexdigest()[:16]
         self._thing = thing
         self._is_one = is_one
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file: name one to keep the {thing}s in")
-        if fresh:
-            path.unlink(missing_ok=True)
+        self._lock = lock_file(path, f"{thing}s")
+        with writing(path):
+            if fresh:
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                path.open("ab").close()  # refused now rather than after the first record is made
+
+    def close(self) -> None:
+        """Let others write the file."""
+        self._lock.release()
 
     def append(self, values: dict[str, Any]) -> None:
-        """Write one line and make sure it is on disk."""
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+        """Write one line and make sure it is on disk.
+
+        Raises:
+            OutputError: The disk refuses it.
+        """
+        with writing(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line_of({"run": self.identity, **values}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def lines(self) -> Iterator[Line]:
-        """Every record, one at a time; without a last line that was cut off while being written.
+        """Every record, one at a time; without what a stop or a power cut left at the end.
 
         Raises:
             ConfigError: A line is something else, or a record of another request.
@@ -220,21 +234,22 @@ class LineFile:
         start = 0
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                if not raw.endswith(b"\n") and _START.startswith(raw[: len(_START)]):
+                if _was_cut(raw) and not file.read().strip(_BLANK):
                     return
                 yield Line(self._checked(raw, number), raw, start)
                 start += len(raw)
 
     def cut(self, end: int) -> None:
         """Leave only so many bytes."""
-        with self.path.open("r+b") as file:
+        with writing(self.path), self.path.open("r+b") as file:
             file.truncate(end)
 
     def keep(self, lines: Sequence[Line]) -> None:
         """Leave only these lines."""
         partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_bytes(b"".join(line.raw for line in lines))
-        partial.replace(self.path)
+        with writing(self.path):
+            partial.write_bytes(b"".join(line.raw for line in lines))
+            partial.replace(self.path)
 
     def _checked(self, raw: bytes, number: int) -> dict[str, Any]:
         values = _object(raw)
@@ -249,6 +264,15 @@ class LineFile:
                 "start fresh (--fresh) and lose them"
             )
         return values
+
+
+def _was_cut(raw: bytes) -> bool:
+    """Whether this can be what is left of lines that were being written."""
+    text = raw.strip(_BLANK)
+    if not text or raw.startswith(b"\0"):
+        return True
+    whole = raw.endswith(b"\n") and _object(raw)
+    return _START.startswith(text[: len(_START)]) and not whole
 
 
 def _object(raw: bytes) -> dict[str, Any]:

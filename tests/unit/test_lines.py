@@ -48,6 +48,63 @@ def test_a_last_line_that_was_cut_off_is_left_out_wherever_it_was_cut(path, lost
     assert notes(file) == [1, "zwei é", 4]
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 10, 28])
+@pytest.mark.parametrize("tail", [b"\0" * 500, b"\0\n\0\n", b"\n", b" \r\n\n", b'\0\0e"}\n'])
+def test_what_a_power_cut_leaves_at_the_end_is_mended(path, lost, tail):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - lost] + tail)
+    file = note_file(path, "request")
+    expected = [1, "zwei é"] + [3] * (lost == 0)
+    if lost == 1 and not tail.startswith(b"\0"):
+        expected.append(3)  # only its line break was lost, and it has one again
+    assert notes(file) == expected
+    file.keep(list(file.lines()))
+    file.append({"note": 4})
+    assert notes(file) == [*expected, 4]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"note": 1}\n'.encode("utf-16-le"), b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"a\0"]
+)
+def test_a_foreign_file_with_zeros_in_it_is_no_mended_one(tmp_path, text):
+    (tmp_path / "mine").write_bytes(text)
+    with pytest.raises(ConfigError, match=r"line 1 of .*mine is no note of this program"):
+        notes(note_file(tmp_path / "mine"))
+
+
+def test_a_file_that_an_editor_saved_with_a_mark_and_its_own_line_breaks_is_gone_on_with(path):
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    file = note_file(path, "request")
+    file.append({"note": 4})
+    assert notes(file) == [1, "zwei é", 3, 4]
+
+
+def test_a_second_writer_of_a_file_of_records_is_refused_at_once(path):
+    first = note_file(path, "request")
+    with pytest.raises(ConfigError, match=r"is being written by another run .*place for the notes"):
+        note_file(path, "request", fresh=True)
+    first.close()
+    assert notes(note_file(path, "request")) == [1, "zwei é", 3]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_there_is_a_record(path, monkeypatch):
+    before = path.read_bytes()
+    (path.parent / "file").write_text("")
+    with pytest.raises(
+        OutputError, match=r"file/notes\.jsonl cannot be written: (File exists|Not a d)"
+    ):
+        note_file(path.parent / "file" / "notes.jsonl")
+    file = note_file(path, "request")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match=r"notes\.jsonl cannot be written: No space left"):
+        file.append({"note": 4})
+    assert path.read_bytes().startswith(before)
+
+
 def test_lines_can_be_taken_out_or_cut_off(path):
     file = note_file(path, "request")
     first, _, third = file.lines()
@@ -55,6 +112,7 @@ def test_lines_can_be_taken_out_or_cut_off(path):
     assert notes(file) == [1, 3]
     file.cut(len(first.raw))
     assert notes(file) == [1]
+    file.close()
     assert [entry.name for entry in path.parent.iterdir()] == ["notes.jsonl"]
 
 
@@ -75,6 +133,7 @@ def test_records_of_another_request_are_refused_and_kept(path):
 def test_what_is_no_record_is_refused_with_its_line(path, line):
     with path.open("a") as file:
         file.write(line + "\n")
+        file.write('{"run": "a"}\n')
     with pytest.raises(ConfigError, match=r"line 4 of .*notes\.jsonl is no note of this program"):
         notes(note_file(path, "request"))
 
