@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests import helpers_hosts as hosts
 from tests.helpers_hosts import CONFIGS, VOCABULARY, WORDS, Prompter
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from vlm_fo1.model.configuration import pyramid_strides
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_pooling import pool_mean
 from vlm_fo1.model.splice import prompt_start
+from vlm_fo1.processing.hosts import _primary
+from vlm_fo1.processing.image import FO1ImageProcessor
 
 QUESTION = "is this red"
 GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "suppress_tokens": [1]}
@@ -69,6 +72,22 @@ def host_logits(host: PreTrainedModel, inputs: dict[str, Any], with_image: list[
         rows[torch.tensor(with_image), 0] = pixels
         given["pixel_values"] = rows
     return host(**given).logits
+
+
+NARROW = [(1, 1), (224, 1), (1, 5000), (3000, 30), (6001, 30), (20000, 60), (40, 40000), (29, 27)]
+
+
+@pytest.mark.parametrize("max_side", [448, 2048])
+def test_the_towers_take_whatever_size_the_processor_lets_through(
+    kind: str, prompter: Prompter, max_side: int
+) -> None:
+    host = prompter.model.config.host.to_dict()
+    process = FO1ImageProcessor(primary=_primary(kind, host, {}), max_side=max_side)
+    for width, height in NARROW:
+        inputs = process(Image.new("RGB", (width, height)), [[0, 0, width, height]])
+        (features,) = prompter.model.get_region_features(**inputs)
+        assert len(features) == 1
+        assert features.isfinite().all(), (width, height)
 
 
 @pytest.mark.parametrize(

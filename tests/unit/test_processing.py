@@ -134,12 +134,31 @@ def test_sides_are_raised_by_themselves_and_the_long_side_is_limited(size_wh, au
     assert tuple(batch["aux_pixel_values"][0].shape[1:]) == aux_hw
 
 
-@pytest.mark.parametrize("size_wh", [(1, 30_000), (40_000, 100)])
-def test_an_image_too_narrow_for_the_encoder_is_refused(size_wh):
-    with pytest.raises(
-        ImageError, match=r"too narrow: one side may be at most 200 times the other"
-    ):
-        FO1ImageProcessor()(Image.new("RGB", size_wh))
+@pytest.mark.parametrize(
+    ("max_side", "size_wh", "aux_hw"),
+    [
+        (2048, (1, 30_000), (2048, 28)),
+        (2048, (40_000, 100), (28, 2048)),
+        (448, (3000, 30), (28, 448)),
+        (448, (40_000, 40), (28, 448)),
+        (448, (40, 40_000), (448, 28)),
+        (None, (6001, 30), (61, 6001)),
+    ],
+)
+def test_the_short_side_of_a_narrow_image_stays_what_the_encoders_can_take(
+    max_side, size_wh, aux_hw
+):
+    width, height = size_wh
+    process = FO1ImageProcessor(max_side=max_side)
+    whole = np.array([[0, 0, width, height], [0, 0, width / 2, height]])
+    batch = process(Image.new("RGB", size_wh), whole)
+    assert tuple(batch["aux_pixel_values"][0].shape[1:]) == aux_hw
+    rows, columns = batch["image_grid_thw"][0, 1:].tolist()
+    assert process.seen_size(size_wh) == (columns * 14, rows * 14)
+    if min(size_wh) >= 28:  # else boxes stay in the smaller frame, as in the official code
+        (x1, y1, x2, y2), half = batch["region_boxes"][0].tolist()
+        assert (x1, y1, round(x2), round(y2)) == (0, 0, aux_hw[1], aux_hw[0])
+        assert half == pytest.approx([0, 0, aux_hw[1] / 2, aux_hw[0]])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Shape legend: P patches of all images, D values of a patch, B images, N boxes of
 sides of one auxiliary image.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,8 +32,8 @@ SQUARE_SIDES = (384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1280, 15
 """Sides that `dynamic_square` chooses from, in pixels."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_ASPECT_RATIO = 200
-"""Longest side over shortest that the primary encoder's grid can hold."""
+MAX_ASPECT_RATIO = 100
+"""Longest side over shortest; Qwen2-VL's grid takes 200, and whole patches may double it."""
 
 _TYPE_KEY = "image_processor_type"
 
@@ -91,8 +92,9 @@ class FO1ImageProcessor(BaseImageProcessor):
             settings: ``{"image_processor_type": name, setting: value, ...}``; `qwen_primary` by
             default.
         min_side: Each side is raised to this many pixels by itself.
-        max_side: The long side is shrunk to this many pixels, the other in proportion; None keeps
-            every size.
+        max_side: The long side is shrunk to this many pixels, the other in proportion, but not
+            under `min_side`; None keeps every size, but for raising a side that is less than a
+            100th of the other.
         aux_image_aspect_ratio: "dynamic" keeps the size, "squash" makes a square of
             `aux_image_size`, "dynamic_square" the square of `SQUARE_SIDES` nearest in area.
         aux_image_size: Side of the squashed auxiliary image in pixels.
@@ -174,7 +176,7 @@ class FO1ImageProcessor(BaseImageProcessor):
             pixels of the auxiliary image; all on the CPU.
 
         Raises:
-            ImageError: An image that cannot be read, or is too narrow; no image at all.
+            ImageError: An image that cannot be read; no image at all.
             BoxError: Boxes that cannot be used, too many, or not one entry per image.
         """
         if not isinstance(images, list | tuple):
@@ -273,21 +275,20 @@ class FO1ImageProcessor(BaseImageProcessor):
         return _resize(image, (max(width, self.min_side), max(height, self.min_side)))
 
     def _limit_side(self, image: Image.Image) -> Image.Image:
-        width, height = self._limited(image.size)
-        if min(width, height) * MAX_ASPECT_RATIO < max(width, height):
-            raise ImageError(
-                f"the image is {image.width} x {image.height} pixels, too narrow: one side may be "
-                f"at most {MAX_ASPECT_RATIO} times the other; crop or pad it"
-            )
-        return _resize(image, (width, height))
+        return _resize(image, self._limited(image.size))
 
     def _limited(self, size_wh: tuple[int, ...]) -> tuple[int, int]:
-        """A size whose long side is within `max_side`."""
+        """A size whose long side is within `max_side`, and which no tower is too large for.
+
+        The short side of a very narrow image is less in proportion than the towers' first
+        convolutions and the grid of patches can take: it gets the least that they can.
+        """
         width, height = size_wh
         if self.max_side is not None and max(size_wh) > self.max_side:
             factor = self.max_side / max(size_wh)
-            return int(width * factor), int(height * factor)
-        return width, height
+            width, height = int(width * factor), int(height * factor)
+        least = max(self.min_side, math.ceil(max(width, height) / MAX_ASPECT_RATIO))
+        return max(width, least), max(height, least)
 
     def _fit_primary(self, image: Image.Image) -> Image.Image:
         """Bring the image to the primary's size here, where the order of the passes is fixed."""
