@@ -7,11 +7,12 @@ is known of the image, so that nobody applies it again; transparency over white,
 
 import base64
 import binascii
+import importlib
 import io
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -21,7 +22,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from vlm_fo1.errors import ImageError
 
@@ -42,10 +43,24 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Lower-case file suffixes that a search for images in a folder should take."""
 
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+"""Suffixes of what phones write; Pillow reads those with a plug-in only."""
+
+HEIF_REMEDY = "'pip install pillow-heif' to read them, or save them as JPEG"
+"""What to do where there is no plug-in."""
+
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+_HEIF = "HEIF"
+"""What plug-ins call that format."""
+
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000"),
     *("PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
 )  # none that starts a helper program, as Pillow does for EPS
+
+_TRUST = "read it with vlm_fo1.images.read_image(path, max_pixels=...)"
 
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
 """Orientations that swap width and height."""
@@ -64,6 +79,29 @@ class Frame(NamedTuple):
     """EXIF's number, 1 to 8: what turns the stored image into the shown one."""
 
 
+def pictures_among(paths: Iterable[Path]) -> list[Path]:
+    """Those of some files that are images by their names and can be read here, in their order."""
+    suffixes = IMAGE_SUFFIXES | HEIF_SUFFIXES if reads_heif() else IMAGE_SUFFIXES
+    return [path for path in paths if path.suffix.lower() in suffixes]
+
+
+def without_reader(paths: Iterable[Path]) -> list[Path]:
+    """Those of some files that are images by their names, but of a kind nothing here reads."""
+    found = [path for path in paths if path.suffix.lower() in HEIF_SUFFIXES]
+    return [] if found and reads_heif() else found
+
+
+def reads_heif() -> bool:
+    """Whether a plug-in for HEIC is there; the one that is installed is made known to Pillow."""
+    if _HEIF not in Image.OPEN:
+        try:
+            plug_in: Any = importlib.import_module("pillow_heif")
+            plug_in.register_heif_opener()
+        except (ImportError, AttributeError, OSError):
+            return False
+    return _HEIF in Image.OPEN
+
+
 def read_image(
     source: Any, *, allow_url: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
@@ -74,7 +112,8 @@ def read_image(
             image, a data URL, an http(s) URL, or an array of shape (H, W) or (H, W, 1|3|4) with
             dtype uint8, uint16, bool, or floating point in [0, 1]. Never changed.
         allow_url: Fetch http(s) URLs; off unless asked, so that no user text starts a request.
-        max_pixels: Refuse larger images, before they are decoded.
+        max_pixels: Refuse larger images, before they are decoded; arrays, and PIL images that are
+            decoded already, may have any size.
 
     Returns:
         A new RGB image, 8 bits a channel, without orientation or other information: reading it
@@ -92,10 +131,12 @@ def read_framed(
 ) -> tuple[Image.Image, Frame]:
     """`read_image`, and how the file stored the image; takes and raises the same."""
     if isinstance(source, np.ndarray):
-        image = _from_array(source, max_pixels)
+        image = _from_array(source)
         return image, Frame(image.size, image.size)
     if isinstance(source, Image.Image):
-        return _finish(source, f"the PIL image (mode {source.mode})", max_pixels)
+        lazy = isinstance(source, ImageFile.ImageFile) and bool(source.tile)
+        limit = max_pixels if lazy else None
+        return _finish(source, f"the PIL image (mode {source.mode})", limit)
     data, name = _load_bytes(source, allow_url)
     with _opened(data, name) as image:
         return _finish(image, name, max_pixels)
@@ -141,7 +182,16 @@ def _opened(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): pass a complete image file")
     with _explained(name):
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        if not _is_heif(data):
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+        if reads_heif():
+            return Image.open(io.BytesIO(data), formats=(_HEIF,))
+    raise ImageError(f"{name} is a HEIC picture, which needs a plug-in: {HEIF_REMEDY}")
+
+
+def _is_heif(data: bytes) -> bool:
+    """Whether a file says that it is HEIC; AVIF, of the same family, is read by Pillow."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def _load_bytes(source: Any, allow_url: bool) -> tuple[bytes, str]:
@@ -235,7 +285,7 @@ def _fetch(url: str) -> bytes:
     return b"".join(parts)
 
 
-def _finish(image: Image.Image, name: str, max_pixels: int) -> tuple[Image.Image, Frame]:
+def _finish(image: Image.Image, name: str, max_pixels: int | None) -> tuple[Image.Image, Frame]:
     """Decode, turn upright and convert an opened image; the image given is not changed."""
     width, height = image.size
     _check_size(width, height, name, max_pixels)
@@ -247,13 +297,13 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> tuple[Image.Image
         return shown, frame
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def _check_size(width: int, height: int, name: str, max_pixels: int | None = None) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}): at least 1 x 1 is needed")
-    if width * height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{name} has {width} x {height} = {width * height} pixels, more than {max_pixels}: "
-            "shrink it, or pass a larger max_pixels if you trust it"
+            f"shrink it, or if you trust it, {_TRUST} and pass what it returns"
         )
 
 
@@ -273,7 +323,10 @@ def _explained(name: str) -> Iterator[None]:
             f"{name} is not an image that can be read: pass one of {', '.join(_FORMATS)}"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} is too large to be decoded safely: {error}") from error
+        raise ImageError(
+            f"{name} is too large to be decoded safely ({error}): shrink it, or if you trust it, "
+            f"set PIL.Image.MAX_IMAGE_PIXELS = None, {_TRUST} and pass what it returns"
+        ) from error
     except (
         *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
         *(IndexError, KeyError, TypeError, OverflowError, MemoryError),
@@ -298,12 +351,12 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     name = f"the array of shape {array.shape} and dtype {array.dtype}"
     if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {1, 3, 4}):
         hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in {1, 3, 4} else ""
         raise ImageError(f"{name} is not an image: (H, W) or (H, W, 1|3|4) is needed{hint}")
-    _check_size(array.shape[1], array.shape[0], name, max_pixels)
+    _check_size(array.shape[1], array.shape[0], name)
     if array.dtype == np.uint8:
         levels = array
     elif array.dtype == np.bool_:

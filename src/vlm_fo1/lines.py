@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,45 @@ def writing(path: str | Path) -> Iterator[None]:
         raise OutputError(
             f"{path} cannot be written: {reason}; make room for it, or name another place"
         ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that there is all of it or, if that fails, what was there before.
+
+    Args:
+        path: The file; its folder is there.
+        content: What it shall hold.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(path), ExitStack() as failing:
+        failing.callback(_remove, partial)
+        partial.write_bytes(content)
+        partial.replace(path)
+        failing.pop_all()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Make the folders to a file and see that it can be written, before work is done for it.
+
+    Args:
+        path: The file, there or not.
+
+    Raises:
+        OutputError: No permission, a full disk, a folder of that name, ...
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder; name another place")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 class Lock:
@@ -122,8 +162,7 @@ def _unlock(path: Path, handle: int, process: int) -> None:
     if sys.platform == "win32":
         os.close(handle)  # an open file cannot be taken away there, nor can one of a new holder
     if os.getpid() == process:
-        with suppress(OSError):
-            path.unlink()
+        _remove(path)
     if sys.platform != "win32":
         os.close(handle)
 
@@ -246,10 +285,7 @@ class LineFile:
 
     def keep(self, lines: Sequence[Line]) -> None:
         """Leave only these lines."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        with writing(self.path):
-            partial.write_bytes(b"".join(line.raw for line in lines))
-            partial.replace(self.path)
+        write_whole(self.path, b"".join(line.raw for line in lines))
 
     def _checked(self, raw: bytes, number: int) -> dict[str, Any]:
         values = _object(raw)

@@ -314,11 +314,26 @@ def test_a_decompression_bomb_is_refused_from_its_header():
         read_image(png_claiming(3000, 3000), max_pixels=1_000_000)
 
 
-def test_the_limit_on_pixels_holds_for_every_source():
-    for source in (Image.new("RGB", (20, 20)), np.zeros((20, 20), np.uint8)):
-        with pytest.raises(ImageError, match="20 x 20 = 400 pixels, more than 399"):
-            read_image(source, max_pixels=399)
-        assert read_image(source, max_pixels=400).size == (20, 20)
+def test_the_limit_on_pixels_holds_for_what_is_not_decoded_yet(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20)).save(path)
+    with Image.open(path) as opened:
+        for source in (path, path.read_bytes(), opened):
+            with pytest.raises(ImageError, match="20 x 20 = 400 pixels, more than 399"):
+                read_image(source, max_pixels=399)
+            assert read_image(source, max_pixels=400).size == (20, 20)
+
+
+def test_the_hint_for_an_image_that_is_too_large_can_be_followed(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20)).save(path)
+    with pytest.raises(
+        ImageError, match=r"read it with vlm_fo1\.images\.read_image\(path, max_pix"
+    ):
+        read_image(path, max_pixels=100)
+    trusted = read_image(path, max_pixels=1000)
+    for source in (trusted, np.asarray(trusted)):
+        assert read_image(source, max_pixels=100).size == (20, 20)  # as everything else reads it
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli.options import Shared
-from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.pictures import check_words, find_pictures, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
@@ -58,8 +58,11 @@ def asking(make: Callable[..., Question]) -> Callable[..., None]:
 
     @wraps(make)
     def command(**values: Any) -> None:
-        question = make(**{name: values.pop(name) for name in own})
-        run(Shared(**values), question)
+        typed = {name: values.pop(name) for name in own}
+        with shown(Console(stderr=True)):
+            given = [value if isinstance(value, list) else [value] for value in typed.values()]
+            check_words([word for words in given for word in words if isinstance(word, str)])
+        run(Shared(**values), make(**typed))
 
     command.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
@@ -83,43 +86,40 @@ def run(options: Shared, question: Question) -> None:
         _check_options(options, question)
         boxes = _read_boxes(options, question)
         tile = _tile(options.tile, question)
-        pictures = find_pictures(options.image, aside=options.out)
+        pictures = find_pictures(options.image, errors, aside=options.out)
         drawings = plan_drawings(options.out, pictures)
-        file = None
-        if options.save is not None:
-            decisive = [*_decisive(options, question), boxes]
-            file = AnswerFile(options.save, decisive, fresh=options.fresh)
-        todo = [path for path in pictures if file is None or str(path) not in file.finished]
-        fo1 = _load(options, errors) if todo else None
-        if len(pictures) > 1 and boxes is not None:
-            from vlm_fo1.proposers.given import by_image
+        decisive = [*_decisive(options, question), boxes]
+        with AnswerFile(options.save, decisive, fresh=options.fresh) as file:
+            todo = [path for path in pictures if str(path) not in file.finished]
+            fo1 = _load(options, errors) if todo else None
+            if len(pictures) > 1 and boxes is not None:
+                from vlm_fo1.proposers.given import by_image
 
-            boxes = by_image(boxes)
+                boxes = by_image(boxes)
 
-    def ask(path: Path) -> "Answer":
-        assert fo1 is not None
-        queries = options.query or question.queries
-        scene = fo1.open(path, boxes, queries=queries, tile=tile)
-        streamed = {"on_text": print_text} if question.stream else {}
-        answer = question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
-        if path in drawings:
-            answer.draw(path, show_unchosen=options.unchosen).save(drawings[path])
-        return answer
+            def ask(path: Path) -> "Answer":
+                assert fo1 is not None
+                queries = options.query or question.queries
+                scene = fo1.open(path, boxes, queries=queries, tile=tile)
+                streamed = {"on_text": print_text} if question.stream else {}
+                answer = question.ask(scene, max_new_tokens=options.max_new_tokens, **streamed)
+                if path in drawings:
+                    drawn = answer.draw(path, show_unchosen=options.unchosen)
+                    save_drawing(drawn, drawings[path])
+                return answer
 
-    outcome = Outcome(skipped=len(pictures) - len(todo))
-    for path in with_progress(todo, errors, "asking"):
-        if question.stream and len(pictures) > 1:
-            typer.echo(f"{path}:")
-        answer = outcome.attempt(path, ask, errors)
-        failed = isinstance(answer, Failed)
-        record = answer.record if failed else {"file": str(path), **answer.to_dict()}
-        if file is not None:
-            with shown(errors):
-                file.append(record)
-        if not failed:
+            outcome = Outcome(skipped=len(pictures) - len(todo))
             several = len(pictures) > 1
-            _print(options, path, answer, record, several=several, streamed=question.stream)
-    outcome.conclude("answered", options.save, errors, several=len(pictures) > 1)
+            for path in with_progress(todo, errors, "asking"):
+                if question.stream and several:
+                    typer.echo(f"{path}:")
+                answer = outcome.attempt(path, ask, errors)
+                failed = isinstance(answer, Failed)
+                record = answer.record if failed else {"file": str(path), **answer.to_dict()}
+                file.append(record)
+                if not failed:
+                    _print(options, path, answer, record, several=several, streamed=question.stream)
+        outcome.conclude("answered", options.save, errors, several=several)
 
 
 def print_text(text: str) -> None:

@@ -1,8 +1,9 @@
 """``fo1``: one command per question, each imported when it is used."""
 
 import importlib
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -86,7 +87,16 @@ app = typer.Typer(
 
 
 @app.callback()
-def about() -> None:
+def about(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            envvar="FO1_VERBOSE",
+            help="Say more on the way, and where exactly in the code something failed.",
+        ),
+    ] = False,
+) -> None:
     """Ask questions about the things in a picture and get answers that point at them.
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
@@ -95,6 +105,9 @@ def about() -> None:
 
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """
+    if verbose:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("vlm_fo1").setLevel(logging.DEBUG)
 
 
 def main() -> None:

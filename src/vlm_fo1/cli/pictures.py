@@ -1,43 +1,110 @@
 """Which pictures IMAGE names, and where the drawing of each goes."""
 
+import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vlm_fo1.errors import ImageError
+from rich.console import Console
+from rich.text import Text
+
+from vlm_fo1.errors import ImageError, PromptError
+from vlm_fo1.lines import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
-def find_pictures(image: str, *, aside: Path | None = None) -> list[Path]:
-    """The pictures that IMAGE names, sorted.
+def find_pictures(image: str, errors: Console, *, aside: Path | None = None) -> list[Path]:
+    """The pictures that IMAGE names, sorted; hidden files are none.
 
     Args:
         image: A file, a folder or a pattern.
+        errors: Where it is said that pictures are left out because nothing here reads their kind.
         aside: A folder inside that folder which is not searched: where the drawings go.
 
     Raises:
         ImageError: Nothing there.
     """
-    from vlm_fo1.images import IMAGE_SUFFIXES
+    from vlm_fo1.images import HEIF_REMEDY, pictures_among, without_reader
 
     if not image:
         raise ImageError("IMAGE is empty: name a picture, a folder or a pattern")
     path = Path(image)
     if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        there = [p for p in path.rglob("*") if not _hidden(p.relative_to(path)) and p.is_file()]
         if aside is not None and aside.resolve() != path.resolve():
-            found = [p for p in found if not p.resolve().is_relative_to(aside.resolve())]
-        if not found:
-            raise ImageError(f"the folder {path} holds no pictures")
-        return sorted(found)
-    if path.exists() or not any(sign in image for sign in "*?["):
+            there = [p for p in there if not p.resolve().is_relative_to(aside.resolve())]
+        found, nothing = pictures_among(there), f"the folder {path} holds no pictures"
+    elif path.exists() or not any(sign in image for sign in "*?["):
         return [path]  # a missing file is reported as one, by whoever opens it
-    root = Path(path.anchor) if path.is_absolute() else Path()
-    try:
-        found = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
-    except ValueError as error:
-        raise ImageError(f"{image} is no pattern: {error}") from error
+    else:
+        there = _matching(path)
+        unread = set(without_reader(there))
+        found, nothing = [p for p in there if p not in unread], f"no picture matches {image}"
+    left_out = without_reader(there)
+    said = f"{len(left_out)} HEIC pictures, which are skipped: {HEIF_REMEDY}" if left_out else ""
     if not found:
-        raise ImageError(f"no picture matches {image}")
-    return found
+        raise ImageError(f"{nothing}{f' but {said}' * bool(said)}")
+    if said:
+        errors.print(Text(f"there are {said}", style="yellow"), soft_wrap=True)
+    return sorted(found)
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it, or a folder to it, is one that a listing leaves out: ``._a.jpg``."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that a pattern matches; as in a shell, ``*`` matches no hidden ones.
+
+    Raises:
+        ImageError: It is no pattern.
+    """
+    root = Path(pattern.anchor)
+    fixed = {part for part in pattern.parts if part.startswith(".")}
+    try:
+        there = [p for p in root.glob(str(pattern.relative_to(root))) if p.is_file()]
+    except ValueError as error:
+        raise ImageError(f"{pattern} is no pattern: {error}") from error
+    if any(sign in part for part in fixed for sign in "*?["):
+        return there
+    return [p for p in there if not _hidden(Path(*(part for part in p.parts if part not in fixed)))]
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what was typed as words and is a file: the rest of a pattern without quotes.
+
+    Raises:
+        PromptError: There is a file of that name.
+    """
+    for word in words:
+        path = Path(word)
+        try:
+            is_file = bool(path.suffix or len(path.parts) > 1) and path.is_file()
+        except OSError:  # too long for a name
+            is_file = False
+        if is_file:
+            raise PromptError(
+                f"{word!r} is a file, not words to ask with: to ask about several pictures, put "
+                "the pattern in quotes ('*.jpg'), or name their folder"
+            )
+
+
+def save_drawing(image: "Image", path: Path) -> None:
+    """Write a drawing whose place `plan_drawings` gave.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
+    from PIL import Image
+
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    content = io.BytesIO()
+    image.save(content, format=kind)
+    write_whole(path, content.getvalue())
 
 
 def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
@@ -53,6 +120,7 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
     Raises:
         ImageError: One file for several pictures, a kind of file that cannot be written, or a
             drawing that would take the place of a picture.
+        OutputError: A place that cannot be written.
     """
     if out is None:
         return {}
@@ -67,12 +135,15 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
     else:
         drawings = _in_folder(out, pictures)
     originals = {path.resolve() for path in pictures}
+    seen: set[Path] = set()
     for path, drawing in drawings.items():
         if drawing.resolve() in originals:
             raise ImageError(
                 f"--out {out} would put a drawing of {path} over {drawing}: name another place"
             )
-        drawing.parent.mkdir(parents=True, exist_ok=True)
+        if drawing.is_dir() or drawing.parent not in seen:
+            check_writable(drawing)
+        seen.add(drawing.parent)
     return drawings
 
 

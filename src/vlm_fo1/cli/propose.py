@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error
-from vlm_fo1.lines import line_of
+from vlm_fo1.lines import check_writable, line_of, write_whole
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, Selection
@@ -142,7 +142,7 @@ class _Tools:
     proposer: "Proposer"
     queries: list[str] | None
     selection: "Selection"
-    file: AnswerFile | None
+    file: AnswerFile
     truth: "CocoTruth | None"
     meter: "RecallMeter"
 
@@ -155,36 +155,39 @@ def _run(job: Job) -> None:
     """
     errors = Console(stderr=True)
     with shown(errors):
-        pictures = find_pictures(job.image, aside=job.out)
+        pictures = find_pictures(job.image, errors, aside=job.out)
         drawings = plan_drawings(job.out, pictures)
         _check_save(job.save)
         tools = _prepare(job, errors)
-    finished = tools.file.finished if tools.file else set[str]()
-    todo = [path for path in pictures if str(path) not in finished]
+        with tools.file:
+            outcome = _propose_all(job, tools, pictures, drawings, errors)
+        _conclude(job, tools, outcome, errors, len(pictures))
+
+
+def _propose_all(
+    job: Job, tools: _Tools, pictures: list[Path], drawings: dict[Path, Path], errors: Console
+) -> Outcome:
+    todo = [path for path in pictures if str(path) not in tools.file.finished]
     outcome = Outcome(skipped=len(pictures) - len(todo))
     if outcome.skipped and job.recall:
-        with shown(errors):
-            _count_finished(job, tools, {str(path) for path in pictures} - set(map(str, todo)))
+        _count_finished(job, tools, {str(path) for path in pictures} - set(map(str, todo)))
 
     def propose(path: Path) -> "tuple[dict[str, Any], Regions]":
         from vlm_fo1.draw import draw_regions
 
         record, regions = _propose(path, tools)
         if path in drawings:
-            draw_regions(path, regions, show_scores=True).save(drawings[path])
+            save_drawing(draw_regions(path, regions, show_scores=True), drawings[path])
         return record, regions
 
     for path in with_progress(todo, errors, "proposing"):
         result = outcome.attempt(path, propose, errors)
         record = result.record if isinstance(result, Failed) else result[0]
-        if tools.file is not None:
-            with shown(errors):
-                tools.file.append(record)
+        tools.file.append(record)
         if not isinstance(result, Failed):
             _print(job, *result)
-    with shown(errors):
-        _write_whole(job)
-    _conclude(job, tools, outcome, errors, len(pictures))
+    _write_whole(job)
+    return outcome
 
 
 def _names(queries: list[str] | None) -> list[str] | None:
@@ -194,8 +197,11 @@ def _names(queries: list[str] | None) -> list[str] | None:
 
 
 def _check_save(save: Path | None) -> None:
-    if save is not None and save.suffix.lower() not in {".json", ".jsonl"}:
+    if save is None:
+        return
+    if save.suffix.lower() not in {".json", ".jsonl"}:
         raise FO1Error(f"--save {save}: a name that ends in .json or .jsonl is needed")
+    check_writable(save)
 
 
 def _prepare(job: Job, errors: Console) -> _Tools:
@@ -215,10 +221,8 @@ def _prepare(job: Job, errors: Console) -> _Tools:
         check_queries(proposer.name, job.queries, needed=proposer.takes_queries)
         if job.cache is not None:
             proposer = CachedProposer(proposer, job.cache, max_bytes=job.cache_bytes)
-        file = None
-        if job.lines is not None:
-            about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
-            file = AnswerFile(job.lines, ["propose", *about], fresh=job.fresh)
+        about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
+        file = AnswerFile(job.lines, ["propose", *about], fresh=job.fresh)
     return _Tools(proposer, job.queries, selection, file, truth, RecallMeter())
 
 
@@ -285,9 +289,7 @@ def _write_whole(job: Job) -> None:
         return
     from vlm_fo1.proposers.given import read_boxes
 
-    partial = job.save.with_name(job.save.name + ".partial")
-    partial.write_text(json.dumps(read_boxes(job.lines)), encoding="utf-8")
-    Path(partial).replace(job.save)
+    write_whole(job.save, json.dumps(read_boxes(job.lines)).encode())
 
 
 def _conclude(job: Job, tools: _Tools, outcome: Outcome, errors: Console, pictures: int) -> None:

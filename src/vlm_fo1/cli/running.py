@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.text import Text
 
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.errors import FO1Error, ItemError, OutputError, item_errors
 
 if TYPE_CHECKING:
     from vlm_fo1.pipeline import FO1
@@ -26,9 +26,12 @@ def shown(errors: Console) -> Iterator[None]:
 
     Raises:
         typer.Exit: Such an error came.
+        BrokenPipeError: As it is, which ends the program quietly.
     """
     try:
         yield
+    except BrokenPipeError:  # whoever reads our output has enough: `fo1 ... | head`
+        raise
     except (FO1Error, OSError) as error:
         errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
         raise typer.Exit(code=2) from error
@@ -80,16 +83,23 @@ class Outcome:
     failed: list[str] = field(default_factory=list[str])
 
     def attempt(self, path: Path, do: Callable[[Path], Result], errors: Console) -> Result | Failed:
-        """What ``do`` makes of a picture; what goes wrong with it is said to the user."""
-        from torch import OutOfMemoryError
+        """What ``do`` makes of a picture; what goes wrong with it is said to the user.
 
+        Raises:
+            OutputError: The disk refuses what was made, and would refuse that of the next too.
+        """
         try:
-            result = do(path)
-        except (FO1Error, OSError, MemoryError, OutOfMemoryError) as error:
-            reason = str(error) or type(error).__name__
+            with item_errors(str(path)):
+                result = do(path)
+        except OutputError:
+            raise
+        except FO1Error as error:
+            line = f"{path}: {error}"
+            if isinstance(error, ItemError):
+                line = f"{error} (fo1 --verbose shows where)"
             self.failed.append(str(path))
-            errors.print(Text(f"{path}: {reason}", style="red"), soft_wrap=True)
-            return Failed({"file": str(path), "error": reason})
+            errors.print(Text(line, style="red"), soft_wrap=True)
+            return Failed({"file": str(path), "error": str(error)})
         self.done += 1
         return result
 

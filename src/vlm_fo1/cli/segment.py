@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import find_pictures, plan_drawings
+from vlm_fo1.cli.pictures import check_words, find_pictures, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.cli.segmenting import (
@@ -50,41 +50,37 @@ def command(
     errors = Console(stderr=True)
     with shown(errors):
         check_out(out, save)
-        pictures = find_pictures(image, aside=out)
+        check_words([phrase])
+        pictures = find_pictures(image, errors, aside=out)
         drawings = plan_drawings(out, pictures)
         question = {"task": "segment", "phrase": phrase, "query": query, "tokens": max_new_tokens}
-        file = None
-        if save is not None:
-            decisive = [question, proposer, model, revision, dtype]
-            file = AnswerFile(save, decisive, fresh=fresh)
-        todo = [path for path in pictures if file is None or str(path) not in file.finished]
-        ask = _asker(proposer, model, revision, device, dtype, errors) if todo else None
+        with AnswerFile(save, [question, proposer, model, revision, dtype], fresh=fresh) as file:
+            todo = [path for path in pictures if str(path) not in file.finished]
+            ask = _asker(proposer, model, revision, device, dtype, errors) if todo else None
 
-    def answered(path: Path) -> "Answer":
-        assert ask is not None
-        answer = ask(path, phrase, query=query, max_new_tokens=max_new_tokens)
-        if path in drawings:
-            answer.draw(path, show_unchosen=unchosen).save(drawings[path])
-        return answer
+            def answered(path: Path) -> "Answer":
+                assert ask is not None
+                answer = ask(path, phrase, query=query, max_new_tokens=max_new_tokens)
+                if path in drawings:
+                    save_drawing(answer.draw(path, show_unchosen=unchosen), drawings[path])
+                return answer
 
-    outcome = Outcome(skipped=len(pictures) - len(todo))
-    several = len(pictures) > 1
-    for path in with_progress(todo, errors, "segmenting"):
-        answer = outcome.attempt(path, answered, errors)
-        failed = isinstance(answer, Failed)
-        record = answer.record if failed else _record(path, answer)
-        if file is not None:
-            with shown(errors):
+            outcome = Outcome(skipped=len(pictures) - len(todo))
+            several = len(pictures) > 1
+            for path in with_progress(todo, errors, "segmenting"):
+                answer = outcome.attempt(path, answered, errors)
+                failed = isinstance(answer, Failed)
+                record = answer.record if failed else _record(path, answer)
                 file.append(record)
-        if failed:
-            continue
-        if as_json:
-            typer.echo(line_of(record))
-        elif file is None or not several:
-            if several:
-                typer.echo(f"{path}:")
-            _show(path, answer, errors)
-    outcome.conclude("answered", save, errors, several=several)
+                if failed:
+                    continue
+                if as_json:
+                    typer.echo(line_of(record))
+                elif save is None or not several:
+                    if several:
+                        typer.echo(f"{path}:")
+                    _show(path, answer, errors)
+        outcome.conclude("answered", save, errors, several=several)
 
 
 def _asker(

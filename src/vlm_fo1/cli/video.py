@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.cli import options
+from vlm_fo1.cli.pictures import check_words
 from vlm_fo1.cli.running import bars, load_fo1, shown
 from vlm_fo1.cli.segmenting import (
     Phrase,
@@ -72,6 +73,7 @@ def command(
     errors = Console(stderr=True)
     with shown(errors):
         _check(out, save, tracker, proposer)
+        check_words([phrase])
         from vlm_fo1.video.track import Models, track_video
 
         def load() -> Models:
@@ -129,7 +131,8 @@ def _bars(errors: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     try:
         yield on_progress
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _load_tracker(

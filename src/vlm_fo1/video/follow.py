@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.errors import FO1Error, item_errors
 from vlm_fo1.masks import mask_boxes, mask_iou
 from vlm_fo1.structures import Answer, Regions
 from vlm_fo1.video.frames import Frame
@@ -94,7 +94,8 @@ class Follower:
     def _choose(self, frame: Frame, image: Image.Image) -> FrameRecord:
         answer, error = None, ""
         try:
-            answer = self.choose(image)
+            with item_errors("choosing"):
+                answer = self.choose(image)
             chosen, ids = _once(answer), None
         except FO1Error as failure:
             chosen, ids = self._known(image)
@@ -103,8 +104,9 @@ class Follower:
         self._track = None
         if len(chosen):
             try:
-                self._track = self.tracker.start(image, chosen)
-                masks, scores = self._track.follow(image)
+                with item_errors("the tracker"):
+                    self._track = self.tracker.start(image, chosen)
+                    masks, scores = self._track.follow(image)
             except FO1Error as failure:
                 self._track = None
                 error = "; ".join(filter(None, [error, f"nothing is followed: {failure}"]))
@@ -130,7 +132,8 @@ class Follower:
         if self._track is None:
             return self._record(frame, Regions.empty(image.size), ())
         try:
-            masks, scores = self._track.follow(image)
+            with item_errors("the tracker"):
+                masks, scores = self._track.follow(image)
         except FO1Error as failure:
             self._track = None
             error = f"nothing is followed: {failure}"

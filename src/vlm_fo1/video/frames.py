@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from vlm_fo1._extras import require
-from vlm_fo1.errors import ConfigError, ImageError
-from vlm_fo1.images import IMAGE_SUFFIXES, read_image
+from vlm_fo1.errors import ConfigError, FO1Error, ImageError, item_errors
+from vlm_fo1.images import HEIF_REMEDY, pictures_among, read_image, without_reader
+from vlm_fo1.lines import check_writable, writing
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """What `write_video` can write."""
@@ -44,12 +45,16 @@ class FrameFolder:
         rate: Frames a second.
 
     Raises:
-        ImageError: There are no pictures in it.
+        ImageError: There are no pictures in it, or some of a kind that nothing here reads.
     """
 
     def __init__(self, folder: Path, rate: Fraction = FOLDER_RATE) -> None:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-        self.paths = sorted(found, key=lambda path: _natural(path.name))
+        shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        self.paths = sorted(pictures_among(shown), key=lambda path: _natural(path.name))
+        unread = without_reader(shown)
+        if unread:
+            problem = f"{folder} has {len(unread)} HEIC pictures, which nothing here reads"
+            raise ImageError(f"{problem}, and frames must not be missing: {HEIF_REMEDY}")
         if not self.paths:
             raise ImageError(f"the folder {folder} holds no pictures")
         self.rate = rate
@@ -60,9 +65,12 @@ class FrameFolder:
         for index in range(start, len(self.paths)):
             time_s = float(index / self.rate)
             try:
-                yield Frame(index, time_s, read_image(self.paths[index]))
-            except ImageError as error:
+                with item_errors(str(self.paths[index])):
+                    image = read_image(self.paths[index])
+            except FO1Error as error:
                 yield Frame(index, time_s, None, str(error))
+            else:
+                yield Frame(index, time_s, image)
 
 
 class VideoFile:
@@ -216,15 +224,16 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
     Raises:
         ConfigError: No such kind of file.
         ImageError: There are no pictures, or one is under 2 x 2 pixels.
+        OutputError: The disk refuses it.
         MissingExtraError: PyAV is not installed.
     """
     check_video_path(path)
     av: Any = require("av", extra="video")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     count, stream = 0, None
-    with av.open(str(partial), "w") as container:
+    check_writable(path)
+    with writing(path), av.open(str(partial), "w") as container:
         for picture in pictures:
             if stream is None:
                 stream = container.add_stream(codec, rate=rate)
@@ -242,7 +251,8 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
     if not count:
         partial.unlink(missing_ok=True)
         raise ImageError(f"no picture for {path}: a video needs at least one")
-    partial.replace(path)
+    with writing(path):
+        partial.replace(path)
     return count
 
 

@@ -89,7 +89,7 @@ class FrameRecord:
 
 
 class FrameFile:
-    """Frames on disk, each as soon as it is there, one line of JSON a frame.
+    """Frames on disk, one line of JSON each as soon as it is there; locked by a ``with`` block.
 
     An existing file is gone on with: its last segment, if it was not finished, is taken out.
 
@@ -119,6 +119,12 @@ class FrameFile:
         """Whether the video was followed to its end."""
         if path.exists():
             self._go_on(every)
+
+    def __enter__(self) -> "FrameFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def append(self, record: FrameRecord) -> None:
         """Write one frame and make sure it is on disk."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.errors import ConfigError
+from vlm_fo1.lines import check_writable
 from vlm_fo1.pipeline import FO1
 from vlm_fo1.proposers.base import Proposer
 from vlm_fo1.segmenting import segment
@@ -88,7 +89,9 @@ def track_video(
 
     Raises:
         ImageError: The video cannot be opened.
-        ConfigError: An option that cannot be, or a file of something else.
+        ConfigError: An option that cannot be, a file of something else, or one that another run
+            writes.
+        OutputError: A file that cannot be written.
         MissingExtraError: PyAV is needed and not installed.
     """
     if every < 1:
@@ -97,22 +100,23 @@ def track_video(
         check_video_path(out)
         if out.resolve() == Path(source).resolve():
             raise ConfigError(f"{out} is the video itself: name another file for the drawing")
+        check_writable(out)
     frames = open_frames(source, rate=rate)
     with tempfile.TemporaryDirectory() as scratch:
         request = [str(source), phrase, every, query, str(rate), options, *decisive]
         path = Path(scratch) / "frames.jsonl" if save is None else save
-        file = FrameFile(path, request, every=every, fresh=fresh)
-        if not file.complete:
-            loaded = models if isinstance(models, Models) else models()
+        with FrameFile(path, request, every=every, fresh=fresh) as file:
+            if not file.complete:
+                loaded = models if isinstance(models, Models) else models()
 
-            def choose(image: Image.Image) -> Any:
-                asked = {"query": query, **options}
-                return segment(loaded.fo1, loaded.proposer, image, phrase, **asked)
+                def choose(image: Image.Image) -> Any:
+                    asked = {"query": query, **options}
+                    return segment(loaded.fo1, loaded.proposer, image, phrase, **asked)
 
-            _follow(frames, file, choose, loaded.tracker, every, on_progress)
-        report = _report(file)
-        if out is not None and report.frames:
-            write_video(out, _drawn(frames, file.records(), on_progress), frames.rate)
+                _follow(frames, file, choose, loaded.tracker, every, on_progress)
+            report = _report(file)
+            if out is not None and report.frames:
+                write_video(out, _drawn(frames, file.records(), on_progress), frames.rate)
     return report
 
 
