@@ -1,18 +1,22 @@
 """One question of many pictures: rows as they come, then a table, JSON Lines and COCO."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app.asking import Asked, put
+from vlm_fo1.app.context import BROKEN, told
 from vlm_fo1.app.limits import Limits
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.errors import FO1Error, ItemError, item_errors
 from vlm_fo1.images import image_frame
 from vlm_fo1.pipeline import FO1
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.structures import Answer
+
+logger = logging.getLogger(__name__)
 
 TITLES = ("Picture", "Answer", "Count", "Regions", "Problems")
 
@@ -60,13 +64,17 @@ def ask_all(
     """
     for path in pictures:
         try:
-            picture = limits.picture(path)
-            given = None
-            if boxes is not None:
-                given = given_regions(boxes, image_frame(path), image=path.name)
-            row = Row(file=path.name, answer=put(fo1, picture, given, asked, report))
-        except (FO1Error, OSError, MemoryError) as error:
-            row = Row(file=path.name, error=str(error) or type(error).__name__)
+            with item_errors(path.name):
+                picture = limits.picture(path)
+                given = None
+                if boxes is not None:
+                    given = given_regions(boxes, image_frame(path), image=path.name)
+                row = Row(file=path.name, answer=put(fo1, picture, given, asked, report))
+        except FO1Error as error:
+            cause = error.__cause__ if isinstance(error, ItemError) else error
+            if cause is not error:
+                logger.warning("%s", error)
+            row = Row(file=path.name, error=(cause and told(cause)) or BROKEN)
         report(row)
 
 

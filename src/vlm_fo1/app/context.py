@@ -21,6 +21,9 @@ from vlm_fo1.app.models import Shelf
 from vlm_fo1.app.views import Kept, note
 from vlm_fo1.errors import FO1Error
 
+BROKEN = "Something broke here that should not; the log of the server says what."
+"""What a visitor is told of a fault of ours."""
+
 KEPT_S = 3600.0
 """How long files for download stay on disk, in seconds."""
 
@@ -134,5 +137,5 @@ def failed(error: BaseException) -> str:
     if isinstance(error, StoppedError):
         return note("Stopped.")
     if text is None:
-        text = "Something broke here that should not; the log of the server says what."
+        text = BROKEN
     return note("This did not work", text, kind="error")

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlm_fo1.app.asking import TASKS
 from vlm_fo1.errors import DataError
+from vlm_fo1.settings import read_json
 
 FOLDER = Path(__file__).parents[1] / "assets" / "demo"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -48,7 +49,7 @@ def examples(folder: Path = FOLDER) -> list[Example]:
         pictures = [path for path in sorted(folder.iterdir()) if path.suffix in PICTURES]
         return [_example(folder, {"image": path.name}) for path in pictures]
     try:
-        entries = json.loads(listed.read_text(encoding="utf-8"))
+        entries = read_json(listed, DataError)
         if isinstance(entries, Mapping):
             entries = entries.get("scenes", [])
         return [_example(folder, entry) for entry in entries]
@@ -96,7 +97,7 @@ def _boxes(folder: Path, picture: Path, given: Any) -> list[list[float]]:
     for name in names:
         path = folder / name
         if path.exists():
-            return _numbers(json.loads(path.read_text(encoding="utf-8")))
+            return _numbers(read_json(path, DataError))
     return []
 
 

@@ -10,8 +10,11 @@ T = TypeVar("T")
 N = TypeVar("N")
 
 
-class StoppedError(Exception):
-    """Raised in the worker at its next word after somebody pressed Stop."""
+class StoppedError(BaseException):
+    """Raised in the worker at its next word after somebody pressed Stop.
+
+    As ``KeyboardInterrupt`` it is no failure of what is being worked on.
+    """
 
 
 class Jobs:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from vlm_fo1.errors import BoxError, ConfigError, ImageError
-from vlm_fo1.images import IMAGE_SUFFIXES, image_size, read_image
+from vlm_fo1.images import image_size, pictures_among, read_image, without_reader
 
 MEGABYTE = 2**20
+SAVE = "save them as JPEG first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,11 @@ class Limits:
         Raises:
             ImageError: There are none, or too many.
         """
-        found = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+        there = [Path(path) for path in paths if not Path(path).name.startswith(".")]
+        found = pictures_among(there)
         if not found:
+            if unread := without_reader(there):
+                raise ImageError(f"{len(unread)} HEIC pictures, which nothing here reads: {SAVE}")
             raise ImageError("there are no pictures yet: choose files or a folder first")
         if len(found) > self.batch:
             raise ImageError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.context import Context, failed, gradio, refuse, visitor, with_request
-from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.jobs import StoppedError, Watched
 from vlm_fo1.app.models import Choice
 from vlm_fo1.structures import Answer
 
@@ -37,7 +37,7 @@ def running(
     flag = context.jobs.begin(job)
     try:
         yield from work(flag)
-    except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
+    except (Exception, StoppedError) as error:  # noqa: BLE001 - raised again, as a message if expected
         yield [failed(error), *same(outputs - 1)]
         refuse(error)
     finally:

@@ -22,7 +22,7 @@ from vlm_fo1.app.running import (
 )
 from vlm_fo1.app.segment_tab import phrase_fields
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.images import IMAGE_SUFFIXES, image_size
+from vlm_fo1.images import image_size, pictures_among
 from vlm_fo1.video.frames import VideoFile
 
 ABOUT = (
@@ -92,7 +92,7 @@ def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
     """
     if not paths:
         raise ImageError("there is no video yet: choose a file, or its frames as pictures")
-    frames = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    frames = pictures_among(Path(path) for path in paths if not Path(path).name.startswith("."))
     if not frames:
         if len(paths) > 1:
             raise ImageError(f"{len(paths)} videos were chosen: one at a time")

@@ -5,7 +5,6 @@ overlap that this box is expected to have with a thing. B is the batch, H and W 
 in pixels, h = H / 4 and w = W / 4 the cells.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,7 +24,7 @@ from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
 from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.settings import build, plain
+from vlm_fo1.settings import build, plain, read_object
 from vlm_fo1.structures import Regions
 
 STRIDE = 4
@@ -170,8 +169,7 @@ class BundledProposer:
         folder = Path(argument) if argument else Path(str(files("vlm_fo1"))) / _ASSETS
         weights = folder / WEIGHTS_FILE
         try:
-            values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            config = build(BoxNetworkConfig, values)
+            config = build(BoxNetworkConfig, read_object(folder / CONFIG_FILE))
             state = {name: value.float() for name, value in load_file(weights).items()}
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise CheckpointError(
