@@ -168,8 +168,8 @@ def image_size(source: Any) -> tuple[int, int]:
 
 def _frame(image: Image.Image) -> Frame:
     orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    if orientation not in range(1, 9):
-        orientation = 1  # viewers show such images as they are stored
+    if orientation not in range(1, 9) or image.format == _HEIF:
+        orientation = 1  # so viewers show such images; a plug-in turns HEIC as its container says
     first, second = image.size
     if orientation in _QUARTER_TURNS:
         if image.format == "TIFF":  # whose size Pillow gives as shown
@@ -292,7 +292,8 @@ def _finish(image: Image.Image, name: str, max_pixels: int | None) -> tuple[Imag
     with _explained(name):
         frame = _frame(image)
         image.load()  # Pillow turns a TIFF here and drops its orientation
-        shown = _to_rgb(ImageOps.exif_transpose(image), name)
+        upright = image if image.format == _HEIF else ImageOps.exif_transpose(image)
+        shown = _to_rgb(upright, name)
         shown.info = {}
         return shown, frame
 

@@ -482,6 +482,48 @@ def test_a_batch_says_what_was_done_to_the_boxes(fo1, tmp_path):
     assert "turned upright with it (EXIF orientation 6)" in rows[0].cells()[-1]
 
 
+def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
+    fo1, tmp_path, monkeypatch, caplog
+):
+    for name in ("a.png", "b.png", "c.png"):
+        PICTURE.save(tmp_path / name)
+    failures: list[BaseException] = [ZeroDivisionError("/secret/path"), MemoryError()]
+
+    def broken(fo1, picture, given, asked, report):
+        if failures:
+            raise failures.pop(0)
+        return an_answer()
+
+    monkeypatch.setattr("vlm_fo1.app.batch.put", broken)
+    rows: list[Any] = []
+    asked = Asked(task="detection", labels=("cat",))
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    ask_all(fo1, paths, asked, Limits(), boxes=BOXES, report=rows.append)
+    assert [row.answer is None for row in rows] == [True, True, False]
+    assert rows[0].error == "Something broke here that should not; the log of the server says what."
+    assert "not enough memory" in rows[1].error
+    assert "a.png failed: ZeroDivisionError: /secret/path" in caplog.text
+
+
+def test_a_batch_that_is_stopped_is_no_failure_of_its_picture(fo1, tmp_path, monkeypatch):
+    PICTURE.save(tmp_path / "a.png")
+
+    def stopped(*_):
+        raise StoppedError
+
+    monkeypatch.setattr("vlm_fo1.app.batch.put", stopped)
+    asked = Asked(task="detection", labels=("cat",))
+    with pytest.raises(StoppedError):
+        ask_all(fo1, [tmp_path / "a.png"], asked, Limits(), boxes=BOXES, report=lambda _: None)
+
+
+def test_uploads_that_are_hidden_or_that_nothing_reads_are_no_pictures(tmp_path):
+    found = Limits().pictures([tmp_path / "a.png", tmp_path / "._a.png", tmp_path / "b.heic"])
+    assert found == [tmp_path / "a.png"]
+    with pytest.raises(ImageError, match="1 HEIC pictures, which nothing here reads: save them as"):
+        Limits().pictures([tmp_path / "b.heic"])
+
+
 def test_rows_are_plain_text_under_their_titles():
     cells = Row(file="a.png", answer=an_answer(count=3, plain="x" * 300)).cells()
     assert len(cells) == len(TITLES)

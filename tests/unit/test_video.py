@@ -128,6 +128,17 @@ def test_a_broken_picture_of_a_folder_is_handed_on_as_one(tmp_path):
     assert "frame1.png' is not an image" in broken.problem
 
 
+def test_hidden_files_are_no_frames_and_frames_that_nothing_reads_are_refused(tmp_path):
+    folder = save_folder(tmp_path / "in", 2)
+    (folder / "._frame0.png").write_bytes(b"no picture")
+    assert open_frames(folder).count == 2
+    (folder / "frame2.HEIC").write_bytes(b"")
+    with pytest.raises(
+        ImageError, match="1 HEIC pictures, which nothing here reads, and frames mu"
+    ):
+        open_frames(folder)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_a_video_comes_back_as_it_was_written(suffix, tmp_path, av):
     path = tmp_path / f"clip{suffix}"
@@ -288,21 +299,25 @@ def test_a_chosen_thing_without_a_mask_is_followed_by_its_box_or_takes_no_number
     assert seen[1].regions.xyxy[0, 1] == 28
 
 
-def failing_at(failures):
+OURS = BoxError("sam3 returned 12 of 12 things that are no numbers")
+
+
+def failing_at(failures, error: Exception = OURS):
     """Chooses as `choose_all`, but raises on some of the pictures it is shown."""
     shown = []
 
     def choose(image):
         shown.append(image)
         if len(shown) - 1 in failures:
-            raise BoxError("sam3 returned 12 of 12 things that are no numbers")
+            raise error
         return choose_all(image)
 
     return choose
 
 
-def test_where_choosing_fails_the_masks_of_the_frame_before_are_carried_on():
-    follower = Follower(failing_at({1}), SquareTracker(), every=3)
+@pytest.mark.parametrize("error", [OURS, RuntimeError("no numbers")])
+def test_where_choosing_fails_the_masks_of_the_frame_before_are_carried_on(error):
+    follower = Follower(failing_at({1}, error), SquareTracker(), every=3)
     records = [follower.step(frame) for frame in frames_of(scene(i) for i in range(9))]
     assert [record.ids for record in records] == [(0,)] * 9
     assert "no numbers; the masks of the frame before are carried on" in records[3].error
@@ -319,14 +334,19 @@ def test_where_choosing_fails_at_once_later_key_frames_still_work():
 
 
 class LosingTracker(SquareTracker):
+    error: Exception
+
     def follow(self, image: Any) -> tuple[Any, Any]:
         if mask_boxes(squares_of(image))[0, 0] == 2 + 2 * 1:
-            raise BoxError("the tracker of sam3 returned what is no number")
+            raise self.error
         return super().follow(image)
 
 
-def test_where_the_tracker_fails_nothing_is_claimed_until_the_next_key_frame():
-    follower = Follower(choose_all, LosingTracker(), every=3)
+@pytest.mark.parametrize("error", [BoxError("no number"), IndexError("a fault of the tracker")])
+def test_where_the_tracker_fails_nothing_is_claimed_until_the_next_key_frame(error):
+    tracker = LosingTracker()
+    tracker.error = error
+    follower = Follower(choose_all, tracker, every=3)
     records = [follower.step(frame) for frame in frames_of(scene(i) for i in range(4))]
     assert [record.ids for record in records] == [(0,), (), (), (1,)]
     assert "nothing is followed" in records[1].error
