@@ -1,7 +1,6 @@
 """``fo1``: one command per question, each imported when it is used."""
 
 import importlib
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -106,6 +105,8 @@ def about(
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """
     if verbose:
+        import logging
+
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("vlm_fo1").setLevel(logging.DEBUG)
 
