@@ -35,6 +35,10 @@ class DataError(FO1Error, ValueError):
     """A training record, or a file of them, that cannot be used."""
 
 
+class EvaluationError(FO1Error, ValueError):
+    """Items, answers or files of a benchmark that cannot be scored."""
+
+
 class ConfigError(FO1Error, ValueError):
     """A configuration that this package refuses rather than guesses about."""
 

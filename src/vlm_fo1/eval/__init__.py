@@ -1,0 +1,1 @@
+"""Benchmarks: what is asked, what is answered, and what the answers are worth."""

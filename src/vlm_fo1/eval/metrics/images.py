@@ -1,0 +1,131 @@
+"""Images with boxes by label, read into arrays once for every metric of named boxes.
+
+Shapes: N answered boxes, M objects, G groups (one label of one image), I images, T thresholds,
+L lists of boxes.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm_fo1.eval.metrics.matching import (
+    SLACK,
+    THRESHOLDS,
+    Bools,
+    Grouped,
+    Ints,
+    best_overlap,
+    claims,
+    overlap_crowd,
+)
+from vlm_fo1.eval.metrics.records import Array, BoxLists, by_label, field, listed
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as arrays: one group for each label that an image's truth, crowd or answer holds."""
+
+    truth: Grouped
+    crowd: Grouped
+    answer: Grouped
+    image_G: Ints
+    label_G: Ints
+    names: list[Hashable]
+    """Of labels, in the order in which they occur."""
+    spared_G: Bools
+    """Groups whose unmatched answers are not counted: labels an image names ``not_exhaustive``."""
+    failed_I: Bools
+
+    @property
+    def images(self) -> int:
+        """Their number."""
+        return len(self.failed_I)
+
+    def present(self) -> Bools:
+        """Which groups have an object, be it a crowd; (G,)."""
+        groups = len(self.image_G)
+        return self.truth.counts(groups) + self.crowd.counts(groups) > 0
+
+    def answering(self, kept_N: Bools) -> "Images":
+        """The same with some of the answers."""
+        return Images(**{**vars(self), "answer": self.answer.where(kept_N)})
+
+    def matched(self) -> tuple[Bools, Bools]:
+        """(N, T) of answers by COCO's rule: those that have an object, and those not counted."""
+        right_NT = claims(self.answer, self.truth, THRESHOLDS, later_on_tie=True) >= 0
+        inside_N = best_overlap(self.answer, self.crowd, overlap_crowd)
+        least_T = np.array(THRESHOLDS) - SLACK
+        return right_NT, ~right_NT & (inside_N[:, None] >= least_T)
+
+
+def read_images(
+    images: Iterable[Any], rename: Callable[[Hashable], Hashable] = lambda label: label
+) -> Images:
+    """Images with boxes by label, as arrays.
+
+    Args:
+        images: Mappings with ``truth``, ``answer`` and perhaps ``crowd`` (boxes by label) and
+            ``not_exhaustive`` (labels).
+        rename: What labels are compared by.
+
+    Raises:
+        EvaluationError: No images, or one that is no such mapping.
+        BoxError: A box is not four finite numbers, or is reversed.
+    """
+    lists = {"truth": BoxLists(), "crowd": BoxLists(), "answer": BoxLists()}
+    group_L: dict[str, list[int]] = {kind: [] for kind in lists}
+    label_of: dict[Hashable, int] = {}
+    image_G, label_G, spared_G, failed_I = [], [], [], []
+    for index, image in enumerate(listed(images, "images")):
+        said = _fields(image, index)
+        failed_I.append(said["answer"] is None)
+        spared = {rename(label) for label in image.get("not_exhaustive") or ()}
+        group_of: dict[int, int] = {}
+        for kind, boxes_of in said.items():
+            for label, boxes in (boxes_of or {}).items():
+                number = label_of.setdefault(rename(label), len(label_of))
+                if number not in group_of:
+                    group_of[number] = len(image_G)
+                    image_G.append(index)
+                    label_G.append(number)
+                    spared_G.append(rename(label) in spared)
+                lists[kind].add(boxes, f"image {index}", kind, repr(label))
+                group_L[kind].append(group_of[number])
+    grouped = {kind: _in_groups(boxes, group_L[kind]) for kind, boxes in lists.items()}
+    return Images(
+        **grouped,
+        image_G=np.array(image_G, np.int64),
+        label_G=np.array(label_G, np.int64),
+        names=list(label_of),
+        spared_G=np.array(spared_G, np.bool_),
+        failed_I=np.array(failed_I, np.bool_),
+    )
+
+
+def sums_by_group(values_NT: npt.NDArray[Any], group_N: Ints, groups: int) -> Array:
+    """(groups, T) sums of rows by an ascending group."""
+    sums = np.zeros((groups, values_NT.shape[1]))
+    if len(group_N):
+        starts = np.flatnonzero(np.diff(group_N, prepend=-1))
+        sums[group_N[starts]] = np.add.reduceat(values_NT.astype(np.float64), starts, axis=0)
+    return sums
+
+
+def _fields(image: Any, index: int) -> dict[str, Mapping[Hashable, Any] | None]:
+    said = {"truth": field(image, "truth", index), "answer": field(image, "answer", index)}
+    said = {"truth": said["truth"], "crowd": image.get("crowd") or {}, "answer": said["answer"]}
+    for kind, boxes_of in said.items():
+        if kind != "answer" or boxes_of is not None:
+            by_label(boxes_of, f"image {index}, {kind}")
+    return said
+
+
+def _in_groups(lists: BoxLists, group_L: list[int]) -> Grouped:
+    """Boxes with groups ascending; lists of one group stay in order."""
+    boxes_N4, list_N = lists.stacked()
+    group_N = np.array(group_L, np.int64)[list_N]
+    order_N = np.argsort(group_N, kind="stable")
+    return Grouped(boxes_N4[order_N], group_N[order_N])
