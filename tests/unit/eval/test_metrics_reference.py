@@ -69,7 +69,8 @@ def coco_files(images):
                     image["answer"].get(label, []), image["scores"].get(label, []), strict=True
                 )
             ]
-    data = {"images": [{"id": number, "width": 99, "height": 99} for number in range(1, len(images) + 1)],
+    numbers = range(1, len(images) + 1)
+    data = {"images": [{"id": number, "width": 99, "height": 99} for number in numbers],
             "categories": [{"id": number, "name": name} for number, name in enumerate(LABELS, 1)],
             "annotations": truths}  # fmt: skip
     return data, results
@@ -90,7 +91,7 @@ def pycoco(images):
     return scorer
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_counts_of_answers_are_those_of_pycocotools(seed):
     images = random_images(seed)
     for image in images:
@@ -116,35 +117,41 @@ def test_counts_of_answers_are_those_of_pycocotools(seed):
     assert seen > 20
 
 
+def inside(box, other):
+    """Share of a box that lies in another."""
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    return np.prod(np.maximum(sides, 0)) / np.prod(box[2:] - box[:2])
+
+
 def slow_pooled_f1(images, present):
     """F1-clean as it is written down, box by box."""
     at = {}
+    overlaps = {
+        (k, label): np.asarray(iou(boxes, image["truth"].get(label, [])))
+        for k, image in enumerate(images)
+        for label, boxes in image["answer"].items()
+    }
     for threshold in THRESHOLDS:
         rows = []
         for label in LABELS:
             right, counted, objects = 0, 0, 0
-            for image in images:
-                truth = [tuple(box) for box in image["truth"].get(label, [])]
-                crowd = [tuple(box) for box in image["crowd"].get(label, [])]
+            for k, image in enumerate(images):
+                truth = image["truth"].get(label, [])
+                crowd = image["crowd"].get(label, [])
                 objects += len(truth)
-                if present and not truth and not crowd:
+                if present and not len(truth) and not len(crowd):
                     continue
                 free = set(range(len(truth)))
-                for box in image["answer"].get(label, []):
+                for row, box in zip(overlaps[k, label], image["answer"][label], strict=True):
                     best, best_value = None, min(threshold, 1 - 1e-10)
-                    for k in sorted(free):
-                        if (value := iou(box, truth[k])) >= best_value:
-                            best, best_value = k, value
+                    for column in sorted(free):
+                        if row[column] >= best_value:
+                            best, best_value = column, row[column]
                     if best is not None:
                         free.remove(best)
                         right, counted = right + 1, counted + 1
                         continue
-                    x1, y1, x2, y2 = box
-                    shares = [
-                        max(0, min(x2, c[2]) - max(x1, c[0])) * max(0, min(y2, c[3]) - max(y1, c[1]))
-                        / ((x2 - x1) * (y2 - y1)) for c in crowd
-                    ]  # fmt: skip
-                    counted += not any(value >= threshold for value in shares)
+                    counted += not any(inside(box, other) >= threshold for other in crowd)
             if objects:
                 rows.append((right / counted if counted else 0, right / objects))
         at[threshold] = np.mean(rows, axis=0)
@@ -181,7 +188,8 @@ def test_average_precision_of_many_labels_is_scored_in_parts(monkeypatch):
     whole = average_precision(images, frequency=frequency)
     monkeypatch.setattr("vlm_fo1.eval.metrics.precision._CELLS", 12)  # one label at a time
     assert average_precision(images, frequency=frequency) == whole
-    assert whole["ap"] == pytest.approx(np.mean([whole["ap_r"], whole["ap_c"], whole["ap_f"]]))
+    of_labels = [whole["ap_r"] or 0, whole["ap_c"] or 0, whole["ap_f"] or 0]
+    assert whole["ap"] == pytest.approx(sum(of_labels) / 3)
 
 
 def test_lvis_drops_unjudged_answers_and_forgives_where_objects_were_not_all_marked():
@@ -226,78 +234,62 @@ def optimal(answer, truth, threshold):
     return int(fits[rows, columns].sum())
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(8))
 def test_no_greedy_matching_beats_an_optimal_one_and_none_falls_below_half_of_it(seed):
     rng = np.random.default_rng(seed)
-    truth = some_boxes(rng, 12, 30)
+    truth = np.vstack([some_boxes(rng, 12, 30), [[0, 0, 9, 9]]])
     answer = near(rng, truth)
-    if not len(truth):
-        return
-    item = {"truth": truth, "answer": answer}
-    named = {"truth": {"": truth}, "answer": {"": answer}}
-    groups = [matching.Grouped(np.asarray(b), np.zeros(len(b), np.int64)) for b in (answer, truth)]
+    found, in_pairs = (
+        matching.Grouped(boxes, np.zeros(len(boxes), np.int64)) for boxes in (answer, truth)
+    )
+    served_MT = matching.claims(in_pairs, found, THRESHOLDS, later_on_tie=False) >= 0
+    right_T = pooled_f1_tally([{"truth": {"": truth}, "answer": {"": answer}}]).rows_RK[0]
+    recall = proposal_recall([{"truth": truth, "proposals": answer}], at=THRESHOLDS)
     for column, threshold in enumerate(THRESHOLDS):
         most = optimal(answer, truth, threshold)
-        coco = pooled_f1_tally([named]).rows_RK[0, column]
-        recall = proposal_recall([{"truth": truth, "proposals": answer}], at=[threshold])
-        assert list(recall.values())[0] == coco / len(truth)
-        by_pairs = matching.best_pairs(*groups, 1, threshold)[0]
-        by_objects = (
-            matching.claims(groups[1], groups[0], (threshold,), later_on_tie=False) >= 0
-        ).sum()
-        for found in (coco, by_pairs, by_objects):
-            assert most / 2 <= found <= most
-    score = humanref([item])
-    assert score["recall"] == pytest.approx(
-        np.mean([
-            (matching.claims(groups[1], groups[0], (t,), later_on_tie=False) >= 0).mean()
-            for t in THRESHOLDS
-        ])
-    )  # fmt: skip
+        by_pairs = matching.best_pairs(found, in_pairs, 1, threshold)[0]
+        for pairs in (right_T[column], by_pairs, served_MT[:, column].sum()):
+            assert most / 2 <= pairs <= most
+    expected = right_T[: len(THRESHOLDS)] / len(truth)
+    assert list(recall.values()) == pytest.approx(expected.tolist())
+    score = humanref([{"truth": truth, "answer": answer}])
+    assert score["recall"] == pytest.approx(served_MT.mean())
 
 
-def slow_claims(truth, answer, threshold):
-    """Objects in order, each the best answer that is left, the first of equals."""
-    free, pairs = list(range(len(answer))), 0
-    for box in truth:
-        if not free:
-            break
-        values = [iou(box, answer[k]) for k in free]
-        best = int(np.argmax(values))
-        if values[best] >= threshold:
-            free.pop(best)
+def slow_claims(overlap, threshold):
+    """Objects (rows) in order, each the best answer that is left, the first of equals."""
+    table, pairs = overlap.copy(), 0
+    for row in table:
+        if len(row) and row.max() >= threshold:
+            table[:, row.argmax()] = -1
             pairs += 1
     return pairs
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_per_image_f1_is_what_its_definition_says(seed):
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("labels", ["aware", "blind"])
+def test_per_image_f1_is_what_its_definition_says(seed, labels):
     images = random_images(seed, count=6, crowds=False)
-    for labels in ("aware", "blind"):
-        f1s = []
-        for threshold in THRESHOLDS:
-            rows = []
-            for image in images:
-                truth = np.vstack([np.zeros((0, 4)), *image["truth"].values()])
-                answer = np.vstack([np.zeros((0, 4)), *image["answer"].values()])
-                if labels == "blind":
-                    matched = slow_claims(truth, answer, threshold)
-                else:
-                    matched = sum(
-                        slow_claims(boxes, image["answer"][label], threshold)
-                        for label, boxes in image["truth"].items()
-                    )
-                if not len(truth):
-                    rows.append((1, 1) if not len(answer) else (0, 0))
-                else:
-                    rows.append((matched / max(len(answer), 1), matched / len(truth)))
-            precision, recall = np.mean(rows, axis=0)
-            f1s.append(2 * precision * recall / (precision + recall) if precision + recall else 0)
-        expected = {"f1@.5": f1s[0], "f1@.95": f1s[9], "f1_mean": np.mean(f1s)}
-        assert per_image_f1(images, labels) == pytest.approx(expected)
+    rows_TI2 = [[] for _ in THRESHOLDS]
+    for image in images:
+        truth = np.vstack([np.zeros((0, 4)), *image["truth"].values()])
+        answer = np.vstack([np.zeros((0, 4)), *image["answer"].values()])
+        tables = [np.asarray(iou(truth, answer))]
+        if labels == "aware":
+            tables = [np.asarray(iou(b, image["answer"][key])) for key, b in image["truth"].items()]
+        for threshold, rows in zip(THRESHOLDS, rows_TI2, strict=True):
+            matched = sum(slow_claims(table, threshold) for table in tables)
+            if len(truth):
+                rows.append((matched / max(len(answer), 1), matched / len(truth)))
+            else:
+                rows.append((0, 0) if len(answer) else (1, 1))
+    means = np.mean(rows_TI2, axis=1).tolist()
+    f1s = [2 * p * r / (p + r) if p + r else 0 for p, r in means]
+    expected = {"f1@.5": f1s[0], "f1@.95": f1s[9], "f1_mean": np.mean(f1s)}
+    assert per_image_f1(images, labels) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_grec_and_refdrone_take_the_best_pair_again_and_again(seed):
     rng = np.random.default_rng(seed)
     items = []
@@ -325,15 +317,15 @@ def test_grec_and_refdrone_take_the_best_pair_again_and_again(seed):
     assert score["acc_instance"] == pytest.approx((hit + quiet) / counts.sum())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_nms_survivors_are_those_of_the_filter_as_it_is_written_down(seed):
     rng = np.random.default_rng(seed)
     truth = some_boxes(rng, 6, 30)
     boxes = near(rng, truth)
     scores = rng.integers(0, 4, len(boxes)) / 4
     kept, marked = set(), set()
-    for object_box in truth:
-        rivals = [k for k, box in enumerate(boxes) if iou(box, object_box) > 0.5]
+    for overlap_N in np.asarray(iou(truth, boxes)):
+        rivals = np.flatnonzero(overlap_N > 0.5).tolist()
         if rivals:
             best = max(rivals, key=lambda k: (scores[k], k))
             kept.add(best)

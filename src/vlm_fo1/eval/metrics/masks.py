@@ -5,7 +5,7 @@ from typing import Any
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.metrics.matching import SLACK
-from vlm_fo1.eval.metrics.records import Array, Item, field, listed, number
+from vlm_fo1.eval.metrics.records import Array, field, listed, number
 from vlm_fo1.eval.metrics.tally import Score, Tally, share
 
 
@@ -42,7 +42,7 @@ def gres_tally(items: Iterable[Any]) -> Tally:
     return Tally.of_items(rows, _formula)
 
 
-def _row(item: Item, index: int) -> tuple[Any, ...]:
+def _row(item: Any, index: int) -> tuple[Any, ...]:
     """IoU, count; I, U; quiet, without; answered, IoU of 0.7, with an object.
 
     Raises:
@@ -65,7 +65,7 @@ def _row(item: Item, index: int) -> tuple[Any, ...]:
     return ratio, 1, shared, union, 0, 0, answer > 0, ratio >= 0.7 - SLACK, 1
 
 
-def _pixels(item: Item, key: str, index: int) -> float:
+def _pixels(item: Any, key: str, index: int) -> float:
     return number(field(item, key, index), f"item {index}, {key}")
 
 

@@ -29,7 +29,7 @@ def average_precision(
     images: Iterable[Any],
     style: str = "coco",
     *,
-    frequency: Mapping[Hashable, str] | None = None,
+    frequency: Mapping[Any, str] | None = None,
 ) -> Score:
     """Mean over labels and ten IoU of the interpolated precision at 101 recalls.
 
@@ -134,7 +134,7 @@ def _labels(images: Sequence[Any]) -> dict[Hashable, int]:
     return labels
 
 
-def _check_frequency(labels: Iterable[Hashable], frequency: Mapping[Hashable, str]) -> None:
+def _check_frequency(labels: Iterable[Hashable], frequency: Mapping[Any, str]) -> None:
     for label in labels:
         if frequency.get(label) not in FREQUENCIES:
             raise EvaluationError(
@@ -198,7 +198,7 @@ def _answers(images: Sequence[Item], labels: Mapping[Hashable, int]) -> list[dic
         for label in by_label(answer, f"image {index}, answer"):
             count = np.size(answer[label]) // 4
             scores[index + 1, label] = checked_scores(
-                said.get(label, ()), count, f"image {index}, {label!r}"
+                said.get(label, []), count, f"image {index}, {label!r}"
             ).tolist()
     return [
         {**row, "score": scores[row["image_id"], label][row["place"]]}

@@ -13,7 +13,7 @@ from vlm_fo1.eval.metrics.records import Item, by_label, field, read_boxes
 _AT = 0.5
 
 
-def nms_survivors(truth: Any, boxes: Any, scores: npt.ArrayLike) -> list[int]:
+def nms_survivors(truth: Any, boxes: Any, scores: Any) -> list[int]:
     """Which answers of an image NMS-AP keeps.
 
     Answers of any label with IoU > 0.5 (strictly) with an object are its candidates: that with the
@@ -65,7 +65,7 @@ def surviving(image: Item) -> dict[str, Any]:
     boxes_N4, scores_N = [np.zeros((0, 4))], [np.zeros(0)]
     for label, value in by_label(answer, "answer").items():
         boxes_N4.append(read_boxes(value, f"answer, {label!r}"))
-        scores_N.append(checked_scores(scores.get(label, ()), len(boxes_N4[-1]), repr(label)))
+        scores_N.append(checked_scores(scores.get(label, []), len(boxes_N4[-1]), repr(label)))
         owners += [(label, index) for index in range(len(boxes_N4[-1]))]
     objects = [read_boxes(value, f"truth, {label!r}") for label, value in truth.items()]
     kept = nms_survivors(
@@ -84,7 +84,7 @@ def surviving(image: Item) -> dict[str, Any]:
     }
 
 
-def checked_scores(scores: npt.ArrayLike, count: int, where: str) -> npt.NDArray[np.float64]:
+def checked_scores(scores: Any, count: int, where: str) -> npt.NDArray[np.float64]:
     """One finite score per box, (count,).
 
     Raises:

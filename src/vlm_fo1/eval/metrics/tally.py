@@ -7,6 +7,7 @@ them), B resamples.
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -47,22 +48,18 @@ class Tally:
         Raises:
             EvaluationError: There is not one weight per item, or none above zero.
         """
-        rows_RK = self.rows_RK
-        if weights_I is not None:
-            weights = np.asarray(weights_I, np.float64)
-            if weights.shape != (self.items,):
-                raise EvaluationError(
-                    f"weights have shape {weights.shape} for {self.items} items: pass one per item"
-                )
-            if not (weights >= 0).all() or not weights.any():
-                raise EvaluationError("weights must not be negative, and one at least above zero")
-            rows_RK = rows_RK * weights[self.item_R][:, None]
-        sums_SK = np.zeros((self.slots, rows_RK.shape[1]))
-        if self.slots == 1:
-            sums_SK[0] = rows_RK.sum(0)
-        elif len(rows_RK):
-            starts = np.flatnonzero(np.diff(self.slot_R, prepend=-1))
-            sums_SK[self.slot_R[starts]] = np.add.reduceat(rows_RK, starts, axis=0)
+        weights = np.ones(self.items) if weights_I is None else np.asarray(weights_I, np.float64)
+        if weights.shape != (self.items,):
+            raise EvaluationError(
+                f"weights have shape {weights.shape} for {self.items} items: pass one per item"
+            )
+        if not (weights >= 0).all() or not weights.any():
+            raise EvaluationError("weights must not be negative, and one at least above zero")
+        weights_R = weights[self.item_R]
+        sums_SK = np.zeros((self.slots, self.rows_RK.shape[1]))
+        edges = [*np.flatnonzero(np.diff(self.slot_R, prepend=-1)).tolist(), len(self.slot_R)]
+        for start, stop in pairwise(edges):  # a product each, as a weighted copy is slow
+            sums_SK[self.slot_R[start]] = weights_R[start:stop] @ self.rows_RK[start:stop]
         return self.formula(sums_SK)
 
 
