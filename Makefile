@@ -70,7 +70,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 # app is so that every call of docs/app.md is made
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx,app]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx,app,eval]' --group dev
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.metrics.matching import SLACK, overlap_iou
-from vlm_fo1.eval.metrics.records import Item, by_label, field, read_boxes
+from vlm_fo1.eval.metrics.records import BoxLists, Item, by_label, field, read_boxes
 
 _AT = 0.5
 
@@ -61,18 +61,16 @@ def surviving(image: Item) -> dict[str, Any]:
         return dict(image)
     truth = by_label(field(image, "truth", 0), "truth")
     scores = by_label(field(image, "scores", 0), "scores")
+    lists, objects = BoxLists(), BoxLists()
     owners: list[tuple[Hashable, int]] = []
-    boxes_N4, scores_N = [np.zeros((0, 4))], [np.zeros(0)]
+    scores_N: list[float] = []
     for label, value in by_label(answer, "answer").items():
-        boxes_N4.append(read_boxes(value, f"answer, {label!r}"))
-        scores_N.append(checked_scores(scores.get(label, []), len(boxes_N4[-1]), repr(label)))
-        owners += [(label, index) for index in range(len(boxes_N4[-1]))]
-    objects = [read_boxes(value, f"truth, {label!r}") for label, value in truth.items()]
-    kept = nms_survivors(
-        np.concatenate([np.zeros((0, 4)), *objects]),
-        np.concatenate(boxes_N4),
-        np.concatenate(scores_N),
-    )
+        count = lists.add(value, "answer", repr(label))
+        scores_N += checked_scores(scores.get(label, []), count, repr(label)).tolist()
+        owners += [(label, index) for index in range(count)]
+    for label, value in truth.items():
+        objects.add(value, "truth", repr(label))
+    kept = nms_survivors(objects.stacked()[0], lists.stacked()[0], scores_N)
     kept_of: dict[Hashable, list[int]] = {label: [] for label in answer}
     for number in kept:
         label, index = owners[number]
