@@ -39,6 +39,10 @@ class ConfigError(FO1Error, ValueError):
     """A configuration that this package refuses rather than guesses about."""
 
 
+class OutputError(FO1Error, OSError):
+    """A file that cannot be written: no room, no permission, no such place."""
+
+
 class CheckpointError(FO1Error, ValueError):
     """A folder that is not a checkpoint, or weights that do not fit the configuration."""
 

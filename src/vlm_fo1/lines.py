@@ -1,17 +1,161 @@
-"""A file of records, one line of JSON each, that a run which stopped can go on with."""
+"""Files that runs write: records, a line of JSON each, that a stopped run goes on with; locks."""
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_fo1.errors import ConfigError
+from vlm_fo1.errors import ConfigError, OutputError
+
+logger = logging.getLogger(__name__)
 
 _START = b'{"run": "'
 """How each line begins."""
+
+_BLANK = b"\0 \t\r\n"
+"""What a power cut leaves where a line was being written, besides a part of it."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Let what the disk refuses be an `OutputError` that names the file.
+
+    Args:
+        path: What is being written.
+
+    Raises:
+        OutputError: No room, no permission, a folder of that name, ...
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise OutputError(
+            f"{path} cannot be written: {reason}; make room for it, or name another place"
+        ) from error
+
+
+class Lock:
+    """A place that no other process writes meanwhile; made by `lock_file`.
+
+    It ends with `release`, at the end of a ``with`` block, or with the process, however that ends.
+    """
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._release = weakref.finalize(self, _unlock, path, handle, os.getpid())
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others write; more than once does no harm."""
+        self._release()
+
+
+def lock_file(path: Path, thing: str) -> Lock:
+    """Keep every other writer away from a file or a folder, or say that there is one.
+
+    A file is locked by ``NAME.lock`` beside it, a folder by ``.lock`` in it. That file goes with
+    the lock; what a killed process leaves of it locks nothing. Where the file system knows no
+    locks, a warning says so.
+
+    Args:
+        path: The file, there or not, or a folder that is there.
+        thing: What is written, for the message: "answers", "run".
+
+    Returns:
+        The lock. Keep it: when it is gone, so is the protection.
+
+    Raises:
+        ConfigError: Another process, or another part of this one, holds it.
+        OutputError: The place cannot be written.
+    """
+    beside = path / ".lock" if path.is_dir() else path.with_name(path.name + ".lock")
+    while True:
+        with writing(path):
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locked = _try_lock(handle)
+        except OSError as error:
+            logger.warning("%s is not protected from a second writer: %s", path, error.strerror)
+            locked = True
+        if not locked:
+            holder = os.read(handle, 32).decode("ascii", "replace").strip()
+            os.close(handle)
+            raise ConfigError(
+                f"{path} is being written by another run{f' (process {holder})' * bool(holder)}: "
+                f"wait until it has ended, or name another place for the {thing}"
+            )
+        if _is_there(handle, beside):
+            with suppress(OSError):  # the number is for the message alone
+                os.truncate(handle, 0)
+                os.write(handle, f"{os.getpid()}\n".encode())
+            return Lock(beside, handle)
+        os.close(handle)  # its holder took it away between the two steps: there may be a new one
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(handle)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _unlock(path: Path, handle: int, process: int) -> None:
+    """Take a lock and its file away; a fork of the process that made it only closes its own."""
+    if sys.platform == "win32":
+        os.close(handle)  # an open file cannot be taken away there, nor can one of a new holder
+    if os.getpid() == process:
+        with suppress(OSError):
+            path.unlink()
+    if sys.platform != "win32":
+        os.close(handle)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: int) -> bool:
+        os.lseek(handle, 2**30, os.SEEK_SET)  # away from the text, which others may read
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
+        return True
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> bool:
+        """Whether the lock of an open file is ours now.
+
+        Raises:
+            OSError: This file system knows no locks.
+        """
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}:
+                return False
+            raise
+        return True
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """Files of records that a stopped run goes on with."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vlm_fo1.errors import ConfigError
-from vlm_fo1.lines import LineFile, line_of
+from vlm_fo1 import lines
+from vlm_fo1.errors import ConfigError, FO1Error, OutputError
+from vlm_fo1.lines import LineFile, line_of, lock_file, writing
 
 
 def note_file(path: Path, *decisive: Any, fresh: bool = False) -> LineFile:
@@ -82,3 +87,76 @@ def test_a_folder_is_refused(tmp_path):
 def test_a_name_that_is_no_utf_8_is_written_in_a_way_that_can_be_read():
     assert json.loads(line_of({"file": "a\udcff"})) == {"file": "a\udcff"}
     assert line_of({"file": "ä"}) == '{"file": "ä"}'
+
+
+def held_elsewhere(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock of a place until its input ends, or it is killed."""
+    program = (
+        "import sys; from pathlib import Path; from vlm_fo1.lines import lock_file\n"
+        "lock = lock_file(Path(sys.argv[1]), 'run'); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    return other
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_went(tmp_path, folder):
+    path = tmp_path if folder else tmp_path / "answers.jsonl"
+    for end in ("close", "kill"):
+        other = held_elsewhere(path)
+        with pytest.raises(ConfigError, match=rf"another run \(process {other.pid}\): wait"):
+            lock_file(path, "run")
+        other.kill() if end == "kill" else other.communicate()
+        other.wait()
+        for stream in (other.stdin, other.stdout):
+            assert stream is not None
+            stream.close()
+        with lock_file(path, "run"):
+            names = [".lock" if folder else "answers.jsonl.lock"]
+            assert [entry.name for entry in tmp_path.iterdir()] == names
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_holds_in_its_own_process_until_nobody_has_it(tmp_path):
+    first = lock_file(tmp_path / "a", "run")
+    with pytest.raises(ConfigError, match="a is being written by another run"):
+        lock_file(tmp_path / "a", "run")
+    lock_file(tmp_path / "b", "run").release()
+    del first
+    second = lock_file(tmp_path / "a", "run")
+    second.release()
+    second.release()
+
+
+def test_a_fork_leaves_the_lock_to_its_parent(tmp_path):
+    with lock_file(tmp_path / "a", "run") as lock:
+        lines._unlock(tmp_path / "a.lock", os.open(os.devnull, os.O_RDONLY), os.getpid() + 1)
+        assert (tmp_path / "a.lock").exists()
+        assert lock is not None
+
+
+def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplog):
+    def no_locks(handle: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lines, "_try_lock", no_locks)
+    with lock_file(tmp_path / "a", "run"):
+        assert "is not protected from a second writer: No locks available" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/a cannot be written: Not a directory; make room"):
+        lock_file(tmp_path / "file" / "a", "run")
+    full = pytest.raises(OutputError, match=r"^a\.jsonl cannot be written: No space left")
+    with full, writing("a.jsonl"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert issubclass(OutputError, FO1Error)
+    assert issubclass(OutputError, OSError)
