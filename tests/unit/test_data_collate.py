@@ -94,17 +94,6 @@ def test_questions_cannot_forge_turns_or_features(processor):
     assert "regionfeat<region1>" in read
 
 
-def test_the_length_of_a_record_is_about_that_of_its_row(processor, tmp_path):
-    PHOTO.save(tmp_path / "a.png")
-    collator = Collator(processor)
-    short, long = example(("Where?", FIND)), example(("Where?", FIND), ("What?" * 30, "a cat" * 20))
-    assert collator.length(short) < collator.length(long)
-    assert collator.length(example(("Where?", FIND), image=tmp_path / "a.png")) == (
-        collator.length(short)
-    )
-    assert Collator(processor, max_tokens=10).length(long) == 10
-
-
 def test_scenes_collate(processor):
     source = ScenesSource(SceneConfig(objects=(2, 4), no_regions=0.3), 0)
     batch = Collator(processor)([source.example(index) for index in range(4)])
