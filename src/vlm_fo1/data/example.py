@@ -106,13 +106,11 @@ def _faults(turn: Turn, regions: int) -> Iterator[tuple[str, str]]:
                 )
         if not is_unicode(text):
             yield name, "holds half of a surrogate pair, which is no character"
-    if turn.task not in list(Task):
-        near = get_close_matches(turn.task, list(Task), 1)
-        yield (
-            "the task",
-            f"is {turn.task!r}, unknown: "
-            + (f"did you mean {near[0]!r}?" if near else f"one of {', '.join(Task)} is needed"),
-        )
+    tasks = [str(task) for task in Task]
+    if turn.task not in tasks:
+        near = get_close_matches(turn.task, tasks, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(tasks)} is needed"
+        yield "the task", f"is {turn.task!r}, unknown: {hint}"
     # Regions named in running text are fine: the documented conversations do that.
     opening, closing = map(re.escape, RELEASED.objects)
     parts = re.split(f"({opening}.*?{closing})", turn.answer, flags=re.DOTALL)

@@ -125,7 +125,8 @@ class _BoxReader:
     """Takes boxes out of text, one after the other, and leaves tags."""
 
     def __init__(self, unit: Unit, image: Path) -> None:
-        self.unit, self.image = unit, image
+        self.unit: Unit = unit
+        self.image = image
         self.boxes: list[list[float]] = []
         self._scale: tuple[float, float] | None = None
 
