@@ -155,6 +155,14 @@ def test_a_photo_stated_as_it_is_shown_keeps_its_boxes(tmp_path):
     assert_red(CocoSource(path, tmp_path, ONLY_TRUTH).example(0))
 
 
+def test_a_stated_size_that_its_own_boxes_contradict_is_refused(tmp_path):
+    photo(tmp_path, orientation=6)
+    boxes = [annotation(1), annotation(1, bbox=(10, 40, 14, 18))]  # fits 40 x 60, not 60 x 40
+    source = CocoSource(coco(tmp_path, [image_row(1)], boxes), tmp_path)
+    with pytest.raises(DataError, match=r"60 x 40 pixels, as the photo is stored, but the box"):
+        source.example(0)
+
+
 def test_a_file_about_an_image_of_another_size_is_refused_with_both(tmp_path):
     photo(tmp_path, orientation=6)
     path = coco(tmp_path, [image_row(1, size=(120, 80))], [annotation(1, id=1)])

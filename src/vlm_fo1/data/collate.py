@@ -9,7 +9,7 @@ import torch
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import neutralise
+from vlm_fo1.markup import RELEASED, neutralise
 from vlm_fo1.model.weights import BUNDLED, resolve_folder
 from vlm_fo1.processing import FO1Processor
 
@@ -105,13 +105,14 @@ class Collator:
         labels: list[int] = []
         taken = 0
         for turn in example.turns:
+            question = self._spelt(turn.question)
             if taken == 0:
                 prompt = self.processor.encode_prompt(
-                    turn.question, len(example.regions_xyxy), image_tokens
+                    question, len(example.regions_xyxy), image_tokens
                 )
             else:
-                prompt = self._later_prompt(turn.question)
-            answer = [*self._tokenise(turn.answer), stop]
+                prompt = self._later_prompt(question)
+            answer = [*self._tokenise(self._spelt(turn.answer)), stop]
             if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
                 self.max_tokens
             ):
@@ -148,6 +149,15 @@ class Collator:
         chat = self.processor.chat
         opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
         return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
+
+    def _spelt(self, text: str) -> str:
+        """A text of a record, whose regions are spelt as in released models, as this model does."""
+        own = self.processor.vocabulary
+        tokens = dict(zip(RELEASED.fixed_tokens(), own.fixed_tokens(), strict=True))
+        pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
+        return re.sub(
+            pattern, lambda found: own.tag(int(found[1])) if found[1] else tokens[found[0]], text
+        )
 
     def _disarmed(self, question: str) -> str:
         """The question with its region tags and no other control token."""

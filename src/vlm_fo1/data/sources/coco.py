@@ -121,7 +121,7 @@ class CocoSource:
         return Picture(
             image=image,
             size_wh=frame.size_wh,
-            boxes_xyxy=shown_boxes(boxes, stated_wh, frame, where),
+            boxes_xyxy=shown_boxes(boxes, stated_wh, frame, where, self._joined.boxes(row["id"])),
             names=tuple(names),
             partial=frozenset(uncounted),
             absent=absent,

@@ -87,7 +87,9 @@ class CocoTextSource:
             if (box := usable_xyxy(annotation.get("bbox"), stated_wh)) is not None
         ]
         regions = build_regions(
-            shown_boxes([box for _, box in usable], stated_wh, frame, where),
+            shown_boxes(
+                [box for _, box in usable], stated_wh, frame, where, self._joined.boxes(row["id"])
+            ),
             frame.size_wh,
             rng,
             distractors=self.distractors,

@@ -1,6 +1,7 @@
 """What annotation files say, read in one place: ids, texts, names, sizes, boxes."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def _whole(value: Any) -> int:
     return int(number) if number.is_integer() and number > 0 else 0
 
 
-def shown_boxes(boxes: Any, stated_wh: tuple[int, int], frame: Frame, where: str) -> Array:
+def shown_boxes(
+    boxes: Any, stated_wh: tuple[int, int], frame: Frame, where: str, said: Iterable[Any]
+) -> Array:
     """Boxes in the frame that a file states, in that of the image as it is shown.
 
     Args:
@@ -117,19 +120,34 @@ def shown_boxes(boxes: Any, stated_wh: tuple[int, int], frame: Frame, where: str
             file did not look at the orientation of a photo, as stored.
         frame: Of the image.
         where: Names the image in the error.
+        said: All boxes that the file gives for the image, (x, y, width, height) if all is well.
 
     Raises:
-        DataError: The file states another size than the image has.
+        DataError: The file states another size than the image has; or it states the stored size,
+            though a box fits the image as shown alone.
     """
     if stated_wh == frame.size_wh:
         return as_boxes(boxes)
-    if stated_wh == frame.stored_wh:
-        return turn_upright(boxes, frame.stored_wh, frame.orientation)
     (width, height), (shown_width, shown_height) = stated_wh, frame.size_wh
-    raise DataError(
-        f"{where}: the file says {width} x {height} pixels, the image has {shown_width} x "
-        f"{shown_height}: it has to be the same picture at the same size"
-    )
+    if stated_wh != frame.stored_wh:
+        raise DataError(
+            f"{where}: the file says {width} x {height} pixels, the image has {shown_width} x "
+            f"{shown_height}: it has to be the same picture at the same size"
+        )
+    for box in said:
+        if _fits(box, frame.size_wh) and not _fits(box, stated_wh):
+            raise DataError(
+                f"{where}: the file says {width} x {height} pixels, as the photo is stored, but "
+                f"the box {box} fits it as it is shown alone, {shown_width} x {shown_height}: "
+                "correct the width and height in the file, or save the photo upright"
+            )
+    return turn_upright(boxes, frame.stored_wh, frame.orientation)
+
+
+def _fits(xywh: Any, size_wh: tuple[int, int]) -> bool:
+    """Whether a box lies in an image, rounding aside."""
+    box = _numbers(xywh)
+    return box is not None and box[0] + box[2] < size_wh[0] + 2 and box[1] + box[3] < size_wh[1] + 2
 
 
 def usable_xyxy(xywh: Any, size_wh: tuple[int, int] | None = None) -> list[float] | None:

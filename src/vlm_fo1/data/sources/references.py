@@ -103,7 +103,9 @@ class ReferencesSource:
         order = list(boxes)
         asked = [(_target(reference, order, where), reference) for reference in references]
         regions = build_regions(
-            shown_boxes(list(boxes.values()), stated_wh, frame, where),
+            shown_boxes(
+                list(boxes.values()), stated_wh, frame, where, self._joined.boxes(image_id)
+            ),
             frame.size_wh,
             rng,
             distractors=self.distractors,
