@@ -155,18 +155,17 @@ def test_a_photo_stated_as_it_is_shown_keeps_its_boxes(tmp_path):
     assert_red(CocoSource(path, tmp_path, ONLY_TRUTH).example(0))
 
 
-def test_a_stated_size_that_its_own_boxes_contradict_is_refused(tmp_path):
+def test_boxes_that_fit_a_photo_as_shown_alone_stay_though_the_stored_size_is_stated(tmp_path):
     photo(tmp_path, orientation=6)
-    boxes = [annotation(1), annotation(1, bbox=(10, 40, 14, 18))]  # fits 40 x 60, not 60 x 40
+    boxes = [annotation(1, bbox=(24, 12, 10, 14)), annotation(1, bbox=(10, 40, 14, 18))]
     source = CocoSource(coco(tmp_path, [image_row(1)], boxes), tmp_path)
-    with pytest.raises(DataError, match=r"60 x 40 pixels, as the photo is stored, but the box"):
-        source.example(0)
+    assert source.picture(0).boxes_xyxy.tolist() == [[24, 12, 34, 26], [10, 40, 24, 58]]
 
 
 def test_a_file_about_an_image_of_another_size_is_refused_with_both(tmp_path):
     photo(tmp_path, orientation=6)
     path = coco(tmp_path, [image_row(1, size=(120, 80))], [annotation(1, id=1)])
-    said = r"image 1: the file says 120 x 80 pixels, the image has 40 x 60"
+    said = r"image 1: the boxes are of an image of \(120, 80\), this one is \(40, 60\)"
     with pytest.raises(DataError, match=said):
         CocoSource(path, tmp_path).example(0)
     references = [{"image_id": 1, "ann_id": 1, "sentences": [{"sent": "it"}]}]

@@ -129,7 +129,7 @@ def test_labels_of_another_size_are_refused_with_a_sentence_that_helps(tmp_path)
     assert checked.exit_code == 1
     lines = checked.stdout.splitlines()
     assert len(lines) == 8
-    assert all("the file says 192 x 128 pixels, the image has" in line for line in lines)
+    assert all("of an image of (192, 128), this one is" in line for line in lines)
     done = fo1("train", config)
     assert done.exit_code == 2
-    assert "192 x 128" in done.output
+    assert "(192, 128)" in " ".join(done.output.split())

@@ -23,10 +23,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from vlm_fo1 import boxes as box_math
-from vlm_fo1.data.names import is_unicode, locate
+from vlm_fo1.data.names import locate
 from vlm_fo1.errors import BoxError, DataError, item_errors
 from vlm_fo1.markup import RELEASED, scan
 from vlm_fo1.prompts import Task
+from vlm_fo1.proposers.identity import is_writable
 
 _KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
 _TURN_KEYS = frozenset({"question", "answer", "task"})
@@ -104,7 +105,7 @@ def _faults(turn: Turn, regions: int) -> Iterator[tuple[str, str]]:
                         "start at 0)"
                     ),
                 )
-        if not is_unicode(text):
+        if not is_writable(text):
             yield name, "holds half of a surrogate pair, which is no character"
     tasks = [str(task) for task in Task]
     if turn.task not in tasks:

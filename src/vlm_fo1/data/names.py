@@ -1,14 +1,9 @@
-"""Names and texts as files of other tools write them."""
+"""Names of images as files of other tools write them."""
 
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-
-def is_unicode(text: str) -> bool:
-    """Whether no half of a surrogate pair stands alone in a text: no tokenizer reads those."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def locate(folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.example import Example
 from vlm_fo1.data.sources.base import Epochs
 from vlm_fo1.data.sources.files import (
@@ -12,11 +13,10 @@ from vlm_fo1.data.sources.files import (
     frame_of,
     image_file,
     is_set,
+    placed,
     read_json,
-    shown_boxes,
     stated_size,
     table,
-    usable_xyxy,
 )
 from vlm_fo1.data.sources.instances import InstanceConfig, Picture, ask_instances
 from vlm_fo1.data.sources.join import Joined
@@ -108,10 +108,11 @@ class CocoSource:
         known = self._categories
         uncounted = {known.name(key, where) for key in row.get("not_exhaustive_category_ids") or ()}
         present: dict[str, None] = {}
-        for annotation in self._joined.of(row["id"]):
+        annotations = self._joined.of(row["id"])
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
+        for annotation, box in zip(annotations, corners, strict=True):
             name = known.name(annotation.get("category_id"), where)
             present[name] = None
-            box = usable_xyxy(annotation.get("bbox"), stated_wh)
             if is_set(annotation.get("iscrowd")) or box is None:
                 uncounted.add(name)
                 continue
@@ -121,7 +122,7 @@ class CocoSource:
         return Picture(
             image=image,
             size_wh=frame.size_wh,
-            boxes_xyxy=shown_boxes(boxes, stated_wh, frame, where, self._joined.boxes(row["id"])),
+            boxes_xyxy=as_boxes(boxes),
             names=tuple(names),
             partial=frozenset(uncounted),
             absent=absent,

@@ -10,10 +10,9 @@ from vlm_fo1.data.sources.files import (
     as_text,
     frame_of,
     image_file,
+    placed,
     read_json,
-    shown_boxes,
     stated_size,
-    usable_xyxy,
 )
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
@@ -81,15 +80,15 @@ class CocoTextSource:
         stated_wh = stated_size(row, where)
         image = image_file(row, self.folder, where)
         frame = frame_of(image, where)
+        annotations = self._joined.of(row["id"])
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
         usable = [
             (annotation, box)
-            for annotation in self._joined.of(row["id"])
-            if (box := usable_xyxy(annotation.get("bbox"), stated_wh)) is not None
+            for annotation, box in zip(annotations, corners, strict=True)
+            if box is not None
         ]
         regions = build_regions(
-            shown_boxes(
-                [box for _, box in usable], stated_wh, frame, where, self._joined.boxes(row["id"])
-            ),
+            [box for _, box in usable],
             frame.size_wh,
             rng,
             distractors=self.distractors,

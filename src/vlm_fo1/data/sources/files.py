@@ -1,15 +1,16 @@
 """What annotation files say, read in one place: ids, texts, names, sizes, boxes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_fo1 import settings
-from vlm_fo1.boxes import Array, as_boxes, turn_upright
-from vlm_fo1.data.names import is_unicode, locate
-from vlm_fo1.errors import DataError, ImageError
+from vlm_fo1.boxes import clip
+from vlm_fo1.data.names import locate
+from vlm_fo1.errors import BoxError, DataError, ImageError
 from vlm_fo1.images import Frame, image_frame
+from vlm_fo1.proposers.identity import id_text, is_writable, shown_boxes
 
 
 def read_json(path: str | Path) -> Any:
@@ -38,17 +39,15 @@ def as_id(value: Any) -> str | None:
 
     ``7``, ``7.0``, ``"7"`` and ``"007"`` are one id.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    text = str(value).strip()
-    return text.lstrip("0") or "0" if text.isascii() and text.isdigit() else text or None
+    text = id_text(value)
+    if text is None or not text.isdecimal():
+        return text or None
+    return text.lstrip("0") or "0"
 
 
 def as_text(value: Any) -> str | None:
     """A text without blanks around it; None if it is no text, empty, or no Unicode."""
-    if not isinstance(value, str) or not is_unicode(value):
+    if not isinstance(value, str) or not is_writable(value):
         return None
     return value.strip() or None
 
@@ -109,45 +108,33 @@ def _whole(value: Any) -> int:
     return int(number) if number.is_integer() and number > 0 else 0
 
 
-def shown_boxes(
-    boxes: Any, stated_wh: tuple[int, int], frame: Frame, where: str, said: Iterable[Any]
-) -> Array:
-    """Boxes in the frame that a file states, in that of the image as it is shown.
+def placed(
+    xywhs: Sequence[Any], stated_wh: tuple[int, int], frame: Frame, where: str
+) -> list[list[float] | None]:
+    """Boxes of a file as xyxy in the image as it is shown.
 
     Args:
-        boxes: (N, 4) xyxy.
+        xywhs: (x, y, width, height) each, if all is well.
         stated_wh: The size that the file gives for the image: as shown or, if whoever wrote the
             file did not look at the orientation of a photo, as stored.
         frame: Of the image.
         where: Names the image in the error.
-        said: All boxes that the file gives for the image, (x, y, width, height) if all is well.
+
+    Returns:
+        For each its corners inside the image, or None if it is no box of a pixel or more there.
 
     Raises:
-        DataError: The file states another size than the image has; or it states the stored size,
-            though a box fits the image as shown alone.
+        DataError: The file states another size than the image has.
     """
-    if stated_wh == frame.size_wh:
-        return as_boxes(boxes)
-    (width, height), (shown_width, shown_height) = stated_wh, frame.size_wh
-    if stated_wh != frame.stored_wh:
-        raise DataError(
-            f"{where}: the file says {width} x {height} pixels, the image has {shown_width} x "
-            f"{shown_height}: it has to be the same picture at the same size"
-        )
-    for box in said:
-        if _fits(box, frame.size_wh) and not _fits(box, stated_wh):
-            raise DataError(
-                f"{where}: the file says {width} x {height} pixels, as the photo is stored, but "
-                f"the box {box} fits it as it is shown alone, {shown_width} x {shown_height}: "
-                "correct the width and height in the file, or save the photo upright"
-            )
-    return turn_upright(boxes, frame.stored_wh, frame.orientation)
-
-
-def _fits(xywh: Any, size_wh: tuple[int, int]) -> bool:
-    """Whether a box lies in an image, rounding aside."""
-    box = _numbers(xywh)
-    return box is not None and box[0] + box[2] < size_wh[0] + 2 and box[1] + box[3] < size_wh[1] + 2
+    given = [usable_xyxy(box) for box in xywhs]
+    try:
+        shown, _ = shown_boxes([box for box in given if box is not None], stated_wh, frame)
+    except BoxError as error:
+        raise DataError(f"{where}: {error}") from error
+    inside = iter(clip(shown, frame.size_wh).tolist())
+    corners = [None if box is None else next(inside) for box in given]
+    return [box if box and box[2] - box[0] >= 1 and box[3] - box[1] >= 1 else None
+            for box in corners]  # fmt: skip
 
 
 def usable_xyxy(xywh: Any, size_wh: tuple[int, int] | None = None) -> list[float] | None:

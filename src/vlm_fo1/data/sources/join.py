@@ -93,7 +93,3 @@ class Joined:
     def of(self, value: Any) -> list[dict[str, Any]]:
         """The annotations of the image with an id, in the order of the file."""
         return self._annotations.get(as_id(value) or "", [])
-
-    def boxes(self, value: Any) -> list[Any]:
-        """What the annotations of an image say as their boxes."""
-        return [row.get("bbox") for row in self.of(value)]

@@ -14,11 +14,10 @@ from vlm_fo1.data.sources.files import (
     frame_of,
     image_file,
     is_set,
+    placed,
     read_json,
-    shown_boxes,
     stated_size,
     table,
-    usable_xyxy,
 )
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
@@ -96,16 +95,15 @@ class ReferencesSource:
         image = image_file(row, self.folder, where)
         frame = frame_of(image, where)
         boxes: dict[str | None, list[float]] = {}
-        for annotation in self._joined.of(image_id):
-            box = usable_xyxy(annotation.get("bbox"), stated_wh)
+        annotations = self._joined.of(image_id)
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
+        for annotation, box in zip(annotations, corners, strict=True):
             if box is not None:
                 boxes.setdefault(as_id(annotation.get("id")), box)
         order = list(boxes)
         asked = [(_target(reference, order, where), reference) for reference in references]
         regions = build_regions(
-            shown_boxes(
-                list(boxes.values()), stated_wh, frame, where, self._joined.boxes(image_id)
-            ),
+            list(boxes.values()),
             frame.size_wh,
             rng,
             distractors=self.distractors,
