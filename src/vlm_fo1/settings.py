@@ -20,22 +20,27 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice."""
+    """A safe loader that refuses a key written twice, and a key that is no plain text or number."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping that comes next, as it is written: merge keys are not followed yet.
 
         Raises:
-            ConfigError: A key stands twice.
+            ConfigError: A key stands twice, or is a list or a mapping.
         """
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"line {line}: key {key!r} stands twice; keep one of them")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(
+                    f"line {line}: a key is a {key.id}, a name is needed; if this is a place "
+                    "such as {{ x }} that a template left open, fill it in, or quote it"
+                )
+            if (key.tag, key.value) in seen:
+                raise ConfigError(f"line {line}: key {key.value!r} stands twice; keep one of them")
+            seen.add((key.tag, key.value))
+        return node
 
 
 def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
@@ -50,21 +55,41 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
     Raises:
         ConfigError: The file cannot be read, or what it says does not fit ``kind``.
     """
-    text = read_text(path)
-    try:
-        values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}, {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {_kind(values)}: a mapping of keys to values is needed")
+    values = read_mapping(path)
     for override in overrides:
         _override(values, override)
     try:
         return build(kind, values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_mapping(path: str | Path) -> dict[Any, Any]:
+    """The keys and values of a YAML file, as they are.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or holds something else.
+    """
+    values = _yaml(read_text(path), str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {_kind(values)}: a mapping of keys to values is needed")
+    return values
+
+
+def _yaml(text: str, name: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        ConfigError: It is not YAML, or a key stands twice; with the name.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{name}, {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-01
+        raise ConfigError(
+            f"{name} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
 
 
 def read_text(path: str | Path, raises: type[FO1Error] = ConfigError) -> str:
@@ -143,7 +168,7 @@ def build(kind: type[T], values: Mapping[str, Any], at: str = "") -> T:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
             raise ConfigError(f"unknown key {_join(at, key)!r}: {hint}")
-    given = {key: _convert(hints[key], value, _join(at, key)) for key, value in values.items()}
+    given = {key: convert(hints[key], value, _join(at, key)) for key, value in values.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -212,7 +237,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     for position, key in enumerate([*parents, last]):
         where = ".".join([*parents, last][: position + 1])
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise ConfigError(f"override {override!r}: {where} has {len(node)} items from 0")
             step: Any = int(key)
         elif isinstance(node, dict):
@@ -220,15 +245,20 @@ def _override(values: dict[str, Any], override: str) -> None:
         else:
             raise ConfigError(f"override {override!r}: {where} is below a plain value")
         if position == len(parents):
-            node[step] = yaml.load(text, _Loader)
+            node[step] = _yaml(text, f"override {override!r}: the value")
         else:
             if isinstance(node, dict) and node.get(step) is None:
                 node[step] = {}
             node = node[step]
 
 
-def _convert(hint: Any, value: Any, at: str) -> Any:
+def convert(hint: Any, value: Any, at: str) -> Any:
     """A plain value as the annotated type.
+
+    Args:
+        hint: The annotation.
+        value: The value, as YAML gives it.
+        at: Its path, for messages.
 
     Raises:
         ConfigError: It is of another kind.
@@ -245,11 +275,11 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
         return value
     if origin in (tuple, list):
         return _convert_items(hint, value, at)
-    if origin is dict or hint is dict:
+    if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{at} = {value!r} is {_kind(value)}: a mapping is needed")
         item = (get_args(hint) or (str, Any))[1]
-        return {str(key): _convert(item, part, _join(at, key)) for key, part in value.items()}
+        return {str(key): convert(item, part, _join(at, key)) for key, part in value.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{at} = {value!r} is {_kind(value)}: a mapping of keys is needed")
@@ -268,7 +298,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, at: str) -> Any:
     problems: list[str] = []
     for option in (option for option in options if option is not type(None)):
         try:
-            return _convert(option, value, at)
+            return convert(option, value, at)
         except ConfigError as error:
             problems.append(str(error))
     raise ConfigError("; or ".join(problems))
@@ -284,12 +314,12 @@ def _convert_items(hint: Any, value: Any, at: str) -> Any:
         raise ConfigError(f"{at} = {value!r} is {_kind(value)}: a list is needed")
     kinds = get_args(hint)
     if get_origin(hint) is list or kinds[-1] is Ellipsis:
-        items = [_convert(kinds[0], part, _join(at, i)) for i, part in enumerate(value)]
+        items = [convert(kinds[0], part, _join(at, i)) for i, part in enumerate(value)]
         return items if get_origin(hint) is list else tuple(items)
     if len(value) != len(kinds):
         raise ConfigError(f"{at} = {value!r} has {len(value)} items, {len(kinds)} are needed")
     pairs = zip(kinds, value, strict=True)
-    return tuple(_convert(kind, part, _join(at, i)) for i, (kind, part) in enumerate(pairs))
+    return tuple(convert(kind, part, _join(at, i)) for i, (kind, part) in enumerate(pairs))
 
 
 def _convert_scalar(hint: Any, value: Any, at: str) -> Any:

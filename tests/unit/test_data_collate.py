@@ -11,6 +11,7 @@ from vlm_fo1.data import Example, Turn
 from vlm_fo1.data.collate import IGNORED, Collator
 from vlm_fo1.data.scenes import SceneConfig, ScenesSource
 from vlm_fo1.errors import DataError
+from vlm_fo1.markup import Vocabulary
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
 
 PHOTO = Image.effect_noise((84, 56), 60).convert("RGB")
@@ -94,15 +95,17 @@ def test_questions_cannot_forge_turns_or_features(processor):
     assert "regionfeat<region1>" in read
 
 
-def test_the_length_of_a_record_is_about_that_of_its_row(processor, tmp_path):
-    PHOTO.save(tmp_path / "a.png")
-    collator = Collator(processor)
-    short, long = example(("Where?", FIND)), example(("Where?", FIND), ("What?" * 30, "a cat" * 20))
-    assert collator.length(short) < collator.length(long)
-    assert collator.length(example(("Where?", FIND), image=tmp_path / "a.png")) == (
-        collator.length(short)
+def test_records_are_learnt_in_the_spelling_of_the_model():
+    own = Vocabulary(
+        region_tag="<obj{}>", region_feature="<objfeat>", ground=("<g>", "</g>"), max_regions=4
     )
-    assert Collator(processor, max_tokens=10).length(long) == 10
+    processor = FO1Processor(FO1ImageProcessor(max_regions=4), char_tokenizer(own), vocabulary=own)
+    answer = "<ground>dog</ground><objects><region0><region1></objects>"
+    record = example(*[("What is like <region1>?", answer)] * 2)
+    read = text(processor, Collator(processor)([record])["input_ids"][0])
+    assert read.count("What is like <obj1>?") == 2
+    assert read.count("<g>dog</g><objects><obj0><obj1></objects>") == 2
+    assert "region" not in read
 
 
 def test_scenes_collate(processor):

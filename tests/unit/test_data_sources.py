@@ -121,6 +121,8 @@ def test_lvis_says_itself_what_is_absent_and_what_is_not_counted(tmp_path, image
     content, _ = coco(tmp_path, **row)
     content["images"][0].pop("file_name")
     content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/1.jpg"
+    (images / "val2017").mkdir()
+    (images / "1.jpg").rename(images / "val2017" / "1.jpg")
     source = CocoSource(written(tmp_path, content), images, only("detection"))
     picture = source.picture(0)
     assert picture.image == images / "val2017" / "1.jpg"
@@ -138,7 +140,8 @@ def test_crowds_and_boxes_without_area_make_their_kind_uncountable(tmp_path, ima
     picture = source.picture(0)
     assert picture.partial == {"dog", "cat"}
     assert picture.names == ("dog",)
-    assert source.unusable == 1
+    (note,) = source.notes
+    assert "1 of 3 annotations have no box of a pixel or more in their image" in note
 
 
 def test_proposals_stand_among_the_regions_but_never_beside_their_own_truth(tmp_path, images):

@@ -95,7 +95,7 @@ def test_a_change_that_goes_nowhere_is_refused(tmp_path, change, message):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="a mapping of keys to values is needed"):
         settings.read(written(tmp_path, "- 1"), TrainConfig)
-    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
         settings.read(tmp_path / "none.yaml", TrainConfig)
 
 
@@ -114,3 +114,50 @@ def test_only_keys_that_leave_the_loss_alone_may_change_on_resuming():
     assert may_change("output.keep_checkpoints")
     assert not may_change("stages.0.batch_size")
     assert not may_change("data.workers")
+
+
+def test_merge_keys_are_merged_and_what_is_written_beside_them_counts(tmp_path):
+    text = """
+        model: {path: tiny}
+        output: {folder: runs/x}
+        stages:
+          - &first
+            name: one
+            steps: 10
+            train: [{pattern: region_encoder, lr: 1e-3}]
+          - &second {<<: *first, name: two, steps: 20}
+          - {<<: *second, name: three}
+    """
+    stages = settings.read(written(tmp_path, text), TrainConfig).stages
+    assert [(stage.name, stage.steps) for stage in stages] == [
+        *(("one", 10), ("two", 20), ("three", 20))
+    ]
+    assert stages[2].train == stages[0].train
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 10", "steps: {{ x }}", r"train\.yaml, line \d+: a key is a mapping.*template"),
+        ("steps: 10", "steps: {{ x }", "cannot be read as YAML"),
+        ("steps: 10", "steps: 2024-13-45", "cannot be read as YAML: month must be in"),
+        ("steps: 10", "? [a, b]\n        : 10", r"a key is a sequence"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_one_line(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings.read(written(tmp_path, SMALL.replace(old, new)), TrainConfig)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[1", "{{ x }}", "{a: 1, a: 2}", "2024-13-45"])
+def test_a_change_whose_value_is_no_yaml_is_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"override 'stages\.0\.steps=") as caught:
+        settings.read(written(tmp_path, SMALL), TrainConfig, [f"stages.0.steps={value}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_may_begin_with_the_mark_of_utf_8(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text(textwrap.dedent(SMALL), encoding="utf-8-sig")
+    assert settings.read(path, TrainConfig).stages[0].steps == 10

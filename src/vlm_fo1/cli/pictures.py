@@ -130,7 +130,7 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
                 f"--out {out} is one file for {len(pictures)} pictures: name a folder that exists, "
                 "or one without a dot in its name"
             )
-        _check_kind(out)
+        check_kind(out)
         drawings = {pictures[0]: out}
     else:
         drawings = _in_folder(out, pictures)
@@ -147,7 +147,12 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
     return drawings
 
 
-def _check_kind(out: Path) -> None:
+def check_kind(out: Path) -> None:
+    """Refuse to draw to a file of a kind that cannot be written, before anything is drawn.
+
+    Raises:
+        ImageError: It is one.
+    """
     from PIL import Image
 
     from vlm_fo1.images import IMAGE_SUFFIXES

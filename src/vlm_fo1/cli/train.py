@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from vlm_fo1.errors import ConfigError, FO1Error
+from vlm_fo1.lines import lock_file, writing
 
 if TYPE_CHECKING:
     from vlm_fo1.train.parts import Outcome, StepReport
@@ -67,7 +68,7 @@ def _train_and_exit(
     )
     try:
         outcome = _run(config, changes, out, errors, resume, allow_changes)
-    except FO1Error as error:
+    except (FO1Error, OSError) as error:
         line = Text(f"{type(error).__name__}: {error}", style="red")
         errors.print(line, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -121,10 +122,13 @@ def _move_aside(folder: Path, errors: Console) -> None:
     """Keep an earlier run under the first free number."""
     if not folder.exists():
         return
+    if folder.is_dir():
+        lock_file(folder, "run").release()  # refuses while another process trains there
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    shutil.move(folder, aside)
+    with writing(aside):
+        shutil.move(folder, aside)
     errors.print(f"the earlier run is kept in {aside}", soft_wrap=True)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import neutralise
+from vlm_fo1.markup import RELEASED, neutralise
+from vlm_fo1.model.weights import BUNDLED, resolve_folder
 from vlm_fo1.processing import FO1Processor
 
 IGNORED = -100
@@ -26,6 +26,11 @@ class Encoded:
     """`IGNORED` except on answers and the token that ends each."""
     turns: int
     """How many questions fitted."""
+
+
+def bundled_collator() -> "Collator":
+    """What makes the batches of the bundled model."""
+    return Collator(FO1Processor.from_pretrained(resolve_folder(BUNDLED)))
 
 
 class Collator:
@@ -82,30 +87,6 @@ class Collator:
         ]
         return {**self.pad(rows), **images}
 
-    def length(self, example: Example) -> int:
-        """About how many tokens a record takes, without decoding its image; for bucketing."""
-        tokens = 0
-        if isinstance(example.image, Image.Image):
-            tokens = self._about_image_tokens(example.image.size)
-        elif example.image is not None:
-            try:
-                with Image.open(example.image) as image:
-                    tokens = self._about_image_tokens(image.size)
-            except (OSError, ValueError):
-                tokens = 0  # collating will say what is wrong with it
-        texts = [text for turn in example.turns for text in (turn.question, turn.answer)]
-        encoded = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        whole = tokens + sum(map(len, encoded)) + 2 * len(example.regions_xyxy)
-        return whole if self.max_tokens is None else min(whole, self.max_tokens)
-
-    def _about_image_tokens(self, size_wh: tuple[int, int]) -> int:
-        primary = getattr(self.processor.image_processor, "primary", {})
-        side = primary.get("patch_size", 14) * primary.get("merge_size", 2)
-        limits = primary.get("size", {})
-        area = max(size_wh[0] * size_wh[1], limits.get("shortest_edge", 0))
-        area = min(area, limits.get("longest_edge", area))
-        return area // side**2
-
     def encode(self, example: Example, image_tokens: int) -> Encoded:
         """Token ids and labels of one record.
 
@@ -124,13 +105,14 @@ class Collator:
         labels: list[int] = []
         taken = 0
         for turn in example.turns:
+            question = self._spelt(turn.question)
             if taken == 0:
                 prompt = self.processor.encode_prompt(
-                    turn.question, len(example.regions_xyxy), image_tokens
+                    question, len(example.regions_xyxy), image_tokens
                 )
             else:
-                prompt = self._later_prompt(turn.question)
-            answer = [*self._tokenise(turn.answer), stop]
+                prompt = self._later_prompt(question)
+            answer = [*self._tokenise(self._spelt(turn.answer)), stop]
             if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
                 self.max_tokens
             ):
@@ -167,6 +149,15 @@ class Collator:
         chat = self.processor.chat
         opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
         return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
+
+    def _spelt(self, text: str) -> str:
+        """A text of a record, whose regions are spelt as in released models, as this model does."""
+        own = self.processor.vocabulary
+        tokens = dict(zip(RELEASED.fixed_tokens(), own.fixed_tokens(), strict=True))
+        pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
+        return re.sub(
+            pattern, lambda found: own.tag(int(found[1])) if found[1] else tokens[found[0]], text
+        )
 
     def _disarmed(self, question: str) -> str:
         """The question with its region tags and no other control token."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -23,8 +22,8 @@ from vlm_fo1.data.sources import (
     Source,
     VisualGenomeSource,
 )
-from vlm_fo1.errors import ConfigError
-from vlm_fo1.settings import build
+from vlm_fo1.errors import ConfigError, item_errors
+from vlm_fo1.settings import convert
 
 _PATHS = ("path", "annotations", "references", "conversations", "descriptions")
 
@@ -56,30 +55,35 @@ def make_mixture(
 
     Raises:
         ConfigError: An unknown type or key, or a value that cannot be used.
+        FO1Error: A file of a source that cannot be used.
     """
     unknown = sorted(set(recipe) - {"sources"})
     if unknown or not isinstance(recipe.get("sources"), list | tuple) or not recipe["sources"]:
         raise ConfigError(f"a mixture has a list 'sources' and nothing else, got {sorted(recipe)}")
-    parts: list[Part] = []
-    for number, entry in enumerate(recipe["sources"]):
-        values = dict(entry)
-        kind = values.pop("type", None)
-        if kind not in SOURCES:
-            near = get_close_matches(str(kind), SOURCES, 1)
-            raise ConfigError(
-                f"source {number} has type {kind!r}: one of {', '.join(SOURCES)} is needed"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        name = str(values.pop("name", f"{kind}-{number}"))
-        weight = float(values.pop("weight", 1.0))
-        own_seed = int(values.pop("seed", seed))
-        changes = values.pop("augment", None)
-        source = SOURCES[kind](values, own_seed)
-        if changes is not None:
-            config = build(AugmentConfig, changes, f"sources.{number}.augment")
-            source = AugmentedSource(source, config, own_seed)
-        parts.append(Part(name, source, weight))
+    parts = [_part(entry, number, seed) for number, entry in enumerate(recipe["sources"])]
     return Mixture(parts, seed=seed, rank=rank, world_size=world_size, strict=strict)
+
+
+def _part(entry: Any, number: int, seed: int) -> Part:
+    at = f"sources.{number}"
+    values = convert(dict[str, Any], entry, at)
+    kind = str(values.pop("type", None))
+    if kind not in SOURCES:
+        near = get_close_matches(kind, SOURCES, 1)
+        raise ConfigError(
+            f"source {number} has type {kind!r}: one of {', '.join(SOURCES)} is needed"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    name = str(values.pop("name", f"{kind}-{number}"))
+    weight = convert(float, values.pop("weight", 1.0), f"{at}.weight")
+    own_seed = convert(int, values.pop("seed", seed), f"{at}.seed")
+    changes = values.pop("augment", None)
+    with item_errors(f"source {number} ({kind})"):
+        source = SOURCES[kind](values, own_seed, at)
+    if changes is not None:
+        config = convert(AugmentConfig, changes, f"{at}.augment")
+        source = AugmentedSource(source, config, own_seed)
+    return Part(name, source, weight)
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -95,40 +99,35 @@ def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _scenes(values: dict[str, Any], seed: int) -> Source:
+def _scenes(values: dict[str, Any], seed: int, at: str) -> Source:
+    del at
     steps = values.pop("curriculum", ())
     return CurriculumSource(changed(SceneConfig(), values), steps, seed)
 
 
-def _coco(values: dict[str, Any], seed: int) -> Source:
-    questions = dict(values.pop("questions", {}))
-    _check_keys("questions", questions, [item.name for item in fields(InstanceConfig)])
-    default = InstanceConfig()
-    for key, value in questions.items():
-        if isinstance(value, list):
-            questions[key] = tuple(value)
-        elif isinstance(getattr(default, key), float):
-            questions[key] = float(value)
-    if "tasks" in questions:
-        questions["tasks"] = {name: float(share) for name, share in questions["tasks"].items()}
-    return _made(CocoSource, {**values, "config": InstanceConfig(**questions)}, seed)
+def _coco(values: dict[str, Any], seed: int, at: str) -> Source:
+    config = convert(InstanceConfig, values.pop("questions", {}), f"{at}.questions")
+    return _made(CocoSource, {**values, "config": config}, seed, at)
 
 
-def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int], Source]:
-    def make(values: dict[str, Any], seed: int) -> Source:
-        return _made(kind, values, seed)
+def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int, str], Source]:
+    def make(values: dict[str, Any], seed: int, at: str) -> Source:
+        return _made(kind, values, seed, at)
 
     return make
 
 
-def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int) -> Source:
+def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int, at: str) -> Source:
     parameters = signature(kind).parameters
     _check_keys(kind.__name__, values, [name for name in parameters if name != "seed"])
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
     if missing:
         raise ConfigError(f"{kind.__name__} needs {', '.join(missing)}")
-    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return kind(**{**values, **lists}, seed=seed)
+    given = {
+        key: value if key == "config" else convert(parameters[key].annotation, value, f"{at}.{key}")
+        for key, value in values.items()
+    }
+    return kind(**given, seed=seed)
 
 
 def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -141,7 +140,7 @@ def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
             )
 
 
-SOURCES: Mapping[str, Callable[[dict[str, Any], int], Source]] = MappingProxyType(
+SOURCES: Mapping[str, Callable[[dict[str, Any], int, str], Source]] = MappingProxyType(
     {
         "scenes": _scenes,
         "jsonl": _reader(JsonlSource),

@@ -1,13 +1,14 @@
 """What a run leaves to look at: ``log.jsonl``, TensorBoard files, ``bad_records.jsonl``."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vlm_fo1._extras import require
-from vlm_fo1.train.batches import BadRecord
+from vlm_fo1.data.check import BadRecord
+from vlm_fo1.lines import line_of, writing
 
 
 class Journal:
@@ -22,7 +23,12 @@ class Journal:
     def __init__(self, folder: Path, *, main: bool, tensorboard: bool) -> None:
         self.folder, self.main = folder, main
         self._log = folder / "log.jsonl"
+        self._bad = folder / "bad_records.jsonl"
+        self._told: set[bytes] = set()  # lines of bad records that are in the file, up to
+        self._told_to = 0  # this place in it
         self._board: Any = None
+        if main:  # before other processes begin to add
+            _keep(self._bad, lambda _: True)
         if main and tensorboard:
             require("tensorboard", extra="train")
             module = require("torch.utils.tensorboard", extra="train")
@@ -30,16 +36,12 @@ class Journal:
 
     def begin(self, stage: str, step: int) -> None:
         """Drop lines of this stage behind a step: a resumed run writes them again."""
-        if not self.main or not self._log.is_file():
+        if not self.main:
             return
-        kept = [
-            line
-            for line in self._log.read_text(encoding="utf-8").splitlines()
-            if (record := _parse(line)) and (record["stage"] != stage or record["step"] <= step)
-        ]
-        part = self._log.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        part.replace(self._log)
+        _keep(
+            self._log,
+            lambda record: record.get("stage") != stage or record.get("step", 0) <= step,
+        )
 
     def write(self, stage: str, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line and its curves.
@@ -53,7 +55,7 @@ class Journal:
         if not self.main:
             return
         line = {"stage": stage, "step": step, "kind": kind, **values}
-        with self._log.open("a", encoding="utf-8") as file:
+        with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
             for name, value in values.items():
@@ -62,14 +64,16 @@ class Journal:
 
     def bad(self, records: Iterable[BadRecord]) -> None:
         """Add records that could not be used, each once; every process may call."""
-        lines = [json.dumps(asdict(record)) + "\n" for record in records]
+        lines = [line_of(asdict(record)).encode() for record in records]
         if not lines:
             return
-        path = self.folder / "bad_records.jsonl"
-        before = path.read_text(encoding="utf-8") if path.is_file() else ""
-        known = set(before.splitlines(keepends=True))
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(line for line in lines if line not in known)
+        with writing(self._bad), self._bad.open("a+b") as file:
+            file.seek(self._told_to)  # this and other processes may have added some since
+            whole, end, _ = file.read().rpartition(b"\n")
+            self._told.update(whole.split(b"\n"))
+            self._told_to += len(whole + end)
+            new = [line for line in dict.fromkeys(lines) if line not in self._told]
+            file.write(b"".join(line + b"\n" for line in new))
 
     def close(self) -> None:
         """Flush and close."""
@@ -79,14 +83,28 @@ class Journal:
 
 def read_log(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
     """The lines of one kind of a run's log, oldest first."""
-    text = (folder / "log.jsonl").read_text(encoding="utf-8")
-    records = (_parse(line) for line in text.splitlines())
-    return [record for record in records if record and record["kind"] == kind]
+    records = map(_parse, (folder / "log.jsonl").read_bytes().split(b"\n"))
+    return [record for record in records if record and record.get("kind") == kind]
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    """A line of the log; None for one that a kill cut short."""
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave the records of a file that are wanted, and nothing that a kill or power cut left."""
+    if not path.is_file():
+        return
+    before = path.read_bytes()
+    lines = [line for line in before.split(b"\n") if (record := _parse(line)) and wanted(record)]
+    after = b"".join(line + b"\n" for line in lines)
+    if after != before:
+        part = path.with_suffix(".part")
+        with writing(path):
+            part.write_bytes(after)
+            part.replace(path)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A record; None for a line that was cut short or holds something else."""
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
+    return record if isinstance(record, dict) else None
