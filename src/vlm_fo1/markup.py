@@ -41,6 +41,8 @@ class Vocabulary:
     """Opening and closing of reasoning."""
     max_regions: int = 100
     """How many region tags exist, so how many regions one question can hold."""
+    max_labels: int = 80
+    """How many labels one question can hold; of more, several questions are asked."""
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that cannot be read back.
@@ -57,8 +59,9 @@ class Vocabulary:
         tokens = self.fixed_tokens()
         if not all(tokens) or len(set(tokens)) < len(tokens):
             raise ConfigError(f"tokens must differ and not be empty, got {tokens}")
-        if self.max_regions < 1:
-            raise ConfigError(f"max_regions is {self.max_regions}, at least 1 is needed")
+        for name in ("max_regions", "max_labels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, at least 1 is needed")
 
     def tag(self, index: int) -> str:
         """The text that names region ``index``, e.g. ``<region7>``."""
@@ -94,6 +97,7 @@ class Vocabulary:
             "objects": list(self.objects),
             "think": list(self.think),
             "max_regions": self.max_regions,
+            "max_labels": self.max_labels,
         }
 
     @classmethod
@@ -145,6 +149,7 @@ class ScannedMention:
     """A label and the region numbers written behind it, as they stand in the text."""
 
     label: str
+    """Empty where the text names regions and never a label."""
     numbers: tuple[int, ...]
     first_tag: int
     """How many region tags stand in the text before this mention's first one."""
@@ -180,14 +185,16 @@ class _Reader:
     numbers: list[int] | None = None
     first_tag: int = 0
     tags_seen: int = 0
-    outside: list[str] = field(default_factory=list[str])
+    outside: list[int] = field(default_factory=list[int])
+    labelled: bool = False
+    """Whether a label was ever opened: if not, every region is one without a label."""
 
     def token(self, token: str) -> None:
         ground, end_ground = self.vocabulary.ground
         objects, end_objects = self.vocabulary.objects
         if token == ground:
             self.close(f"{ground} opened again before {end_objects}")
-            self.label, self.in_label = "", True
+            self.label, self.in_label, self.labelled = "", True, True
         elif token == end_ground:
             if not self.in_label:
                 self.problems.append(f"{end_ground} without {ground}")
@@ -216,6 +223,7 @@ class _Reader:
         if self.label is None:
             if self.numbers is None and problem is None:
                 self.problems.append(f"{self.vocabulary.objects[1]} without an opening")
+            self.outside += self.numbers or ()
         else:
             label = " ".join(self.label.split())
             if not label:
@@ -237,9 +245,8 @@ class _Reader:
         if self.numbers is not None:
             self.numbers.append(number)
             return
-        tag = self.vocabulary.tag(number)
-        self.outside.append(tag)
-        self.text(_without_brackets(tag))
+        self.outside.append(number)
+        self.text(_without_brackets(self.vocabulary.tag(number)))
 
     def text(self, text: str) -> None:
         if self.numbers is not None:
@@ -255,14 +262,20 @@ class _Reader:
             self.plain.append(text)
 
     def finish(self) -> Scan:
-        if self.label is not None:
+        if self.label is not None or self.numbers is not None:
             self.close("the text ends before it is closed")
         if self.outside:
-            few = ", ".join(self.outside[:3]) + (", ..." if len(self.outside) > 3 else "")
-            self.problems.append(
-                f"{len(self.outside)} region tags outside {self.vocabulary.objects[0]} ({few}): "
-                "no box is taken from them"
-            )
+            few = ", ".join(map(self.vocabulary.tag, self.outside[:3]))
+            few += ", ..." if len(self.outside) > 3 else ""
+            what = f"{len(self.outside)} region tags"
+            if self.labelled:
+                self.problems.append(
+                    f"{what} outside {self.vocabulary.objects[0]} ({few}): "
+                    "no box is taken from them"
+                )
+            else:
+                self.mentions.append(ScannedMention("", tuple(self.outside), 0))
+                self.problems.append(f"{what} ({few}) and no label: their label is empty")
         plain = re.sub(r"[ \t]{2,}", " ", "".join(self.plain)).strip()
         return Scan(tuple(self.mentions), plain, tuple(self.problems), self.tags_seen)
 
@@ -277,9 +290,11 @@ def scan(text: str, vocabulary: Vocabulary = RELEASED) -> Scan:
     Returns:
         Mentions in order of appearance with the numbers as written (repeats and numbers beyond the
         list included: the parser judges them), the plain text, and what could not be used. An
-        unclosed mention at the end keeps the regions it has and is reported.
+        unclosed mention at the end keeps the regions it has and is reported; so are the regions of
+        a text that opens no label: they are one mention with an empty label.
 
-    Source: the answer format in the paper, section 3; behaviour on damaged text is ours.
+    Source: the answer format in the paper, section 3; regions without a label as in the official
+    demos; behaviour on damaged text is ours.
     """
     is_tag = vocabulary.tag_pattern()
     fixed = [*vocabulary.ground, *vocabulary.objects, vocabulary.region_feature]

@@ -7,6 +7,7 @@ from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
 from vlm_fo1.prompts import Question, Task
 from vlm_fo1.structures import Answer, Mention, Regions
 
+_ARTICLES = ("a", "an", "the")
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -27,7 +28,7 @@ def parse(
     *,
     vocabulary: Vocabulary = RELEASED,
     tag_confidence: Sequence[float] | None = None,
-    finished: bool = True,
+    cut: str = "",
 ) -> Answer:
     """Tie a model's text to the regions it was shown.
 
@@ -37,17 +38,18 @@ def parse(
         question: What was asked.
         vocabulary: How the checkpoint spells its markup.
         tag_confidence: One probability per region tag in ``text``, in order; None if not recorded.
-        finished: False when the text was cut at the token limit.
+        cut: Why the text ended before the model did, empty when it did not.
 
     Returns:
         The answer. ``problems`` lists regions that do not exist, repeats, unclosed or stray markup,
-        truncation, and a stated count that differs from the regions chosen. An empty text is an
-        answer without mentions.
+        truncation, labels that nobody asked for, and a stated count that differs from the regions
+        chosen. A label that was asked for is spelt as it was asked, whatever article, number or
+        case the text gives it. An empty text is an answer without mentions.
     """
     found = scan(text, vocabulary)
     problems = [*question.notes, *found.problems]
-    if not finished:
-        problems.append("the answer was cut at max_new_tokens: raise it to get the rest")
+    if cut:
+        problems.append(cut)
     if tag_confidence is not None and len(tag_confidence) != found.tags:
         problems.append(
             f"{len(tag_confidence)} region scores for {found.tags} region tags: scores left out"
@@ -62,6 +64,7 @@ def parse(
         mentions=mentions,
         task=str(question.task),
         labels=question.labels,
+        spelt=question.spelt,
         plain=plain,
         thought=thought,
         count=count,
@@ -96,11 +99,14 @@ def _mentions(
     tag_confidence: Sequence[float] | None,
     problems: list[str],
 ) -> list[Mention]:
-    spelt = {label.casefold(): label for label in reversed(asked)}
+    spelt = {_form(label): label for label in reversed(asked)}
     mentions: list[Mention] = []
     for scanned in found.mentions:
-        known = scanned.label in asked
-        label = scanned.label if known else spelt.get(scanned.label.casefold(), scanned.label)
+        label = scanned.label
+        if asked and label and label not in asked:
+            label = spelt.get(_form(label), label)
+            if label not in asked:
+                problems.append(f"label {label!r} was not asked for")
         indices: list[int] = []
         confidence: list[float] = []
         for position, number in enumerate(scanned.numbers):
@@ -109,11 +115,14 @@ def _mentions(
                     f"label {label!r}: region {number} does not exist, {offered} were offered"
                 )
             elif number in indices:
-                problems.append(f"label {label!r}: region {number} named twice")
+                if label:
+                    problems.append(f"label {label!r}: region {number} named twice")
             else:
                 indices.append(number)
                 if tag_confidence is not None:
                     confidence.append(float(tag_confidence[scanned.first_tag + position]))
+        if not label and not indices:
+            continue
         mentions.append(
             Mention(
                 label,
@@ -122,6 +131,14 @@ def _mentions(
             )
         )
     return mentions
+
+
+def _form(label: str) -> str:
+    """What two spellings of one label have in common: "an orange", "Oranges"."""
+    words = label.casefold().split()
+    if len(words) > 1 and words[0] in _ARTICLES:
+        words = words[1:]
+    return " ".join(words).removesuffix("s")
 
 
 def _count(

@@ -17,10 +17,18 @@ from PIL import Image
 
 from vlm_fo1.boxes import check, iou
 from vlm_fo1.errors import BoxError, PromptError
-from vlm_fo1.images import read_framed
+from vlm_fo1.images import read_framed, read_image
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import resolve_folder
 from vlm_fo1.processing import FO1Processor
+from vlm_fo1.prompts import (
+    MAX_NEW_TOKENS,
+    Task,
+    as_list,
+    ask_grounded_caption,
+    ask_identify,
+    caption_task,
+)
 from vlm_fo1.proposers.base import (
     DEFAULT_SELECTION,
     Proposer,
@@ -33,7 +41,7 @@ from vlm_fo1.proposers.base import (
 from vlm_fo1.proposers.checkpoints import check_device, dtype_of
 from vlm_fo1.proposers.given import given_regions
 from vlm_fo1.scene import Scene
-from vlm_fo1.sight import MAX_NEW_TOKENS, Network
+from vlm_fo1.sight import Network, OnText, Writing
 from vlm_fo1.structures import Answer, Regions
 from vlm_fo1.windows import Area, fitting_tile, joined, tiles
 
@@ -51,10 +59,16 @@ class FO1:
 
     Every asking method takes ``boxes``: an array of (x1, y1, x2, y2) in pixels of the image as
     displayed, `Regions`, or a JSON or COCO file (see `proposers.given`). Without them the proposer
-    is asked, if there is one; ``boxes=[]`` asks without any. Further options: ``max_new_tokens``
-    (512), ``on_text`` (called with the text as it is written), ``queries`` (what a proposer that
-    looks for named things shall look for; the labels unless said otherwise), ``tile`` (see `open`;
-    "auto" for `detect` and `count`, else None) and ``allow_url``.
+    is asked, if there is one; ``boxes=[]`` asks without any. Besides, each takes
+
+    - ``max_new_tokens``: length limit of an answer in tokens; the model's context may leave less;
+    - ``on_text``: is called with the text as it is written;
+    - ``queries``: what a proposer that looks for named things shall look for; the labels of the
+      question unless said otherwise;
+    - ``tile``: see `open`; "auto" for `detect` and `count`, else None;
+    - ``allow_url``: whether http(s) URLs are fetched.
+
+    What cannot be asked is refused before anything looks at the image.
 
     Args:
         model: The network, in evaluation mode.
@@ -161,6 +175,30 @@ class FO1:
         """The same model and proposer with another selection of proposals."""
         return FO1(self.model, self.processor, self.proposer, selection=selection)
 
+    def seeing(self, image_size: int | None) -> "FO1":
+        """The same model, which sees images at another size.
+
+        Args:
+            image_size: The short side is brought to so many pixels, up too, as far as the long side
+                stays within the model's limit; 1024 is the official preparation of the demos with
+                SAM 3. None takes images as they come. Boxes and answers stay in pixels of the
+                image.
+
+        Raises:
+            ConfigError: It is too small.
+        """
+        own = self.processor
+        images = own.image_processor.with_image_size(image_size)
+        processor = FO1Processor(
+            images,
+            own.tokenizer,
+            vocabulary=own.vocabulary,
+            chat=own.chat,
+            image_token_id=own.image_token_id,
+            region_token_id=own.region_token_id,
+        )
+        return FO1(self.model, processor, self.proposer, selection=self._selection)
+
     def open(
         self,
         image: Any,
@@ -168,6 +206,7 @@ class FO1:
         *,
         queries: str | Sequence[str] | None = None,
         tile: Tile = "auto",
+        image_size: int | None = None,
         allow_url: bool = False,
     ) -> Scene:
         """Encode an image and its regions once, for many questions.
@@ -182,6 +221,7 @@ class FO1:
                 `Scene.count` ask about each tile in its own pixels. By default "auto": such tiles
                 as the regions need to be recognised (see `vlm_fo1.windows.fitting_tile`), none
                 where they are seen well; None for the whole image whatever is in it.
+            image_size: See `seeing`.
             allow_url: Whether http(s) URLs are fetched.
 
         Returns:
@@ -191,31 +231,69 @@ class FO1:
             ImageError: The image cannot be read.
             BoxError: A box cannot be used.
             PromptError: The proposer looks for named things and there are no queries.
-            ConfigError: ``tile`` is too small.
+            ConfigError: ``tile`` or ``image_size`` is too small.
         """
-        picture, frame = read_framed(image, allow_url=allow_url)
-        if boxes is not None:
-            offer = given_regions(boxes, frame, image=_name(image))
-            side = self._side(tile, offer.regions)
-            return self._opened(picture, offer.regions, notes=offer.notes, tile=side)
-        return self._opened(picture, **self._propose(picture, queries, tile))
+        if image_size is not None:
+            fo1 = self.seeing(image_size)
+            return fo1.open(image, boxes, queries=queries, tile=tile, allow_url=allow_url)
+        return self._scene(None, image, boxes, queries, tile, allow_url)
 
     def detect(
-        self, image: Any, labels: str | Sequence[str], boxes: Any = None, **options: Any
+        self,
+        image: Any,
+        labels: str | Sequence[str],
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
     ) -> Answer:
         """Find everything that one of the labels names."""
-        scene = self._scene(image, boxes, options, needs="detect", queries=labels)
-        return scene.detect(labels, **options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        question = self._network().about_labels(Task.DETECTION, labels)
+        queries = queries or question.labels
+        scene = self._scene("detect", image, boxes, queries, tile, allow_url)
+        return scene.put(question, writing)
 
-    def count(self, image: Any, label: str, boxes: Any = None, **options: Any) -> Answer:
+    def count(
+        self,
+        image: Any,
+        label: str,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
+    ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
-        scene = self._scene(image, boxes, options, needs="count", queries=label)
-        return scene.count(label, **options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        question = self._network().about_labels(Task.COUNTING, label)
+        queries = queries or question.labels
+        scene = self._scene("count", image, boxes, queries, tile, allow_url)
+        return scene.put(question, writing)
 
-    def refer(self, image: Any, phrase: str, boxes: Any = None, **options: Any) -> Answer:
+    def refer(
+        self,
+        image: Any,
+        phrase: str,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
         """Find what a phrase describes, e.g. "the orange nearest the apple"."""
-        scene = self._scene(image, boxes, options, needs="refer", queries=phrase)
-        return scene.refer(phrase, **options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        question = self._network().about_labels(Task.REFERRING, phrase)
+        queries = queries or question.labels
+        scene = self._scene("refer", image, boxes, queries, tile, allow_url)
+        return scene.put(question, writing)
 
     def describe(
         self,
@@ -223,17 +301,46 @@ class FO1:
         boxes: Any = None,
         *,
         detail: Literal["brief", "detailed"] = "brief",
-        **options: Any,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
     ) -> Answer:
         """Say what stands in each box; one mention a box, the words as its label."""
-        scene = self._scene(image, boxes, options, needs="describe")
-        return scene.describe(detail=detail, **options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        task = caption_task(detail)
+        scene = self._scene("describe", image, boxes, queries, tile, allow_url)
+        return scene.put_each(task, None, writing)
 
-    def read_text(self, image: Any, boxes: Any = None, **options: Any) -> Answer:
+    def read_text(
+        self,
+        image: Any,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
         """Read the writing in each box; one mention a box, the writing as its label."""
-        return self._scene(image, boxes, options, needs="read_text").read_text(**options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        scene = self._scene("read_text", image, boxes, queries, tile, allow_url)
+        return scene.put_each(Task.REGION_OCR, None, writing)
 
-    def match(self, image: Any, box: Any, boxes: Any = None, **options: Any) -> Answer:
+    def match(
+        self,
+        image: Any,
+        box: Any,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
         """Find more of what stands in ``box`` among ``boxes``.
 
         The reference box is region 0 of the answer; a candidate that is all but the same box is
@@ -242,15 +349,15 @@ class FO1:
         Raises:
             BoxError: ``box`` is not one usable box.
         """
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
         self._check_offered(boxes, "match")
-        picture, frame = read_framed(image, allow_url=options.pop("allow_url", False))
+        picture, frame = read_framed(image, allow_url=allow_url)
         try:
             example = given_regions(box, frame, image=_name(image))
         except BoxError as error:
             raise BoxError(f"the reference box of match: {error}") from error
         if len(example) != 1:
             raise BoxError(f"match takes one reference box, got {len(example)}")
-        queries, tile = options.pop("queries", None), options.pop("tile", None)
         found: dict[str, Any]
         if boxes is not None:
             offer = given_regions(boxes, frame, image=_name(image))
@@ -259,39 +366,103 @@ class FO1:
             found = self._propose(picture, queries, tile)
         found["regions"] = _first(example.regions, found["regions"])
         found["notes"] = list(dict.fromkeys([*example.notes, *found.get("notes", ())]))
-        return self._opened(picture, **found).match(0, **options)
+        return self._opened(picture, **found).match(0, **writing.options())
 
-    def ground(self, image: Any, boxes: Any = None, **options: Any) -> Answer:
+    def ground(
+        self,
+        image: Any,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
         """Describe the image and point at everything mentioned."""
-        return self._scene(image, boxes, options, needs="ground").ground(**options)
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        scene = self._scene("ground", image, boxes, queries, tile, allow_url)
+        return scene.put(ask_grounded_caption(), writing)
 
-    def reason(self, image: Any, question: str, boxes: Any = None, **options: Any) -> Answer:
-        """Think aloud, then answer, with regions as evidence."""
-        return self._scene(image, boxes, options).reason(question, **options)
+    def identify(
+        self,
+        image: Any,
+        boxes: Any = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
+        """Name every object of the image, with its regions."""
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        scene = self._scene("identify", image, boxes, queries, tile, allow_url)
+        return scene.put(ask_identify(), writing)
 
-    def ask(self, image: Any, question: str, boxes: Any = None, **options: Any) -> Answer:
-        """Ask anything; ``about=[3]`` puts region 3 where ``{}`` stands in the question."""
-        return self._scene(image, boxes, options).ask(question, **options)
+    def reason(
+        self,
+        image: Any,
+        question: str,
+        boxes: Any = None,
+        *,
+        about: Sequence[int] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
+        """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        self._network().in_words(Task.REASONING, question)  # refused before anything is looked at
+        scene = self._scene(None, image, boxes, queries, tile, allow_url)
+        return scene.reason(question, about=about, **writing.options())
+
+    def ask(
+        self,
+        image: Any,
+        question: str,
+        boxes: Any = None,
+        *,
+        about: Sequence[int] = (),
+        images: Sequence[Any] = (),
+        system: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+        queries: str | Sequence[str] | None = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Answer:
+        """Ask anything.
+
+        ``about=[3]`` puts region 3 where ``{}`` stands in the question; `Scene.ask` says what
+        ``images`` and ``system`` are.
+        """
+        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+        self._network().in_words(Task.FREE, question)  # refused before anything is looked at
+        more = [read_image(one, allow_url=allow_url) for one in as_list(images, "images")]
+        scene = self._scene(None, image, boxes, queries, tile, allow_url)
+        return scene.ask(question, about=about, images=more, system=system, **writing.options())
 
     def _scene(
         self,
+        needs: str | None,
         image: Any,
         boxes: Any,
-        options: dict[str, Any],
-        *,
-        needs: str | None = None,
-        queries: str | Sequence[str] | None = None,
+        queries: str | Sequence[str] | None,
+        tile: Tile,
+        allow_url: bool,
     ) -> Scene:
-        """An opened image; takes what `open` needs out of ``options``."""
+        """An image that the towers have not looked at; ``needs`` names a question about regions."""
         if needs is not None:
             self._check_offered(boxes, needs)
-        return self.open(
-            image,
-            boxes,
-            queries=options.pop("queries", queries),
-            tile=options.pop("tile", "auto" if needs in _TILED else None),
-            allow_url=options.pop("allow_url", False),
-        )
+        picture, frame = read_framed(image, allow_url=allow_url)
+        if boxes is not None:
+            offer = given_regions(boxes, frame, image=_name(image))
+            side = self._side(tile, offer.regions)
+            return self._opened(picture, offer.regions, notes=offer.notes, tile=side)
+        return self._opened(picture, **self._propose(picture, queries, tile))
 
     def _check_offered(self, boxes: Any, needs: str) -> None:
         if boxes is None and self._proposer is None:
@@ -301,8 +472,10 @@ class FO1:
             )
 
     def _opened(self, picture: Image.Image, regions: Regions, **options: Any) -> Scene:
-        network = Network(self.model, self.processor, self.tag_ids)
-        return Scene(network, picture, regions, **options)
+        return Scene(self._network(), picture, regions, **options)
+
+    def _network(self) -> Network:
+        return Network(self.model, self.processor, self.tag_ids)
 
     def _propose(
         self, picture: Image.Image, queries: str | Sequence[str] | None, tile: Tile
@@ -364,9 +537,6 @@ def _found_in(
         seen += proposer.propose(crops, queries=queries)
     return dict(zip(areas, seen, strict=True))
 
-
-_TILED = ("detect", "count")
-"""What is asked of each tile; other questions see the whole picture."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Devices that are none, but ways to use all of them."""

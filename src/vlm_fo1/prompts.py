@@ -4,9 +4,12 @@ The templates are the released model's own (frozen as data: a changed word is an
 User words go through `markup.neutralise` first, so they cannot forge tokens.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
+from typing import Any, cast
 
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
@@ -22,6 +25,7 @@ class Task(StrEnum):
     BRIEF_CAPTION = "brief_caption"
     DETAILED_CAPTION = "detailed_caption"
     GROUNDED_CAPTION = "grounded_caption"
+    IDENTIFY = "identify"
     VISUAL_PROMPT = "visual_prompt"
     REASONING = "reasoning"
     FREE = "free"
@@ -40,6 +44,10 @@ TEMPLATES: dict[Task, str] = {
     Task.GROUNDED_CAPTION: (
         "Briefly describe this image and detect all mentioned objects. "
         "Answer with grounded object indexes."
+    ),
+    Task.IDENTIFY: (
+        "Please identify every object in the image and provide their labels along with their "
+        "indexes."
     ),
     Task.VISUAL_PROMPT: (
         "Using the provided object {} as a reference, identify all other objects of the same "
@@ -61,6 +69,10 @@ REGION_TASKS = frozenset(
     {Task.REGION_OCR, Task.BRIEF_CAPTION, Task.DETAILED_CAPTION, Task.VISUAL_PROMPT}
 )
 TEXT_TASKS = frozenset({Task.REASONING, Task.FREE})
+IMAGE_TASKS = frozenset({Task.GROUNDED_CAPTION, Task.IDENTIFY})
+
+MAX_NEW_TOKENS = 4096
+"""Default length limit of an answer, in tokens; the model's context may leave less."""
 
 SYSTEM = "You are a helpful assistant."
 
@@ -76,11 +88,13 @@ class Question:
     """The labels asked for, in order, without repeats; as the user wrote them but disarmed."""
     notes: tuple[str, ...] = ()
     """What was changed on the way (repeated labels); ends up in `Answer.problems`."""
+    spelt: Mapping[str, str] = field(default_factory=dict[str, str])
+    """From a label as the user wrote it to the one that was asked, where they differ."""
 
 
 def ask_labels(
     task: Task,
-    labels: str | Sequence[str],
+    labels: str | Iterable[str],
     vocabulary: Vocabulary = RELEASED,
     *,
     reserved: Sequence[str] = (),
@@ -100,15 +114,16 @@ def ask_labels(
         PromptError: No label, an empty one, one that is not text, or a task of another kind.
     """
     _of_kind(task, LABEL_TASKS, "labels")
-    given = [labels] if isinstance(labels, str) else list(labels)
+    given = as_list(labels, "labels")
     if not given:
         raise PromptError(f"{task} needs at least one label: pass a name such as 'orange'")
     clean: list[str] = []
     repeated: dict[str, int] = {}
+    spelt: dict[str, str] = {}
     for index, label in enumerate(given):
-        if not isinstance(label, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PromptError(f"label {index} is {type(label).__name__}, a text is needed")
-        words = " ".join(neutralise(label, vocabulary, reserved).split())
+        plain = checked_text(label, f"label {index}")
+        words = " ".join(neutralise(plain, vocabulary, reserved).split())
+        spelt |= {label: words} if label != words else {}
         if not words:
             raise PromptError(f"label {index} = {label!r} is empty: name the thing to look for")
         if words in clean:
@@ -121,7 +136,28 @@ def ask_labels(
         text=TEMPLATES[task].format(", ".join(clean)),
         labels=tuple(clean),
         notes=tuple(notes),
+        spelt=spelt,
     )
+
+
+def in_groups(question: Question, most: int) -> list[Question]:
+    """A question about many labels as several about fewer.
+
+    Args:
+        question: Of `ask_labels`.
+        most: Greatest number of labels of one question.
+
+    Returns:
+        As few questions as hold all labels, in their order, with as many in each, give or take one.
+    """
+    labels = question.labels
+    count = max(1, -(-len(labels) // most))
+    bounds = [len(labels) * part // count for part in range(count + 1)]
+    groups = [labels[start:end] for start, end in pairwise(bounds)]
+    template = TEMPLATES[question.task]
+    return [
+        replace(question, text=template.format(", ".join(group)), labels=group) for group in groups
+    ]
 
 
 def ask_regions(
@@ -139,10 +175,27 @@ def ask_regions(
         PromptError: No region, one that does not exist, or a task of another kind.
     """
     _of_kind(task, REGION_TASKS, "regions")
-    if len(indices) == 0:
+    wanted = [_existing(index, count) for index in as_list(indices, "regions")]
+    if not wanted:
         raise PromptError(f"{task} needs at least one region")
-    tags = ", ".join(vocabulary.tag(_existing(index, count)) for index in indices)
+    tags = ", ".join(map(vocabulary.tag, wanted))
     return Question(task=task, text=TEMPLATES[task].format(tags))
+
+
+def caption_task(detail: str) -> Task:
+    """The task of a description.
+
+    Args:
+        detail: "brief" or "detailed".
+
+    Raises:
+        PromptError: Neither.
+    """
+    tasks = {"brief": Task.BRIEF_CAPTION, "detailed": Task.DETAILED_CAPTION}
+    task = tasks.get(str(detail))
+    if task is None:
+        raise PromptError(f"detail is {detail!r}: one of {', '.join(map(repr, tasks))} is needed")
+    return task
 
 
 def ask_text(
@@ -169,7 +222,8 @@ def ask_text(
             not exist, or a task of another kind.
     """
     _of_kind(task, TEXT_TASKS, "a text")
-    words = neutralise(text, vocabulary, reserved).strip()
+    words = neutralise(checked_text(text, "the question"), vocabulary, reserved).strip()
+    about = as_list(about, "about")
     if not words:
         raise PromptError("the question is empty: write what you want to know")
     if len(about) > 0:
@@ -190,12 +244,65 @@ def ask_grounded_caption() -> Question:
     return Question(task=Task.GROUNDED_CAPTION, text=TEMPLATES[Task.GROUNDED_CAPTION])
 
 
+def ask_identify() -> Question:
+    """Name every object of the image, with its regions."""
+    return Question(task=Task.IDENTIFY, text=TEMPLATES[Task.IDENTIFY])
+
+
+def checked_text(text: Any, what: str) -> str:
+    """What somebody wrote, if it is text that can be put to a tokenizer.
+
+    Args:
+        text: Anything.
+        what: What it is, for the message.
+
+    Raises:
+        PromptError: It is not text, or holds a lone surrogate, which no UTF-8 can spell.
+    """
+    if not isinstance(text, str):
+        raise PromptError(f"{what} is {text!r} ({type(text).__name__}): a text is needed")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{what} = {text!a} holds half a character (a lone surrogate) at position "
+            f"{error.start}: it was read with the wrong encoding, read it as UTF-8"
+        ) from error
+    return text
+
+
 def _of_kind(task: Task, kind: frozenset[Task], takes: str) -> None:
     if task not in kind:
         raise PromptError(f"{task} does not take {takes}: one of {', '.join(sorted(kind))} does")
 
 
-def _existing(index: int, count: int) -> int:
+def as_list(values: Any, what: str) -> list[Any]:
+    """A list of what was given; a text is one value.
+
+    Args:
+        values: Anything.
+        what: What it is, for the message.
+
+    Raises:
+        PromptError: Neither a text nor a list.
+    """
+    if isinstance(values, str):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise PromptError(
+            f"{what} is {values!r} ({type(values).__name__}): a list is needed, e.g. "
+            f"{'[0, 3]' if what != 'labels' else repr(['orange', 'apple'])}"
+        )
+    return [*cast("Iterable[Any]", values)]
+
+
+def _existing(index: Any, count: int) -> int:
+    try:
+        index = operator.index(index)
+    except TypeError as error:
+        raise PromptError(
+            f"region {index!r} is {type(index).__name__}: the number of a region is needed"
+        ) from error
     if not 0 <= index < count:
         raise PromptError(f"region {index} does not exist: the image has {count} regions (from 0)")
     return index

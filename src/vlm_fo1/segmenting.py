@@ -1,44 +1,56 @@
 """Masks of what a phrase means: a detector with masks offers, FO1's counting question decides.
 
-Source: the released demo of FO1 with SAM 3, whose thresholds these are.
+Source: the released demos of FO1 with SAM 3, whose thresholds these are: for images, for video.
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vlm_fo1.images import read_image
 from vlm_fo1.pipeline import FO1
+from vlm_fo1.prompts import MAX_NEW_TOKENS, Task, ask_labels
 from vlm_fo1.proposers.base import Proposer, Selection, select, selection_of
+from vlm_fo1.sight import OnText, Writing
 from vlm_fo1.structures import Answer, Regions
 
-SURE = 0.75
-"""From a best score above this on, the detector knows the phrase."""
-SURE_MIN_SCORE, UNSURE_MIN_SCORE = 0.3, 0.05
-"""What is offered to FO1 scores more than the first where the detector knows the phrase; else more
-than the second, so that FO1 has something to choose from."""
-MAX_OFFERED = 100
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Which of a detector's things are offered to FO1, by their scores."""
+
+    sure: float
+    """From a best score above this on, the detector knows the phrase."""
+    sure_min_score: float
+    """Where it does, what scores more than this is offered."""
+    unsure_min_score: float
+    """Where it does not: so that FO1 has something to choose from."""
+    limit: int
+    """Greatest number, best first."""
 
 
-def worth_offering(regions: Regions, *, limit: int = MAX_OFFERED) -> Regions:
+ON_IMAGES = Thresholds(sure=0.75, sure_min_score=0.3, unsure_min_score=0.05, limit=100)
+ON_VIDEO = Thresholds(sure=0.6, sure_min_score=0.3, unsure_min_score=0.001, limit=50)
+
+
+def worth_offering(regions: Regions, thresholds: Thresholds = ON_IMAGES) -> Regions:
     """The regions of a detector that are shown to FO1.
 
     Args:
         regions: With scores in [0, 1]; without scores all are kept, up to the limit.
-        limit: Greatest number.
+        thresholds: Which scores are enough.
 
     Returns:
-        Those above 0.3 if the best is above 0.75, else those above 0.05; best first, at most
-        ``limit``.
+        Best first.
     """
     if regions.scores is not None:
         scores = np.nan_to_num(regions.scores, nan=0.0)
-        best = float(scores.max(initial=0.0))
-        least = SURE_MIN_SCORE if best > SURE else UNSURE_MIN_SCORE
+        sure = float(scores.max(initial=0.0)) > thresholds.sure
+        least = thresholds.sure_min_score if sure else thresholds.unsure_min_score
         regions = regions[np.flatnonzero(scores > least)]
-    return select(regions, Selection(limit=limit))
+    return select(regions, Selection(limit=thresholds.limit))
 
 
 def segment(
@@ -48,8 +60,10 @@ def segment(
     phrase: str,
     *,
     query: str | None = None,
+    thresholds: Thresholds = ON_IMAGES,
     allow_url: bool = False,
-    **options: Any,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    on_text: OnText | None = None,
 ) -> Answer:
     """Find what a phrase means, as masks where the proposer has them.
 
@@ -61,8 +75,10 @@ def segment(
         phrase: Of any kind: "the player in red nearest the ball".
         query: What the proposer looks for, by default the phrase. A detector knows names better
             than sentences: "player".
+        thresholds: Which of the things it finds are offered.
         allow_url: Whether http(s) URLs are fetched.
-        **options: Of `Scene.count`: ``max_new_tokens``, ``on_text``.
+        max_new_tokens: Length limit of the answer.
+        on_text: Gets the text as it is written.
 
     Returns:
         The answer to the counting question: ``answer.chosen`` has the masks, ``answer.count`` the
@@ -73,14 +89,16 @@ def segment(
         PromptError: The phrase or the query cannot be asked.
         BoxError: The proposer returned what is no number.
     """
+    writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
+    ask_labels(Task.COUNTING, phrase)  # what cannot be asked is refused before anything looks
     picture = read_image(image, allow_url=allow_url)
     start = time.perf_counter()
     queries = [query or phrase] if proposer.takes_queries else None
     found = proposer.propose([picture], queries=queries)[0]
     proposed_s = time.perf_counter() - start
     if proposer.takes_queries:
-        offered = worth_offering(found)
+        offered = worth_offering(found, thresholds)
     else:
-        offered = select(found, selection_of(proposer))[:MAX_OFFERED]
-    answer = fo1.open(picture, offered, tile=None).count(phrase, **options)
+        offered = select(found, selection_of(proposer))[: thresholds.limit]
+    answer = fo1.open(picture, offered, tile=None).count(phrase, **writing.options())
     return replace(answer, timing_s={**answer.timing_s, "propose": proposed_s})

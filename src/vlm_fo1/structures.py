@@ -211,6 +211,8 @@ class Answer:
     task: str = "free"
     labels: tuple[str, ...] = ()
     """What was asked for; a label without regions is an answer too."""
+    spelt: Mapping[str, str] = field(default_factory=dict[str, str])
+    """From a label as the user wrote it to the one in ``labels``, where they differ."""
     thought: str = ""
     """What a reasoning answer thought aloud, without markup; not part of ``plain``."""
     plain: str = ""
@@ -270,11 +272,16 @@ class Answer:
     def __getitem__(self, label: str) -> Regions:
         """The regions of one label, empty if the model named none.
 
+        Args:
+            label: As it was asked for or mentioned; blanks around it are no matter. The empty one
+                has the regions of an answer that names no label.
+
         Raises:
             KeyError: The label was neither asked for nor mentioned.
         """
         chosen = self.chosen
         assert chosen.labels is not None
+        label = self.spelt.get(label, " ".join(str(label).split()))
         if label not in self.labels and label not in {m.label for m in self.mentions}:
             known = ", ".join(map(repr, self)) or "nothing"
             raise KeyError(f"{label!r} was not asked for; this answer is about {known}")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vlm_fo1.boxes import iou
 from vlm_fo1.errors import ConfigError
+from vlm_fo1.prompts import Question, Task
 from vlm_fo1.structures import Answer, Floats, Mention, Regions
 
 MERGE_IOU = 0.7
@@ -281,10 +282,48 @@ def merged(
         mentions=tuple(mentions),
         task=first.task,
         labels=first.labels,
+        spelt=first.spelt,
         plain="\n".join(answer.plain for answer in answers),
         count=len({i for mention in mentions for i in mention.indices}) if counting else None,
         problems=(*notes, *problems),
         windows=len(answers),
+    )
+
+
+def with_all_labels(
+    answers: Sequence[Answer], question: Question, *, notes: Sequence[str] = ()
+) -> Answer:
+    """One answer from those to parts of a question with many labels.
+
+    Args:
+        answers: At least one, each to one of `in_groups`; all about the same ``regions``.
+        question: The whole question.
+        notes: Goes into ``problems`` first.
+
+    Returns:
+        The mentions of all parts, in the order of the labels; of a label that another part asked
+        for, what was said where it was asked. The count is the number of regions that are
+        mentioned. Times are left out.
+    """
+    mentions = [
+        mention
+        for answer in answers
+        for mention in answer.mentions
+        if mention.label in answer.labels or mention.label not in question.labels
+    ]
+    problems = dict.fromkeys(problem for answer in answers for problem in answer.problems)
+    counting = question.task is Task.COUNTING
+    return Answer(
+        text="\n".join(answer.text for answer in answers),
+        regions=answers[0].regions,
+        mentions=tuple(mentions),
+        task=str(question.task),
+        labels=question.labels,
+        spelt=question.spelt,
+        plain="\n".join(answer.plain for answer in answers),
+        count=len({i for mention in mentions for i in mention.indices}) if counting else None,
+        problems=(*notes, *problems),
+        windows=answers[0].windows,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from vlm_fo1.app import views
 from vlm_fo1.app.ask_tab import run_ask
 from vlm_fo1.app.asking import Asked
 from vlm_fo1.app.batch_tab import run_batch
-from vlm_fo1.app.context import Context, Scratch
+from vlm_fo1.app.context import Context, Scratch, refusing
 from vlm_fo1.app.examples import captions, examples
 from vlm_fo1.app.limits import Limits, drawn
 from vlm_fo1.app.models import Shelf
@@ -100,7 +101,7 @@ def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(
     assert not context.jobs.stop("ask me")
 
 
-def test_a_fault_of_ours_is_not_explained_to_visitors_but_raised_as_it_is(context):
+def test_a_foreign_error_is_one_sentence_for_visitors_and_a_traceback_in_the_log(context, caplog):
     def broken(flag):
         raise ZeroDivisionError("secret")
         yield
@@ -109,8 +110,25 @@ def test_a_fault_of_ours_is_not_explained_to_visitors_but_raised_as_it_is(contex
     first = next(shown)
     assert "secret" not in first[0]
     assert first[1:] == [SKIPPED, SKIPPED]
-    with pytest.raises(ZeroDivisionError):
+    with (
+        caplog.at_level(logging.DEBUG, "vlm_fo1"),
+        pytest.raises(RefusedError, match="the log of the server says what") as caught,
+    ):
         next(shown)
+    assert not caught.value.printed
+
+
+def test_a_button_whose_work_fails_with_a_foreign_error_shows_the_same_sentence(caplog):
+    def broken(value):
+        return value["no such key"]
+
+    with (
+        caplog.at_level(logging.DEBUG, "vlm_fo1"),
+        pytest.raises(RefusedError, match="the log of the server says what"),
+    ):
+        refusing(broken)({})
+    assert "KeyError" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_a_stopped_question_says_so_and_is_no_error(context):

@@ -96,6 +96,23 @@ def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: P
     )
     plain = fo1.processor.decode(ids[0, inputs["input_ids"].shape[1] :])
     assert answers == [plain, plain]
+    assert_several_images_and_a_system_message_fit_one_prompt(fo1)
+
+
+def assert_several_images_and_a_system_message_fit_one_prompt(fo1: FO1) -> None:
+    answer = fo1.ask(
+        picture(), "is this what", BOXES, images=[picture()], system="red", max_new_tokens=6
+    )
+    processor, boxes = fo1.processor, torch.tensor(BOXES, dtype=torch.float32)
+    tokens = processor.image_processor.tokens_of(picture().size)
+    ids = processor.encode_prefix(len(BOXES), tokens, system="red")
+    ids += processor.encode_question("is this what", len(BOXES), more_images=[tokens])
+    batch = processor.image_processor([picture()] * 2, [boxes.numpy(), None])
+    out = fo1.model.generate(
+        torch.tensor([ids]), **batch, max_new_tokens=6, do_sample=False,
+        eos_token_id=processor.stop_token_id,
+    )  # fmt: skip
+    assert answer.text == processor.decode(out[0, len(ids) :])
 
 
 def test_the_same_seed_grafts_the_same_weights(tmp_path: Path) -> None:

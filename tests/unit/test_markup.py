@@ -119,7 +119,7 @@ NASTY = {
     ),
     "objects alone": (
         "x <objects><region1></objects> y",
-        [],
+        [("", (1,))],
         "<objects> without a label before it",
         "x y",
     ),
@@ -133,9 +133,21 @@ NASTY = {
     "closing ground alone": ("x </ground> y", [], "</ground> without <ground>", "x y"),
     "tag in words": (
         "Yes, <region3> is ripe",
-        [],
-        "1 region tags outside <objects> (<region3>): no box is taken from them",
+        [("", (3,))],
+        "1 region tags (<region3>) and no label: their label is empty",
         "Yes, region3 is ripe",
+    ),
+    "tag in words beside a label": (
+        "<region3> is a <ground>cat</ground><objects><region1></objects>",
+        [("cat", (1,))],
+        "1 region tags outside <objects> (<region3>): no box is taken from them",
+        "region3 is a cat",
+    ),
+    "objects never closed and no label": (
+        "<objects><region1>",
+        [("", (1,))],
+        "1 region tags (<region1>) and no label",
+        "",
     ),
     "tag in a label": (
         "<ground>left of <region3></ground><objects><region1></objects>",
@@ -145,8 +157,8 @@ NASTY = {
     ),
     "many tags in words": (
         "<region1><region2><region3><region4>",
-        [],
-        "4 region tags outside <objects> (<region1>, <region2>, <region3>, ...)",
+        [("", (1, 2, 3, 4))],
+        "4 region tags (<region1>, <region2>, <region3>, ...) and no label",
         "region1region2region3region4",
     ),
     "huge number": (
@@ -287,6 +299,7 @@ def test_a_vocabulary_survives_a_way_through_plain_values():
         ({"objects": ["<o>", "<o>"]}, "tokens must differ and not be empty"),
         ({"region_feature": ""}, "tokens must differ and not be empty"),
         ({"max_regions": 0}, "max_regions is 0, at least 1 is needed"),
+        ({"max_labels": 0}, "max_labels is 0, at least 1 is needed"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_read_back_is_refused(values, message):

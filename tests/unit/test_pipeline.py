@@ -39,6 +39,7 @@ QUESTIONS = {
     "read_text": lambda it, *image: it.read_text(*image, **SHORT),
     "match": lambda it, *image: it.match(*image, *([] if image else [0]), **SHORT),
     "ground": lambda it, *image: it.ground(*image, **SHORT),
+    "identify": lambda it, *image: it.identify(*image, **SHORT),
     "reason": lambda it, *image: it.reason(*image, "Why?", **SHORT),
     "ask": lambda it, *image: it.ask(*image, "Is {} ripe?", about=[1], **SHORT),
 }

@@ -3,6 +3,7 @@ import pytest
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.prompts import (
+    IMAGE_TASKS,
     LABEL_TASKS,
     REGION_TASKS,
     SYSTEM,
@@ -10,9 +11,12 @@ from vlm_fo1.prompts import (
     TEXT_TASKS,
     Task,
     ask_grounded_caption,
+    ask_identify,
     ask_labels,
     ask_regions,
     ask_text,
+    caption_task,
+    in_groups,
 )
 
 FROZEN = {
@@ -28,6 +32,10 @@ FROZEN = {
     "grounded_caption": (
         "Briefly describe this image and detect all mentioned objects. Answer with grounded "
         "object indexes."
+    ),
+    "identify": (
+        "Please identify every object in the image and provide their labels along with their "
+        "indexes."
     ),
     "visual_prompt": (
         "Using the provided object {} as a reference, identify all other objects of the same "
@@ -50,7 +58,7 @@ def test_the_templates_are_word_for_word_those_of_the_released_model():
 
 
 def test_every_task_has_one_way_to_be_asked():
-    kinds = [*LABEL_TASKS, *REGION_TASKS, *TEXT_TASKS, Task.GROUNDED_CAPTION]
+    kinds = [*LABEL_TASKS, *REGION_TASKS, *TEXT_TASKS, *IMAGE_TASKS]
     assert sorted(kinds) == sorted(Task)
 
 
@@ -144,6 +152,60 @@ def test_tags_follow_the_vocabulary():
 def test_regions_that_do_not_exist_are_refused(indices, message):
     with pytest.raises(PromptError, match=message):
         ask_regions(Task.REGION_OCR, indices, 3)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (None, r"label 1 is None \(NoneType\): a text is needed"),
+        (5, r"label 1 is 5 \(int\): a text is needed"),
+        (b"cat", r"label 1 is b'cat' \(bytes\): a text is needed"),
+        ("a\ud83d", r"label 1 = 'a\\ud83d' holds half a character \(a lone surrogate\)"),
+    ],
+)
+def test_a_label_that_is_no_text_is_refused_with_its_position(label, said):
+    with pytest.raises(PromptError, match=said):
+        ask_labels(Task.DETECTION, ["cat", label])
+    with pytest.raises(PromptError, match=said.replace("label 1", "the question")):
+        ask_text(Task.FREE, label)
+
+
+@pytest.mark.parametrize("labels", [None, 5])
+def test_what_is_no_list_of_labels_is_refused(labels):
+    with pytest.raises(PromptError, match=rf"labels is {labels} .*: a list is needed"):
+        ask_labels(Task.DETECTION, labels)
+
+
+def test_labels_may_come_from_anything_that_can_be_gone_through():
+    for labels in (("cat", "dog"), iter(["cat", "dog"]), {"cat": 1, "dog": 2}):
+        assert ask_labels(Task.DETECTION, labels).labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize("region", ["0", None, 0.5])
+def test_a_region_that_is_no_whole_number_is_refused(region):
+    with pytest.raises(PromptError, match="the number of a region is needed"):
+        ask_regions(Task.VISUAL_PROMPT, [region], 3)
+
+
+def test_many_labels_are_asked_in_as_few_questions_as_hold_them_of_like_size():
+    question = ask_labels(Task.DETECTION, [f"thing {n}" for n in range(7)])
+    groups = in_groups(question, 3)
+    assert [group.labels for group in groups] == [
+        ("thing 0", "thing 1"), ("thing 2", "thing 3"), ("thing 4", "thing 5", "thing 6"),
+    ]  # fmt: skip
+    assert groups[0].text == TEMPLATES[Task.DETECTION].format("thing 0, thing 1")
+    assert in_groups(question, 7) == [question]
+
+
+def test_a_description_is_brief_or_detailed():
+    assert caption_task("brief") is Task.BRIEF_CAPTION
+    assert caption_task("detailed") is Task.DETAILED_CAPTION
+    with pytest.raises(PromptError, match="detail is 'long': one of 'brief', 'detailed' is needed"):
+        caption_task("long")
+
+
+def test_identifying_everything_needs_nothing_of_the_user():
+    assert ask_identify().text == FROZEN["identify"]
 
 
 def test_the_grounded_caption_needs_nothing_of_the_user():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_fo1.errors import BoxError, PromptError
+from vlm_fo1.prompts import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +41,7 @@ TASKS: dict[str, AskedTask] = {
     "brief_caption": AskedTask(title="Describe the boxes briefly", takes="nothing"),
     "detailed_caption": AskedTask(title="Describe the boxes in detail", takes="nothing"),
     "grounded_caption": AskedTask(title="Describe the picture", takes="nothing"),
+    "identify": AskedTask(title="Name every thing", takes="nothing"),
     "visual_prompt": AskedTask(title="Find more like one box", takes="box"),
     "reasoning": AskedTask(
         title="Reason", takes="words", hint="Which fruit is nearest the edge, and why?",
@@ -49,7 +51,7 @@ TASKS: dict[str, AskedTask] = {
         title="Ask anything", takes="words", hint="Is this a kitchen?", needs_boxes=False
     ),
 }  # fmt: skip
-"""The nine tasks and the free question, by the names that answers carry."""
+"""The ten tasks and the free question, by the names that answers carry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Asked:
     """Number of the example box of a visual prompt."""
     look_for: tuple[str, ...] = ()
     """What a proposer that looks for named things shall look for, if not what is asked for."""
-    max_new_tokens: int = 512
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @property
     def kind(self) -> AskedTask:
@@ -144,6 +146,7 @@ def put(
         "brief_caption": lambda: scene.describe(detail="brief", **options),
         "detailed_caption": lambda: scene.describe(detail="detailed", **options),
         "grounded_caption": lambda: scene.ground(**options),
+        "identify": lambda: scene.identify(**options),
         "reasoning": lambda: scene.reason(asked.words, **options),
         "free": lambda: scene.ask(asked.words, **options),
     }

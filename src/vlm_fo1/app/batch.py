@@ -115,5 +115,5 @@ def to_coco(rows: Sequence[Row]) -> dict[str, Any]:
             area = round(found["bbox"][2] * found["bbox"][3], 2)
             number = {"id": len(annotations) + 1, "area": area, "iscrowd": 0}
             annotations.append({**number, **found})
-    named = [{"id": number, "name": label} for label, number in categories.items()]
+    named = [{"id": number, "name": label or "object"} for label, number in categories.items()]
     return {"images": images, "categories": named, "annotations": annotations}

@@ -5,6 +5,7 @@ from typing import Any
 
 from vlm_fo1.app.asking import TASKS
 from vlm_fo1.app.context import Context, gradio
+from vlm_fo1.prompts import MAX_NEW_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,4 +125,6 @@ def tie_task(asked: QuestionFields, example_box: Any) -> None:
 
 def tokens_field() -> Any:
     """The longest answer."""
-    return gradio().Slider(16, 2048, value=512, step=16, label="Longest answer, in tokens")
+    return gradio().Slider(
+        16, MAX_NEW_TOKENS, value=MAX_NEW_TOKENS, step=16, label="Longest answer, in tokens"
+    )

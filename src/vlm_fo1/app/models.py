@@ -187,9 +187,10 @@ class Shelf:
     def _proposer(self, name: str, device: str) -> Any:
         options: dict[str, Any] = {"device": _device(device)}
         if name.partition(":")[0] == "sam3":
-            from vlm_fo1.segmenting import UNSURE_MIN_SCORE
+            from vlm_fo1.segmenting import ON_IMAGES, ON_VIDEO
 
-            options["min_score"] = UNSURE_MIN_SCORE  # what is never offered gets no mask
+            never = min(ON_IMAGES.unsure_min_score, ON_VIDEO.unsure_min_score)
+            options["min_score"] = never  # what is never offered gets no mask
         return load_proposer(name, **options)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.context import Context, failed, gradio, refuse, visitor, with_request
+from vlm_fo1.app.context import Context, expected, failed, gradio, refuse, visitor, with_request
 from vlm_fo1.app.jobs import StoppedError, Watched
 from vlm_fo1.app.models import Choice
 from vlm_fo1.structures import Answer
@@ -37,7 +37,8 @@ def running(
     flag = context.jobs.begin(job)
     try:
         yield from work(flag)
-    except (Exception, StoppedError) as error:  # noqa: BLE001 - raised again, as a message if expected
+    except (Exception, StoppedError) as raised:  # noqa: BLE001 - raised again as a message
+        error = expected(raised)
         yield [failed(error), *same(outputs - 1)]
         refuse(error)
     finally:

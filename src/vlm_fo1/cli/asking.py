@@ -130,6 +130,7 @@ def print_text(text: str) -> None:
 def _decisive(options: Shared, question: Question) -> list[Any]:
     """What decides the answers, boxes aside; proposals only where something is said of them."""
     words = {**question.words, "tokens": options.max_new_tokens}
+    words |= {"image_size": options.image_size} if options.image_size else {}
     tile = None if options.tile == "auto" else options.tile
     said = [options.proposer, options.query, options.min_score, options.nms, tile]
     proposals = [said] if any(value is not None for value in said) else []
@@ -235,6 +236,8 @@ def _load(options: Shared, errors: Console) -> "FO1":
         dtype=options.dtype,
         revision=options.revision,
     )
+    if options.image_size is not None:
+        fo1 = fo1.seeing(options.image_size)
     return _with_selection(fo1, options)
 
 
@@ -287,7 +290,7 @@ def _show(path: Path, answer: "Answer", *, streamed: bool) -> None:
             for position, index in enumerate(mention.indices):
                 sure = "" if mention.confidence is None else f"{mention.confidence[position]:.2f}"
                 corners = ", ".join(f"{value:g}" for value in answer.regions.xyxy[index].tolist())
-                table.add_row(Text(mention.label), str(index), corners, sure)
+                table.add_row(Text(mention.label or "(no label)"), str(index), corners, sure)
             if not mention.indices:
                 table.add_row(Text(mention.label), "none", "", "")
         console.print(table)

@@ -15,6 +15,7 @@ COMMANDS = {
     "read-text": ("vlm_fo1.cli.read_text", "Read the writing in each box."),
     "match": ("vlm_fo1.cli.match", "Find more of what stands in one box."),
     "ground": ("vlm_fo1.cli.ground", "Describe the image and point at everything mentioned."),
+    "identify": ("vlm_fo1.cli.identify", "Name every object, with its boxes."),
     "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
     "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
     "propose": ("vlm_fo1.cli.propose", "Offer boxes of what may be there; measure, cache them."),

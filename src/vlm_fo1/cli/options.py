@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vlm_fo1.prompts import MAX_NEW_TOKENS
+
 Image = Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted pattern.")]
 Box = Annotated[
     list[str] | None,
@@ -78,6 +80,16 @@ Dtype = Annotated[
         show_default="float32 on the CPU, else as saved",
     ),
 ]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="PIXELS",
+        help="Bring the short side of a picture to this, up too, before the model looks at it; "
+        "1024 is what the official demos with SAM 3 do.",
+        show_default="pictures as they come",
+    ),
+]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Out = Annotated[
     Path | None,
@@ -130,4 +142,5 @@ class Shared:
     revision: Revision = None
     device: Device = None
     dtype: Dtype = None
-    max_new_tokens: Tokens = 512
+    image_size: ImageSize = None
+    max_new_tokens: Tokens = MAX_NEW_TOKENS

@@ -22,6 +22,7 @@ from vlm_fo1.cli.segmenting import (
     load_offering,
 )
 from vlm_fo1.lines import line_of
+from vlm_fo1.prompts import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from vlm_fo1.structures import Answer
@@ -41,7 +42,7 @@ def command(
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    max_new_tokens: options.Tokens = 512,
+    max_new_tokens: options.Tokens = MAX_NEW_TOKENS,
 ) -> None:
     """Find what a phrase means, as masks: a proposer offers, the model chooses.
 
@@ -92,7 +93,9 @@ def _asker(
     errors: Console,
 ) -> "Callable[..., Answer]":
     """Loads what is needed; the rest of `segmenting.segment` is for each picture."""
-    offering = load_offering(proposer, device, dtype, errors)
+    from vlm_fo1.segmenting import ON_IMAGES
+
+    offering = load_offering(proposer, device, dtype, errors, least=ON_IMAGES.unsure_min_score)
     fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
     from vlm_fo1.segmenting import segment
 

@@ -32,15 +32,16 @@ Query = Annotated[
 ]
 
 
-def load_offering(name: str, device: str | None, dtype: str | None, errors: Console) -> "Proposer":
-    """The proposer; one of SAM 3 leaves out what is never offered, which saves making its masks."""
+def load_offering(
+    name: str, device: str | None, dtype: str | None, errors: Console, *, least: float
+) -> "Proposer":
+    """The proposer; one of SAM 3 leaves out what scores less, which saves making its masks."""
     with errors.status(Text(f"loading {name}")):
         from vlm_fo1.proposers.base import load_proposer
-        from vlm_fo1.segmenting import UNSURE_MIN_SCORE
 
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         if name.partition(":")[0] == "sam3":
-            options["min_score"] = UNSURE_MIN_SCORE
+            options["min_score"] = least
         return load_proposer(name, **options)
 
 

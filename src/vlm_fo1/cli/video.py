@@ -20,6 +20,7 @@ from vlm_fo1.cli.segmenting import (
     load_offering,
 )
 from vlm_fo1.errors import FO1Error
+from vlm_fo1.prompts import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer
@@ -39,7 +40,9 @@ def command(
             show_default="that of --proposer sam3:...",
         ),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 30,
+    every: Annotated[
+        int, typer.Option(min=1, max=600, help="Frames from one key frame to the next.")
+    ] = 30,
     query: Query = None,
     rate: Annotated[
         float | None,
@@ -61,7 +64,7 @@ def command(
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    max_new_tokens: options.Tokens = 512,
+    max_new_tokens: options.Tokens = MAX_NEW_TOKENS,
 ) -> None:
     """Follow what a phrase means through a video, as masks.
 
@@ -74,10 +77,12 @@ def command(
     with shown(errors):
         _check(out, save, tracker, proposer)
         check_words([phrase])
+        from vlm_fo1.segmenting import ON_VIDEO
         from vlm_fo1.video.track import Models, track_video
 
         def load() -> Models:
-            offering = load_offering(proposer, device, dtype, errors)
+            least = ON_VIDEO.unsure_min_score
+            offering = load_offering(proposer, device, dtype, errors, least=least)
             following = _load_tracker(tracker, offering, device, dtype, errors)
             fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
             return Models(fo1=fo1, proposer=offering, tracker=following)

@@ -1,4 +1,4 @@
-"""What happens around the host's decoding loop: a confidence for every region that is named.
+"""What happens around the host's decoding loop: a confidence for each region, an end to loops.
 
 Shapes: B rows, S steps, V vocabulary.
 """
@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, StoppingCriteria
+
+REPEATED_TOKENS = 256
+"""An answer whose last tokens, this many, are one thing again and again, comes to no end."""
+LONGEST_REPEAT = REPEATED_TOKENS // 4
+"""Longest thing in tokens that counts as repeated: it stands there four times."""
+_LOOKED_EVERY = 32
 
 
 class RegionTokenProbabilities(LogitsProcessor):
@@ -47,3 +53,27 @@ class RegionTokenProbabilities(LogitsProcessor):
             for step, token in enumerate(new_ids.tolist())
             if token in number
         ]
+
+
+class RepeatsItself(StoppingCriteria):
+    """Ends a row whose last `REPEATED_TOKENS` tokens have a period of at most `LONGEST_REPEAT`.
+
+    Args:
+        prompt_length: Tokens of the prompt, which may repeat what it likes.
+    """
+
+    def __init__(self, prompt_length: int) -> None:
+        self.prompt_length = prompt_length
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, scores: Tensor, **kwargs: object
+    ) -> Tensor:
+        """Called by ``generate`` after each step with all ids; (B,) bool, True where it ends."""
+        del scores, kwargs
+        written = input_ids.shape[1] - self.prompt_length
+        over = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if written < REPEATED_TOKENS or written % _LOOKED_EVERY:
+            return over
+        for row, ids in enumerate(input_ids[:, -REPEATED_TOKENS:].tolist()):
+            over[row] = any(ids[n:] == ids[:-n] for n in range(1, LONGEST_REPEAT + 1))
+        return over

@@ -13,6 +13,7 @@ from vlm_fo1.processing.processor import FO1Processor
 def _idefics3_chat(beginning: str) -> ChatFormat:
     return ChatFormat(
         opening=f"{beginning}User:",
+        system_opening=f"{beginning}System: {{}}<end_of_utterance>\nUser:",
         before_image="<fake_token_around_image><global-img>",
         after_image="<fake_token_around_image>",
         closing="<end_of_utterance>\nAssistant:",

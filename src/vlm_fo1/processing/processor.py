@@ -10,9 +10,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
-from vlm_fo1.processing.chat import ChatFormat
+from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
 from vlm_fo1.processing.image import FO1ImageProcessor
 from vlm_fo1.processing.released import read_released
+from vlm_fo1.prompts import checked_text
 
 IMAGE_PLACEHOLDER = "<image>"
 """Stands for the image in a prompt made for people."""
@@ -211,7 +212,9 @@ class FO1Processor(ProcessorMixin):
             question, count, image=image_tokens > 0
         )
 
-    def encode_prefix(self, count: int, image_tokens: int) -> list[int]:
+    def encode_prefix(
+        self, count: int, image_tokens: int, *, system: str | None = None
+    ) -> list[int]:
         """The part of `encode_prompt` that all questions on one image share.
 
         It ends with the last placeholder: the text after it is one piece with the question.
@@ -219,37 +222,58 @@ class FO1Processor(ProcessorMixin):
         Args:
             count: Number of regions.
             image_tokens: Merged patches of the image; 0 gives an empty list.
+            system: A system message in place of the chat's own; control tokens in it are disarmed.
 
         Returns:
             Token ids.
 
         Raises:
-            PromptError: Regions without an image.
+            PromptError: Regions without an image, or a host that takes no system message.
             BoxError: More regions than tags.
         """
-        pieces = self._shared_pieces(count, image_tokens > 0)[:-1]
+        if system is not None:
+            plain = checked_text(system, "the system message")
+            system = neutralise(plain, self.vocabulary, self.reserved_tokens())
+        pieces = self._shared_pieces(count, image_tokens > 0, system)[:-1]
         if not pieces:
             return []
         fill = [[self.image_token_id] * image_tokens, *[[self.region_token_id]] * count]
         encoded = self._tokenise(pieces)
         return [id_ for ids, slot in zip(encoded, fill, strict=True) for id_ in [*ids, *slot]]
 
-    def encode_question(self, question: str, count: int, *, image: bool = True) -> list[int]:
+    def encode_question(
+        self, question: str, count: int, *, image: bool = True, more_images: Sequence[int] = ()
+    ) -> list[int]:
         """The rest of `encode_prompt` after `encode_prefix`.
 
         Args:
-            question: What the user asks.
+            question: What the user asks. With further images, ``<image_1>`` is where the first of
+                them goes, and so on; those that it does not place stand before it, in order.
+                ``<image_0>``, the image of the prefix, has its place already and is left out.
             count: Number of regions: with none, the end of the image is part of this piece.
             image: Whether there is an image.
+            more_images: Merged patches of each further image.
 
         Returns:
             Token ids.
 
         Raises:
-            PromptError: No question, or regions without an image.
+            PromptError: No question, regions without an image, or an image in the question that is
+                not there or placed twice.
             BoxError: More regions than tags.
         """
-        return self._tokenise(self._pieces(question, count, image)[-1:])[0]
+        if not more_images:
+            return self._tokenise(self._pieces(question, count, image)[-1:])[0]
+        chat, (texts, order) = self.chat, place_images(question, len(more_images))
+        opened = self._shared_pieces(count, image)[-1]
+        pieces = [opened + self._disarm(texts[0]), *map(self._disarm, texts[1:])]
+        pieces[-1] += chat.closing
+        for place in range(len(order)):
+            pieces[place] += chat.before_image
+            pieces[place + 1] = chat.after_image + pieces[place + 1]
+        slots = [*([self.image_token_id] * more_images[which] for which in order), []]
+        encoded = self._tokenise(pieces)
+        return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
         """What the model wrote: special tokens kept, cut before the stop token.
@@ -296,9 +320,9 @@ class FO1Processor(ProcessorMixin):
     def _pieces(self, question: str, count: int, image: bool) -> list[str]:
         """The text before, between and after the placeholders: the image, then each region."""
         *before, last = self._shared_pieces(count, image)
-        return [*before, last + self._disarm(question) + self.chat.closing]
+        return [*before, last + self._disarm(checked_question(question)) + self.chat.closing]
 
-    def _shared_pieces(self, count: int, image: bool) -> list[str]:
+    def _shared_pieces(self, count: int, image: bool, system: str | None = None) -> list[str]:
         # What stands before the question; its last piece goes on with the question.
         chat = self.chat
         if count > self.vocabulary.max_regions:
@@ -309,8 +333,8 @@ class FO1Processor(ProcessorMixin):
         if not image:
             if count:
                 raise PromptError(f"{count} regions but no image: regions need an image")
-            return [chat.opening]
-        pieces = [chat.opening + chat.before_image, chat.after_image]
+            return [chat.opened(system)]
+        pieces = [chat.opened(system) + chat.before_image, chat.after_image]
         for index in range(count):
             pieces[-1] += self.vocabulary.tag(index)
             pieces.append("")
@@ -320,10 +344,6 @@ class FO1Processor(ProcessorMixin):
 
     def _disarm(self, question: str) -> str:
         # The vocabulary's own tags pass (the templates name regions); between them nothing does.
-        if not isinstance(question, str):
-            raise PromptError(f"a question is {type(question).__name__}, a text is needed")
-        if not question.strip():
-            raise PromptError("the question is empty: write what you want to know")
         vocabulary = self.vocabulary
         own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
         longest_first = sorted(own, key=len, reverse=True)

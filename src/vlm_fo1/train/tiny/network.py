@@ -11,7 +11,7 @@ from vlm_fo1.markup import RELEASED
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor, qwen_primary
-from vlm_fo1.train.tiny.recipe import NetworkSizes
+from vlm_fo1.train.tiny.recipe import MAX_LABELS, NetworkSizes
 from vlm_fo1.train.tiny.words import CHAT, PAD, STOP, build_tokenizer
 
 SIDE = 168
@@ -140,7 +140,7 @@ def tiny_processor(
         merge_size=2,
     )
     images = FO1ImageProcessor(primary=primary, max_side=448, max_regions=max_regions)
-    vocabulary = replace(RELEASED, max_regions=max_regions)
+    vocabulary = replace(RELEASED, max_regions=max_regions, max_labels=MAX_LABELS)
     return FO1Processor(images, tokenizer, vocabulary=vocabulary, chat=CHAT)
 
 

@@ -14,6 +14,9 @@ STEPS = ("pools", "seen")
 APART = ("check", "heldout")
 """Pools that never train."""
 
+MAX_LABELS = 3
+"""Most labels of a detection question; the model says it to those who ask it for more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSizes:

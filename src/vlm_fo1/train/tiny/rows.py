@@ -19,7 +19,7 @@ from vlm_fo1.data.scenes.view import View
 from vlm_fo1.train.tiny.drills import drill
 from vlm_fo1.train.tiny.imagined import imagine
 from vlm_fo1.train.tiny.packing import Packer, Row, as_sets
-from vlm_fo1.train.tiny.recipe import Phase
+from vlm_fo1.train.tiny.recipe import MAX_LABELS, Phase
 from vlm_fo1.train.tiny.seen import Seen
 
 Rng = np.random.Generator
@@ -116,7 +116,7 @@ class Sampler:
         return SceneConfig(
             tasks=self.phase.tasks or SceneConfig().tasks,
             turns=(count, count),
-            labels=(1, 3),
+            labels=(1, MAX_LABELS),
             absent=0.35,
             absent_style="none",
         )
