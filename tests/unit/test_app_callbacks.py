@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
@@ -22,7 +22,7 @@ from vlm_fo1.app.context import Context, Scratch, refusing
 from vlm_fo1.app.examples import captions, examples
 from vlm_fo1.app.limits import Limits, drawn
 from vlm_fo1.app.models import Shelf
-from vlm_fo1.app.placing import offered, proposed_boxes, typed_boxes
+from vlm_fo1.app.placing import marked_boxes, offered, proposed_boxes, typed_boxes
 from vlm_fo1.app.running import running
 from vlm_fo1.app.segment_tab import run_segment
 from vlm_fo1.app.video_tab import frames_source, run_video
@@ -99,6 +99,17 @@ def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(
         next(shown)
     assert not caught.value.printed
     assert not context.jobs.stop("ask me")
+
+
+def test_a_stroke_of_the_brush_becomes_the_box_around_it_in_pixels_of_the_picture():
+    layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    draw.ellipse((2, 2, 11, 13), outline=(213, 94, 0, 255))
+    draw.line((25, 18, 35, 8), fill=(213, 94, 0, 255))
+    assert marked_boxes({"layers": [layer]}, (80, 40)) == [[4, 4, 24, 28], [50, 16, 72, 38]]
+    for nothing in (None, {"layers": []}, {"layers": [Image.new("RGBA", (4, 4))]}):
+        with pytest.raises(BoxError, match="nothing is marked yet"):
+            marked_boxes(nothing, (80, 40))
 
 
 def test_a_foreign_error_is_one_sentence_for_visitors_and_a_traceback_in_the_log(context, caplog):

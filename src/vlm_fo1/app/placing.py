@@ -15,8 +15,10 @@ from vlm_fo1.app.context import KEPT_S, Context, gradio, refusing
 from vlm_fo1.app.controls import Chosen
 from vlm_fo1.app.limits import Drawn, drawn
 from vlm_fo1.app.models import Choice
-from vlm_fo1.app.upload import annotator_value, picture_field
+from vlm_fo1.app.upload import annotator_value, marks_field, picture_field
+from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.errors import BoxError
+from vlm_fo1.masks import component_boxes
 from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.given import Offer, given_regions
 from vlm_fo1.structures import Regions
@@ -40,6 +42,9 @@ class Placing:
     clear: Any
     typed: Any
     put_on: Any
+    marks: Any
+    take: Any
+    around: Any
 
 
 def placing(context: Context) -> Placing:
@@ -59,6 +64,11 @@ def placing(context: Context) -> Placing:
             elem_id="ask-typed",
         )
         put_on = gr.Button("Put them on the picture", size="sm", elem_id="ask-type")
+    with gr.Accordion("Boxes around what you mark by hand", open=False):
+        with gr.Row():
+            take = gr.Button("Take the picture", size="sm", elem_id="ask-take")
+            around = gr.Button("Put boxes around the strokes", size="sm", elem_id="ask-around")
+        marks = marks_field("ask-marks")
     return Placing(
         picture=picture,
         scores=gr.State({}, time_to_live=KEPT_S),
@@ -66,6 +76,9 @@ def placing(context: Context) -> Placing:
         clear=clear,
         typed=typed,
         put_on=put_on,
+        marks=marks,
+        take=take,
+        around=around,
     )
 
 
@@ -116,6 +129,7 @@ def tie_placing(
         [placed.picture, boxes_from],
         api_name="boxes",
     )
+    _tie_marks(context, placed, boxes_from)
     placed.picture.change(
         None,
         [placed.picture],
@@ -125,6 +139,46 @@ def tie_placing(
         queue=False,
         show_progress="hidden",
     )
+
+
+def _tie_marks(context: Context, placed: Placing, boxes_from: Any) -> None:
+    """Let strokes on the picture become boxes."""
+
+    def take(picture: Any) -> Any:
+        seen = drawn(picture, context.limits)
+        return {"background": seen.picture, "layers": [], "composite": seen.picture}
+
+    placed.take.click(refusing(take), [placed.picture], [placed.marks], api_name=False)
+
+    def around(picture: Any, marks: Any) -> Any:
+        seen = drawn(picture, context.limits)
+        return _placed(seen, [*seen.boxes_xyxy, *marked_boxes(marks, seen.picture.size)]), DRAWN
+
+    placed.around.click(
+        refusing(around),
+        [placed.picture, placed.marks],
+        [placed.picture, boxes_from],
+        api_name=False,
+    )
+
+
+def marked_boxes(marks: Any, size_wh: tuple[int, int]) -> list[list[float]]:
+    """A box around each stroke that somebody drew; strokes that touch are one.
+
+    Args:
+        marks: Of the editor: ``layers``, pictures with the strokes on nothing.
+        size_wh: Of the picture, which the layers cover.
+
+    Raises:
+        BoxError: There are no strokes.
+    """
+    boxes: list[list[float]] = []
+    for layer in (marks or {}).get("layers") or []:
+        found = component_boxes(np.asarray(layer.convert("RGBA"))[..., 3] > 0)
+        boxes += scale_boxes(found, layer.size, size_wh).tolist()
+    if not boxes:
+        raise BoxError("nothing is marked yet: take the picture and draw around things on it")
+    return boxes
 
 
 def typed_boxes(text: str, size_wh: tuple[int, int]) -> Offer:
