@@ -13,7 +13,8 @@ import pytest
 FO1 = str(Path(sys.executable).with_name("fo1"))
 PLAIN = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
 NAMED_IN_THE_DOCS = (
-    "detect", "count", "refer", "describe", "read-text", "match", "ground", "reason", "ask",
+    "detect", "count", "refer", "describe", "read-text", "match", "ground", "identify",
+    "reason", "ask",
     "propose", "segment", "video", "data", "graft", "train", "doctor",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "numpy", "PIL", "supervision")

@@ -120,7 +120,10 @@ def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
     assert re.fullmatch(r"0\.\d\d", found[3])
     assert ["dog", "none"] in rows
     assert ["count: 3"] in rows
-    assert result.stderr.strip() == "a.png: the answer says 3 but names 1 regions"
+    assert result.stderr.splitlines() == [
+        "a.png: label 'dog' was not asked for",
+        "a.png: the answer says 3 but names 1 regions",
+    ]
 
 
 def test_detail_asks_for_a_detailed_description(run, fo1, monkeypatch):

@@ -480,7 +480,8 @@ def test_the_annotated_video_shows_what_was_followed(tmp_path, av, stand_ins):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "at least 1 frame from key frame"),
+        ({"every": 0}, "every = 0: 1 to 600 frames from key frame"),
+        ({"every": 601}, "every = 601: 1 to 600 frames from key frame"),
         ({"out": Path("clip.gif")}, "no video can be written as .gif"),
         ({"out": Path("in.mp4")}, "is the video itself"),
     ],

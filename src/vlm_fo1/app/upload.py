@@ -56,7 +56,7 @@ def marks_field(name: str) -> Any:
         sources=(),
         transforms=(),
         layers=False,
-        brush=gr.Brush(colors=["rgb(213, 94, 0)"], color_mode="fixed"),
+        brush=gr.Brush(default_size=6, colors=["rgb(213, 94, 0)"], color_mode="fixed"),
         height=420,
     )
     own = field.preprocess
