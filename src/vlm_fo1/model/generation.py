@@ -1,13 +1,42 @@
-"""What happens around the host's decoding loop: a confidence for every region that is named.
+"""What happens around the host's decoding loop: its settings, its cache, a confidence per region.
 
 Shapes: B rows, S steps, V vocabulary.
 """
 
+import copy
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
+from transformers.generation.utils import GenerationMixin
+
+CACHE = (
+    "cache"
+    if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    else "past_key_values"
+)
+"""What the installed transformers calls the cache of keys and values; renamed in 5.24."""
+
+
+def without_penalties(config: GenerationConfig) -> GenerationConfig:
+    """A host's settings of decoding without what punishes repetition.
+
+    A question names regions, and so does its answer: Qwen2.5-VL's own penalty of 1.05 would hold
+    every tag of the prompt against the answer that repeats it. Who wants one all the same passes it
+    to ``generate``.
+
+    Args:
+        config: The host's; not changed.
+
+    Returns:
+        A copy.
+    """
+    config = copy.deepcopy(config)
+    config.repetition_penalty = None
+    config.no_repeat_ngram_size = None
+    return config
 
 
 class RegionTokenProbabilities(LogitsProcessor):
