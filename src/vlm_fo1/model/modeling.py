@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from vlm_fo1._extras import warn_of_untested_transformers
 from vlm_fo1.errors import SpliceError
 from vlm_fo1.model.auxiliary import AuxiliaryTower
 from vlm_fo1.model.backbones import find_backbone
@@ -64,6 +65,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["Florence2VisionBlock", "Level"]  # the host's own are added to these
 
     def __init__(self, config: FO1Config, host_model: PreTrainedModel | None = None) -> None:
+        warn_of_untested_transformers()
         super().__init__(config)
         host, regions = config.host, config.regions
         self.backbone = find_backbone(host.model_type)
