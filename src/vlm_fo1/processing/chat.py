@@ -1,5 +1,6 @@
 """How a host VLM wants one question about one image to be wrapped, as data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -44,6 +45,12 @@ class ChatFormat:
         """
         if not self.image_token or not self.stop_token:
             raise ConfigError("chat.image_token and chat.stop_token must not be empty")
+
+    def control_tokens(self) -> list[str]:
+        """What stands in angle brackets in the fixed text, each once: tokens that must be whole."""
+        image = self.before_image + self.after_image
+        text = self.opening + image + self.after_regions + self.closing
+        return list(dict.fromkeys(re.findall(r"<[^<>\s]+>", text)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a configuration file; `from_dict` reads them back."""
