@@ -14,7 +14,8 @@ from transformers.generation.utils import GenerationMixin
 
 CACHE = (
     "cache"
-    if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    if "cache"
+    in inspect.signature(vars(GenerationMixin)["prepare_inputs_for_generation"]).parameters
     else "past_key_values"
 )
 """What the installed transformers calls the cache of keys and values; renamed in 5.24."""

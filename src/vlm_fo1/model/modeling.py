@@ -391,14 +391,14 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, *args: Any, position_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Rows repeated for beams; (3, B, T) positions too, which transformers 5.17 gets wrong."""
         input_ids, inputs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if position_ids is not None:
             inputs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=-2)
         return input_ids, inputs
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
         *,
