@@ -14,7 +14,7 @@ from transformers import TextStreamer
 
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import renumbered
-from vlm_fo1.model.generation import RegionTokenProbabilities, RepeatsItself
+from vlm_fo1.model.generation import CACHE, RegionTokenProbabilities, RepeatsItself
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, prompt_start
 from vlm_fo1.parser import parse
@@ -240,7 +240,7 @@ class Sight:
             ids,
             mask,
             **prompt,
-            past_key_values=self._cache_of_prefix(prompt),
+            cache=self._cache_of_prefix(prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=processor.stop_token_id,
@@ -267,7 +267,7 @@ class Sight:
     def _run_prefix(self, prompt: EmbeddedPrompt) -> Any:
         return self.network.model(
             **prompt_start(prompt, len(self._prefix_ids)), use_cache=True, logits_to_keep=1
-        ).past_key_values
+        )[CACHE]
 
 
 class _Streamer(TextStreamer):

@@ -3,6 +3,7 @@
 The commands run in this process on one loaded model; `helpers_script` makes it say what is needed.
 """
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -705,9 +706,16 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_no_traceback(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_installed_program_ends_without_a_traceback(tmp_path):
+def test_the_program_that_pip_installs_is_the_command_line():
+    found = importlib.metadata.entry_points(group="console_scripts", name="fo1")
+    if not found:
+        pytest.skip("vlm-fo1 is not installed here, so there is no program fo1: pip install -e .")
+    assert {point.value for point in found} == {"vlm_fo1.cli.main:main"}
+
+
+def test_the_program_ends_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [Path(sys.executable).with_name("fo1"), "detect", "a.png", "cat", "--box", "1,2"],
+        [sys.executable, "-m", "vlm_fo1", "detect", "a.png", "cat", "--box", "1,2"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vlm_fo1.errors import ConfigError, SpliceError
 from vlm_fo1.model.connectors import build_connector
-from vlm_fo1.model.generation import RegionTokenProbabilities
+from vlm_fo1.model.generation import CACHE, RegionTokenProbabilities
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.model.splice import prompt_start
 
 RECORDED = Path(__file__).parents[1] / "data" / "fo1"
 IMAGE, REGION = 255, 299
@@ -142,14 +143,31 @@ def test_two_threads_generate_what_they_generate_alone() -> None:
     assert found == {0: [alone[0]] * 5, 1: [alone[1]] * 5}
 
 
-def test_a_generated_placeholder_is_text() -> None:
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_generated_placeholder_is_text_and_the_cache_goes_by_both_its_names(name) -> None:
     inputs = batch([image(1)])
     with torch.no_grad():
-        started = model()(**inputs, use_cache=True)
+        started = model()(**inputs, use_cache=True)[CACHE]
+        before = started.get_seq_length()
         model()(
             input_ids=torch.tensor([[REGION]]),
-            past_key_values=started.past_key_values,
             position_ids=torch.full((3, 1, 1), 50),
+            **{name: started},
+        )
+    assert started.get_seq_length() == before + 1
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_generation_goes_on_from_a_cache_by_both_its_names(name) -> None:
+    inputs = batch([image(1, regions=2)])
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    with torch.no_grad():
+        prompt = model().embed_prompt(ids, mask, model().encode_images(**inputs))
+        started = model()(**prompt_start(prompt, ids.shape[1] - 2), use_cache=True)[CACHE]
+        plain = model().generate(ids, mask, **prompt, **options)
+        assert torch.equal(
+            model().generate(ids, mask, **prompt, **{name: started}, **options), plain
         )
 
 

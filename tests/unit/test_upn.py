@@ -161,6 +161,18 @@ def test_the_fingerprint_follows_weights_and_settings():
     assert proposer().fingerprint == prints[0]
 
 
+def test_the_fingerprint_is_that_of_the_weights_wherever_and_however_they_lie():
+    state = tiny().state_dict()
+    elsewhere = {
+        name: value.clone(memory_format=torch.channels_last) if value.ndim == 4 else value.clone()
+        for name, value in reversed(state.items())
+    }
+    moved = UPN(TINY).eval().requires_grad_(False)
+    moved.load_state_dict(elsewhere, assign=True)
+    assert any(not value.is_contiguous() for value in moved.state_dict().values())
+    assert UPNProposer(moved, shorter=64, longer_max=100).fingerprint == proposer().fingerprint
+
+
 def test_the_released_filter_and_its_hundred_boxes_are_what_is_used_of_them():
     assert proposer().selection == Selection(
         min_score=0.3, nms_iou=0.8, limit=100, whole_pixels=True

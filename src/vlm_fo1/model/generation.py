@@ -1,19 +1,49 @@
-"""What happens around the host's decoding loop: a confidence for each region, an end to loops.
+"""What happens around the host's decoding loop: settings, cache, confidences, an end to loops.
 
 Shapes: B rows, S steps, V vocabulary.
 """
 
+import copy
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers.generation.utils import GenerationMixin
 
 REPEATED_TOKENS = 256
 """An answer whose last tokens, this many, are one thing again and again, comes to no end."""
 LONGEST_REPEAT = REPEATED_TOKENS // 4
 """Longest thing in tokens that counts as repeated: it stands there four times."""
 _LOOKED_EVERY = 32
+
+CACHE = (
+    "cache"
+    if "cache"
+    in inspect.signature(vars(GenerationMixin)["prepare_inputs_for_generation"]).parameters
+    else "past_key_values"
+)
+"""What the installed transformers calls the cache of keys and values; renamed in 5.24."""
+
+
+def without_penalties(config: GenerationConfig) -> GenerationConfig:
+    """A host's settings of decoding without what punishes repetition.
+
+    A question names regions, and so does its answer: Qwen2.5-VL's own penalty of 1.05 would hold
+    every tag of the prompt against the answer that repeats it. Who wants one all the same passes it
+    to ``generate``.
+
+    Args:
+        config: The host's; not changed.
+
+    Returns:
+        A copy.
+    """
+    config = copy.deepcopy(config)
+    config.repetition_penalty = None
+    config.no_repeat_ngram_size = None
+    return config
 
 
 class RegionTokenProbabilities(LogitsProcessor):

@@ -17,6 +17,7 @@ from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config, davit_sizes, pyramid_strides
+from vlm_fo1.model.generation import without_penalties
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import (
     compare_shapes,
@@ -98,7 +99,7 @@ def graft(
     if tower is not None:
         _load_tower(model.auxiliary.tower, tower)
     if host.generation_config is not None:
-        model.generation_config = host.generation_config
+        model.generation_config = without_penalties(host.generation_config)
     return model.eval()
 
 

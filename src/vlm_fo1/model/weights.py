@@ -27,6 +27,7 @@ from vlm_fo1.model.configuration import (
     from_released,
     read_davit_sizes,
 )
+from vlm_fo1.model.generation import without_penalties
 from vlm_fo1.settings import read_object
 
 logger = logging.getLogger(__name__)
@@ -362,6 +363,6 @@ def load_pretrained(
     load = PreTrainedModel.from_pretrained.__func__
     model: ModelT = load(model_class, None, config=config, state_dict=state, **options)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = without_penalties(GenerationConfig.from_pretrained(folder))
     model.name_or_path = str(name)
     return model

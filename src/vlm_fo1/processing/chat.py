@@ -69,6 +69,12 @@ class ChatFormat:
             raise PromptError("this host takes no system message: put it into the question")
         return self.system_opening.replace("{}", system)
 
+    def control_tokens(self) -> list[str]:
+        """What stands in angle brackets in the fixed text, each once: tokens that must be whole."""
+        image = self.before_image + self.after_image
+        text = self.opening + image + self.after_regions + self.closing
+        return list(dict.fromkeys(re.findall(r"<[^<>\s]+>", text)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a configuration file; `from_dict` reads them back."""
         return asdict(self)

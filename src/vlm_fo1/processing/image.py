@@ -4,6 +4,7 @@ Shape legend: P patches of all images, D values of a patch, B images, N boxes of
 sides of one auxiliary image.
 """
 
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -368,6 +369,9 @@ def _build_primary(settings: dict[str, Any]) -> BaseImageProcessor:
         raise ConfigError(f"primary has no {_TYPE_KEY}: name an image processor of transformers")
     base = name.removesuffix("Fast").removesuffix("Pil")
     kind = getattr(transformers, f"{base}Pil", None) or getattr(transformers, base, None)
+    if isinstance(kind, type) and kind.__module__.startswith("transformers.models."):
+        # 5.17 shows a placeholder for some that it says need torchvision; their modules do not.
+        kind = getattr(importlib.import_module(kind.__module__), base + "Pil", kind)
     if not isinstance(kind, type) or not issubclass(kind, BaseImageProcessor):
         raise ConfigError(f"primary {name!r} is not an image processor of transformers")
     return kind(**values)

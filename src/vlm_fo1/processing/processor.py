@@ -38,8 +38,8 @@ class FO1Processor(ProcessorMixin):
         chat_template: Kept for tools that read it; not used here.
 
     Raises:
-        ConfigError: An id that is neither given nor known to the tokenizer, or limits on regions
-            that differ.
+        ConfigError: An id that is neither given nor known to the tokenizer, a control token of the
+            chat that the tokenizer splits, or limits on regions that differ.
     """
 
     image_processor: FO1ImageProcessor
@@ -68,6 +68,8 @@ class FO1Processor(ProcessorMixin):
         self.image_token_id = image_token_id
         self.region_token_id = region_token_id
         self.stop_token_id = self._id_of(self.chat.stop_token, None)
+        for token in self.chat.control_tokens():
+            self._only_id(token, "chat has it: name the tokens of this tokenizer there")
         if image_processor.max_regions != self.vocabulary.max_regions:
             raise ConfigError(
                 f"image_processor.max_regions is {image_processor.max_regions} but the vocabulary "
@@ -301,14 +303,9 @@ class FO1Processor(ProcessorMixin):
             ConfigError: A tag that the tokenizer does not hold as one token.
         """
         tags = [self.vocabulary.tag(index) for index in range(self.vocabulary.max_regions)]
-        encoded = self._tokenise(tags)
-        for tag, ids in zip(tags, encoded, strict=True):
-            if len(ids) != 1 or self._lookup(tag) != ids[0]:
-                raise ConfigError(
-                    f"the tokenizer splits {tag} into {len(ids)} tokens, one is needed: add "
-                    "vocabulary.special_tokens() to it"
-                )
-        return [ids[0] for ids in encoded]
+        return [
+            self._only_id(tag, "add vocabulary.special_tokens() to the tokenizer") for tag in tags
+        ]
 
     def reserved_tokens(self) -> list[str]:
         """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
@@ -378,6 +375,15 @@ class FO1Processor(ProcessorMixin):
         if found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token:
             return None
         return found
+
+    def _only_id(self, token: str, remedy: str) -> int:
+        # Of a token that must not fall apart: the model knows it whole.
+        ids = self._tokenise([token])[0]
+        if len(ids) != 1 or self._lookup(token) != ids[0]:
+            raise ConfigError(
+                f"the tokenizer splits {token} into {len(ids)} tokens, one is needed: {remedy}"
+            )
+        return ids[0]
 
     def _id_of(self, token: str, argument: str | None) -> int:
         found = self._lookup(token)

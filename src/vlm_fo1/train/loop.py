@@ -135,7 +135,9 @@ class StageRun:
         for rule, count in self.plan.counts.items():
             logger.info("stage %s: %s trains %s numbers", stage.name, rule, f"{count:,}")
         if stage.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # The newer name came with transformers 5.24.
+            old = model.gradient_checkpointing_enable
+            getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         self.model = wrap(model, config, accelerator)
         groups = self.plan.parameter_groups(inner(self.model))
         self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=stage.eps)

@@ -6,6 +6,9 @@ copy of the whole. Regions need one map of the whole image, so here an image is 
 box fractions, so boxes scale per axis by map size over auxiliary size, as for any host; fine detail
 is the auxiliary tower's part.
 
+A tower of 384 pixels and patches of 14 (the 2.2B SmolVLMs) looks at 27 x 27 patches, the first 378
+pixels; boxes are scaled by all 384, so that a cell still stands for the pixels it was made of.
+
 Shapes: B rows, T tokens, I images, P patches and n tokens of an image, D width of the language
 model, C channels of the tower, H and W sides of its input.
 """
@@ -41,17 +44,20 @@ class Idefics3Backbone:
         """One frame and the patches of a square, for every (3, H, W) in ``pixel_values``.
 
         Raises:
-            SpliceError: Not squares of whole patches that the pixel shuffle can merge.
+            SpliceError: Neither squares of the tower's own side nor of whole patches, or not as
+                many patches as the pixel shuffle can merge.
         """
         height, width = pixel_values.shape[-2:]
-        block = config.vision_config.patch_size * config.scale_factor
-        if height != width or height % block:
+        vision = config.vision_config
+        side, rest = divmod(height, vision.patch_size)
+        if height != width or side % config.scale_factor or (rest and height != vision.image_size):
             raise SpliceError(
-                f"pixel_values of {width} x {height}: this host looks at squares whose side is a "
-                f"multiple of {block}; run its image processor with do_image_splitting=False"
+                f"pixel_values of {width} x {height}: this host looks at squares of "
+                f"{vision.image_size} pixels, or of a multiple of "
+                f"{vision.patch_size * config.scale_factor}; run its image processor with "
+                "do_image_splitting=False"
             )
         images = pixel_values.shape[:-3].numel()
-        side = height // config.vision_config.patch_size
         return torch.tensor([[1, side, side]] * images, device=pixel_values.device).view(-1, 3)
 
     def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
@@ -78,8 +84,13 @@ class Idefics3Backbone:
         pixels_I3HW = pixel_values.reshape(-1, *pixel_values.shape[-3:])
         hidden_IPC = vision(pixels_I3HW.to(vision.dtype)).last_hidden_state
         stride = self.map_stride(host.config)
+        height, width = pixels_I3HW.shape[-2:]
         maps = [
-            FeatureMap(patches_PC.T.unflatten(1, (int(rows), int(columns))), stride)
+            FeatureMap(
+                patches_PC.T.unflatten(1, (int(rows), int(columns))),
+                stride,
+                (float(width), float(height)),
+            )
             for patches_PC, (_, rows, columns) in zip(
                 hidden_IPC, image_grid_thw.tolist(), strict=True
             )
