@@ -234,6 +234,8 @@ def _load(options: Shared, errors: Console) -> "FO1":
         device=options.device,
         dtype=options.dtype,
         revision=options.revision,
+        token=options.token,
+        strict=options.strict,
     )
     return _with_selection(fo1, options)
 

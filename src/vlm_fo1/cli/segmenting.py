@@ -32,13 +32,15 @@ Query = Annotated[
 ]
 
 
-def load_offering(name: str, device: str | None, dtype: str | None, errors: Console) -> "Proposer":
+def load_offering(
+    name: str, device: str | None, dtype: str | None, token: str | None, errors: Console
+) -> "Proposer":
     """The proposer; one of SAM 3 leaves out what is never offered, which saves making its masks."""
     with errors.status(Text(f"loading {name}")):
         from vlm_fo1.proposers.base import load_proposer
         from vlm_fo1.segmenting import UNSURE_MIN_SCORE
 
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "token": token}
         if name.partition(":")[0] == "sam3":
             options["min_score"] = UNSURE_MIN_SCORE
         return load_proposer(name, **options)
