@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.errors import ConfigError
@@ -34,7 +34,7 @@ class Loading:
     """Of the models' weights."""
     revision: str | None = None
     """Branch, tag or commit of the models; a proposer has its own after ``@``."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """Of the Hub, for gated and private repositories."""
     strict: bool = False
     """Refuse weights with tensors that are not used."""

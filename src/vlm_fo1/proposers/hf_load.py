@@ -75,7 +75,7 @@ _FAMILIES = {
 _REFUSED = {"rf_detr": "its image processor needs torchvision"}
 _TIMM = (
     "its backbone is one of timm, which brings torchvision and is not used here; take a revision "
-    "without (facebook/detr-resnet-50 has one: revision='no_timm'), or another detector"
+    "without (there is one: hf:facebook/detr-resnet-50@no_timm), or another detector"
 )
 _UNREADABLE = (SafetensorError, UnpicklingError, OSError, ValueError, RuntimeError, KeyError)
 
