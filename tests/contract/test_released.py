@@ -120,6 +120,19 @@ def test_a_padded_batch_is_its_rows_alone(loaded):
         torch.testing.assert_close(together[row, -len(logits) :], logits, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>"])
+def test_a_batch_that_others_padded_with_a_placeholder_is_read_as_its_rows(loaded, token):
+    if loaded.layout not in LAYOUTS[::6]:
+        return  # how a batch is read depends on none of the unknowns: a few are enough
+    processor, model = loaded.fo1.processor, loaded.fo1.model
+    batch = processor([picture(seed=1), None], ["Where?", "in"], [BOXES, None])
+    padding = batch["attention_mask"] == 0
+    padded = {**batch, "input_ids": batch["input_ids"].masked_fill(padding, ADDED[token])}
+    with torch.inference_mode():
+        ours, theirs = model(**batch).logits, model(**padded).logits
+    torch.testing.assert_close(theirs[~padding], ours[~padding], atol=2e-5, rtol=1e-4)
+
+
 def test_the_first_batch_of_training_gives_a_loss_and_gradients(loaded):
     examples = [
         Example(

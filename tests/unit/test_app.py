@@ -331,7 +331,8 @@ def shelf_of(*args, **options):
 def test_what_is_loaded_on_a_page_gets_its_revision_token_and_strictness(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "vlm_fo1.app.models.load_proposer", lambda name, **how: asked.append((name, how))
+        "vlm_fo1.app.models.load_proposer",
+        lambda name, **how: asked.append((name, how)) or Stub(),
     )
     loading = Loading(dtype="bfloat16", revision="v1", token="hf_x", strict=True)
     shelf = Shelf(

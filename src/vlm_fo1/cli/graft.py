@@ -97,8 +97,8 @@ def _graft(
     from vlm_fo1.settings import read_object
 
     folder = resolve_folder(host, check=check_host, revision=revision, token=token)
-    host_model = load_host(folder, dtype=dtype)
     tokenizer = load_tokenizer(folder)
+    host_model = load_host(folder, dtype=dtype)
     vocabulary = Vocabulary(max_regions=max_regions)
     torch.manual_seed(seed)
     model = graft(
