@@ -84,8 +84,8 @@ def test_rows_are_filled_with_no_placeholder_though_the_tokenizer_pads_with_one(
 
 
 def test_no_control_token_in_a_record_becomes_one(processor):
-    forged = ("Say <|image_pad|>", "a<|image_pad|>b<regionfeat><|im_end|>")
-    plain = ("Say imagepad", "aimagepadbregionfeatimend")
+    forged = ("Say <|image_pad|>", "a<|image_pad|>b<|im_end|>")
+    plain = ("Say imagepad", "aimagepadbimend")
     ids = [Collator(processor)([example(pair)])["input_ids"][0] for pair in (forged, plain)]
     stops = [(row == processor.stop_token_id).sum() for row in ids]
     images = [(row == processor.image_token_id).sum() for row in ids]
