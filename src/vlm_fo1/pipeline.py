@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from vlm_fo1.boxes import check, iou
-from vlm_fo1.errors import BoxError, PromptError
+from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.images import read_framed, read_image
+from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.model.weights import resolve_folder
+from vlm_fo1.model.weights import read_config, resolve_folder
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.prompts import (
     MAX_NEW_TOKENS,
@@ -123,15 +124,19 @@ class FO1:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        strict: bool = False,
         **options: Any,
     ) -> "FO1":
         """Load a model and its processor.
 
+        What the configuration and the tokenizer have to say is read before weights are fetched.
+
         Args:
             name: ``"tiny"`` for the bundled model, a folder, or a Hub id.
             proposer: Offers regions where no boxes are given: a proposer or a name for
-                `load_proposer`, loaded on the model's device. By default the one that comes with
-                the model: the bundled one for ``"tiny"``, none for others.
+                `load_proposer`, loaded on the model's device, with ``token`` and ``strict``. By
+                default the one that comes with the model: the bundled one for ``"tiny"``, none for
+                others.
             selection: See the class.
             device: ``"cuda"``, ``"cpu"``, ...; ``"auto"`` spreads over all devices. By default CUDA
                 where there is one.
@@ -139,36 +144,46 @@ class FO1:
             revision: Branch, tag or commit of a Hub id.
             cache_dir: Where downloads are kept.
             local_files_only: Never ask the Hub.
-            token: For gated repositories.
-            **options: For the model: ``attn_implementation``, ``quantization_config``, ...
+            token: For gated and private repositories.
+            strict: Refuse weights with tensors that are not used; else they are named in a warning.
+            **options: For the model, as in transformers: ``attn_implementation``,
+                ``quantization_config``, ``load_in_8bit``, ... (see `model.load_options`);
+                ``torch_dtype`` and ``device_map`` mean ``dtype`` and ``device``.
 
         Raises:
             CheckpointError: There is no such checkpoint, or its weights do not fit.
-            ConfigError: No such device, dtype or proposer here.
+            ConfigError: No such device, dtype, option or proposer here.
+            MissingExtraError: A package that the tokenizer or an option needs is not installed.
         """
+        options = load_options({**options, "dtype": dtype}, also=_LOADING)
+        dtype, device_map = options.pop("dtype", None), options.pop("device_map", None)
+        if device is not None and device_map is not None:
+            raise ConfigError(f"device = {device} and device_map = {device_map}: pass device alone")
+        device = device_map if device is None else device
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype is None:
             dtype = torch.float32 if str(device) == "cpu" else "auto"
-        if str(device) not in _SPREAD:
+        if not isinstance(device, dict) and str(device) not in _SPREAD:
             check_device(device)
         if dtype != "auto":
             dtype_of(dtype)
-        folder = resolve_folder(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
+        hub: dict[str, Any] = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        folder = resolve_folder(name, check=read_config, weights=False, **hub)
+        processor = FO1Processor.from_pretrained(folder)
         model = FO1ForConditionalGeneration.from_pretrained(
-            folder, device_map=device, dtype=dtype, **options
+            name, device_map=device, dtype=dtype, strict=strict, **hub, **options
         )
         if proposer is None:
             proposer = default_proposer(name)  # loaded when boxes are first left out
         elif isinstance(proposer, str):
-            proposer = load_proposer(proposer, **_on_device(model.device))
-        processor = FO1Processor.from_pretrained(folder)
+            place = _on_device(model.device)
+            proposer = load_proposer(proposer, token=token, strict=strict or None, **place)
         return cls(model, processor, proposer, selection=selection)
 
     def selecting(self, selection: Selection) -> "FO1":
@@ -537,6 +552,9 @@ def _found_in(
         seen += proposer.propose(crops, queries=queries)
     return dict(zip(areas, seen, strict=True))
 
+
+_LOADING = ("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer")
+"""What `FO1.from_pretrained` takes beside the options of the model."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Devices that are none, but ways to use all of them."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from vlm_fo1.app.examples import examples
 from vlm_fo1.app.follow import StillTracker
 from vlm_fo1.app.jobs import Jobs, StoppedError, Watched
 from vlm_fo1.app.limits import Limits, drawn
-from vlm_fo1.app.models import AUTO, Choice, Shelf
+from vlm_fo1.app.models import AUTO, Choice, Loading, Shelf
 from vlm_fo1.app.views import Kept, Look
 from vlm_fo1.errors import (
     BoxError,
@@ -325,6 +326,29 @@ def shelf_of(*args, **options):
         return name
 
     return Shelf(*args, load_model=load, **options), loads
+
+
+def test_what_is_loaded_on_a_page_gets_its_revision_token_and_strictness(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "vlm_fo1.app.models.load_proposer",
+        lambda name, **how: asked.append((name, how)) or Stub(),
+    )
+    loading = Loading(dtype="bfloat16", revision="v1", token="hf_x", strict=True)
+    shelf = Shelf(
+        ["a"],
+        ["upn:b"],
+        loading=loading,
+        load_model=lambda name, **how: asked.append((name, how)) or SimpleNamespace(),
+    )
+    shelf.fo1(shelf.choice(), proposing=False)
+    shelf.proposer(shelf.choice())
+    both = {"device": None, "token": "hf_x", "strict": True}
+    assert asked == [
+        ("a", {**both, "dtype": "bfloat16", "revision": "v1"}),
+        ("upn:b", both),
+    ]
+    assert "hf_x" not in repr(loading)
 
 
 def test_a_model_is_loaded_once_however_many_ask():

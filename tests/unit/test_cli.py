@@ -292,6 +292,19 @@ def with_proposer(run, fo1, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize("words", [["--token", "hf_x"], []], ids=["typed", "from HF_TOKEN"])
+def test_token_revision_and_strictness_reach_the_loading(run, fo1, monkeypatch, words):
+    asked = []
+    monkeypatch.setattr(
+        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **how: asked.append(how) or fo1
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_y" if words else "hf_x")
+    typed = ["--revision", "v1", "--strict", *words, *SHORT]
+    assert run("ask", picture("a.png"), "Is it ripe?", *typed).exit_code == 0
+    (how,) = asked
+    assert (how["revision"], how["token"], how["strict"]) == ("v1", "hf_x", True)
+
+
 @pytest.mark.parametrize("name", ASKING)
 def test_every_command_takes_its_boxes_from_a_proposer(with_proposer, stub, name):
     words = [name, picture("a.png"), *ASKING[name][0], "--proposer", "stub", *SHORT, "--json"]

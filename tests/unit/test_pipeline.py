@@ -554,6 +554,15 @@ def test_an_unknown_proposer_is_refused_by_name():
         FO1.from_pretrained("tiny", proposer="upm:weights.pth")
 
 
+def test_the_loading_of_a_model_tells_its_proposer_token_and_strictness(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "vlm_fo1.pipeline.load_proposer", lambda name, **how: asked.append((name, how))
+    )
+    FO1.from_pretrained("tiny", proposer="upn:x", token="hf_x", strict=True, device="cpu")
+    assert asked == [("upn:x", {"device": "cpu", "token": "hf_x", "strict": True})]
+
+
 # --- match ---------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.errors import ConfigError
@@ -26,6 +26,20 @@ class Choice:
     device: str = AUTO
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How everything on a page is loaded."""
+
+    dtype: str | None = None
+    """Of the models' weights."""
+    revision: str | None = None
+    """Branch, tag or commit of the models; a proposer has its own after ``@``."""
+    token: str | None = field(default=None, repr=False)
+    """Of the Hub, for gated and private repositories."""
+    strict: bool = False
+    """Refuse weights with tensors that are not used."""
+
+
 class Shelf:
     """Models and proposers by name, for many users at once.
 
@@ -33,7 +47,7 @@ class Shelf:
         models: What `FO1.from_pretrained` takes; the first is the one a page starts with.
         proposers: What `load_proposer` takes; without any, the one that comes with the first model.
         devices: Where to load to; without any, CUDA where there is one.
-        dtype: Of the weights.
+        loading: How they are loaded.
         load_model: Loads a model; another one is for tests.
 
     Raises:
@@ -46,7 +60,7 @@ class Shelf:
         proposers: Sequence[str] = (),
         devices: Sequence[str] = (),
         *,
-        dtype: str | None = None,
+        loading: Loading | None = None,
         load_model: "Callable[..., FO1] | None" = None,
     ) -> None:
         own = default_proposer(models[0]) if models and not proposers else None
@@ -63,7 +77,7 @@ class Shelf:
                 raise ConfigError(f"--{kind} {sorted(twice)[0]} was given twice: name it once")
         if not self.models:
             raise ConfigError("a page needs a model: pass --model, or leave it out for 'tiny'")
-        self.dtype = dtype
+        self.loading = loading or Loading()
         self._load_model = load_model or _load_model
         self._lock = threading.Lock()
         self._locks: dict[tuple[str, str, str], threading.Lock] = {}
@@ -182,10 +196,11 @@ class Shelf:
                     self._loading.discard(key)
 
     def _model(self, name: str, device: str) -> Any:
-        return self._load_model(name, device=_device(device), dtype=self.dtype)
+        return self._load_model(name, device=_device(device), **asdict(self.loading))
 
     def _proposer(self, name: str, device: str) -> Any:
-        options: dict[str, Any] = {"device": _device(device)}
+        options: dict[str, Any] = {"device": _device(device), "token": self.loading.token}
+        options["strict"] = self.loading.strict or None
         if name.partition(":")[0] == "sam3":
             from vlm_fo1.segmenting import ON_IMAGES, ON_VIDEO
 

@@ -235,6 +235,8 @@ def _load(options: Shared, errors: Console) -> "FO1":
         device=options.device,
         dtype=options.dtype,
         revision=options.revision,
+        token=options.token,
+        strict=options.strict,
     )
     if options.image_size is not None:
         fo1 = fo1.seeing(options.image_size)

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from vlm_fo1.cli import options
+
 
 def command(
     host: Annotated[str, typer.Argument(help="The host VLM: its folder or Hub id.")],
@@ -30,6 +32,7 @@ def command(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the host.", show_default=False)
     ] = None,
+    token: options.Token = None,
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float32, ..., or auto for the host's own.")
     ] = "auto",
@@ -45,7 +48,9 @@ def command(
     _check_free(out)
     console = Console(stderr=True)
     with _reasons_told(console), console.status("grafting"):
-        count = _graft(host, out, auxiliary, auxiliary_weights, revision, dtype, max_regions, seed)
+        count = _graft(
+            host, out, auxiliary, auxiliary_weights, revision, token, dtype, max_regions, seed
+        )
     console.print(f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True)
 
 
@@ -71,6 +76,7 @@ def _graft(
     auxiliary: str | None,
     auxiliary_weights: str | None,
     revision: str | None,
+    token: str | None,
     dtype: str,
     max_regions: int,
     seed: int,
@@ -81,21 +87,18 @@ def _graft(
         CheckpointError: The host comes without a tokenizer, or see `graft`.
     """
     import torch
-    from transformers import AutoTokenizer
 
     from vlm_fo1.errors import CheckpointError
     from vlm_fo1.markup import Vocabulary
-    from vlm_fo1.model.graft import graft, load_host
+    from vlm_fo1.model.graft import check_host, graft, load_host
     from vlm_fo1.model.weights import resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
+    from vlm_fo1.processing.tokenizer import load_tokenizer
     from vlm_fo1.settings import read_object
 
-    folder = resolve_folder(host, revision=revision)
+    folder = resolve_folder(host, check=check_host, revision=revision, token=token)
+    tokenizer = load_tokenizer(folder)
     host_model = load_host(folder, dtype=dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer of {host} cannot be loaded: {error}") from error
     vocabulary = Vocabulary(max_regions=max_regions)
     torch.manual_seed(seed)
     model = graft(

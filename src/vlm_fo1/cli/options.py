@@ -69,6 +69,22 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a Hub id.", show_default=False)
 ]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HF_TOKEN",
+        help="Access token for gated and private repositories of the Hub. `hf auth login` keeps it "
+        "out of the command line.",
+        show_default="that of `hf auth login`",
+        show_envvar=True,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse weights with tensors that are not used, instead of a warning."
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="cuda, cuda:1, cpu, or auto to spread.", show_default="cuda if there is one"),
@@ -140,6 +156,8 @@ class Shared:
     fresh: Fresh = False
     model: Model = "tiny"
     revision: Revision = None
+    token: Token = None
+    strict: Strict = False
     device: Device = None
     dtype: Dtype = None
     image_size: ImageSize = None

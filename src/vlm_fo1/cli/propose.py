@@ -84,6 +84,9 @@ def command(
         ),
     ] = None,
     fresh: options.Fresh = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
@@ -105,8 +108,13 @@ def command(
         as_json=as_json,
         save=save,
         fresh=fresh,
-        device=device,
-        dtype=dtype,
+        loading={
+            "revision": revision,
+            "token": token,
+            "strict": strict or None,
+            "device": device,
+            "dtype": dtype,
+        },
     )
     _run(job)
 
@@ -128,8 +136,8 @@ class Job:
     as_json: bool
     save: Path | None
     fresh: bool
-    device: str | None
-    dtype: str | None
+    loading: dict[str, Any]
+    """For `load_proposer`; what is None was not said."""
 
     @property
     def lines(self) -> Path | None:
@@ -214,10 +222,8 @@ def _prepare(job: Job, errors: Console) -> _Tools:
         truth = CocoTruth(job.recall) if job.recall else None
         if truth is not None and truth.strays:
             errors.print(Text(f"{job.recall}: {truth.strays}", style="yellow"), soft_wrap=True)
-        options = {"device": job.device, "dtype": job.dtype}
-        proposer = load_proposer(
-            job.proposer, **{key: value for key, value in options.items() if value is not None}
-        )
+        said = {key: value for key, value in job.loading.items() if value is not None}
+        proposer = load_proposer(job.proposer, **said)
         check_queries(proposer.name, job.queries, needed=proposer.takes_queries)
         if job.cache is not None:
             proposer = CachedProposer(proposer, job.cache, max_bytes=job.cache_bytes)

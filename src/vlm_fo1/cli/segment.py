@@ -40,6 +40,8 @@ def command(
     fresh: options.Fresh = False,
     model: options.Model = "tiny",
     revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_new_tokens: options.Tokens = MAX_NEW_TOKENS,
@@ -55,9 +57,11 @@ def command(
         pictures = find_pictures(image, errors, aside=out)
         drawings = plan_drawings(out, pictures)
         question = {"task": "segment", "phrase": phrase, "query": query, "tokens": max_new_tokens}
+        how = {"device": device, "dtype": dtype, "token": token}
+        about = {"revision": revision, "strict": strict}
         with AnswerFile(save, [question, proposer, model, revision, dtype], fresh=fresh) as file:
             todo = [path for path in pictures if str(path) not in file.finished]
-            ask = _asker(proposer, model, revision, device, dtype, errors) if todo else None
+            ask = _asker(proposer, model, errors, how, about) if todo else None
 
             def answered(path: Path) -> "Answer":
                 assert ask is not None
@@ -87,16 +91,15 @@ def command(
 def _asker(
     proposer: str,
     model: str,
-    revision: str | None,
-    device: str | None,
-    dtype: str | None,
     errors: Console,
+    how: dict[str, Any],
+    about: dict[str, Any],
 ) -> "Callable[..., Answer]":
     """Loads what is needed; the rest of `segmenting.segment` is for each picture."""
     from vlm_fo1.segmenting import ON_IMAGES
 
-    offering = load_offering(proposer, device, dtype, errors, least=ON_IMAGES.unsure_min_score)
-    fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
+    offering = load_offering(proposer, **how, errors=errors, least=ON_IMAGES.unsure_min_score)
+    fo1 = load_fo1(model, errors, **how, **about)
     from vlm_fo1.segmenting import segment
 
     return partial(segment, fo1, offering)

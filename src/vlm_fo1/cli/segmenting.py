@@ -33,13 +33,19 @@ Query = Annotated[
 
 
 def load_offering(
-    name: str, device: str | None, dtype: str | None, errors: Console, *, least: float
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    token: str | None,
+    errors: Console,
+    *,
+    least: float,
 ) -> "Proposer":
     """The proposer; one of SAM 3 leaves out what scores less, which saves making its masks."""
     with errors.status(Text(f"loading {name}")):
         from vlm_fo1.proposers.base import load_proposer
 
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "token": token}
         if name.partition(":")[0] == "sam3":
             options["min_score"] = least
         return load_proposer(name, **options)

@@ -62,6 +62,8 @@ def command(
     fresh: options.Fresh = False,
     model: options.Model = "tiny",
     revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_new_tokens: options.Tokens = MAX_NEW_TOKENS,
@@ -81,10 +83,11 @@ def command(
         from vlm_fo1.video.track import Models, track_video
 
         def load() -> Models:
+            how: dict[str, Any] = {"device": device, "dtype": dtype, "token": token}
             least = ON_VIDEO.unsure_min_score
-            offering = load_offering(proposer, device, dtype, errors, least=least)
-            following = _load_tracker(tracker, offering, device, dtype, errors)
-            fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
+            offering = load_offering(proposer, **how, errors=errors, least=least)
+            following = _load_tracker(tracker, offering, how, errors)
+            fo1 = load_fo1(model, errors, revision=revision, strict=strict, **how)
             return Models(fo1=fo1, proposer=offering, tracker=following)
 
         with _bars(errors) as on_progress:
@@ -143,8 +146,7 @@ def _bars(errors: Console) -> Iterator[Callable[[str, int, int | None], None]]:
 def _load_tracker(
     tracker: str | None,
     proposer: "Proposer",
-    device: str | None,
-    dtype: str | None,
+    how: dict[str, Any],
     errors: Console,
 ) -> Any:
     from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
@@ -153,7 +155,7 @@ def _load_tracker(
         if tracker is None:
             assert isinstance(proposer, SAM3Proposer)
             return SAM3Tracker.beside(proposer)
-        return SAM3Tracker.from_pretrained(tracker, device=device, dtype=dtype)
+        return SAM3Tracker.from_pretrained(tracker, **how)
 
 
 def _conclude(report: "VideoReport", files: list[Path], errors: Console) -> None:

@@ -112,7 +112,7 @@ class Collator:
                 )
             else:
                 prompt = self._later_prompt(question)
-            answer = [*self._tokenise(self._spelt(turn.answer)), stop]
+            answer = [*self._tokenise(self._disarmed(self._spelt(turn.answer))), stop]
             if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
                 self.max_tokens
             ):
@@ -131,10 +131,8 @@ class Collator:
     def pad(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Rows of one length: (rows, T) ``input_ids``, ``attention_mask`` and ``labels``."""
         longest = max(len(row.input_ids) for row in rows)
-        pad = self.processor.tokenizer.pad_token_id
-        fill = self.processor.stop_token_id if pad is None else pad
         shape = (len(rows), longest)
-        ids = torch.full(shape, fill, dtype=torch.int64)
+        ids = torch.full(shape, self.processor.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.int64)
         labels = torch.full(shape, IGNORED, dtype=torch.int64)
         for index, row in enumerate(rows):
@@ -159,13 +157,13 @@ class Collator:
             pattern, lambda found: own.tag(int(found[1])) if found[1] else tokens[found[0]], text
         )
 
-    def _disarmed(self, question: str) -> str:
-        """The question with its region tags and no other control token."""
-        vocabulary, tokenizer = self.processor.vocabulary, self.processor.tokenizer
+    def _disarmed(self, text: str) -> str:
+        """A question or an answer with its markup of regions and no other control token."""
+        vocabulary = self.processor.vocabulary
         own = [token for token in vocabulary.special_tokens() if token != vocabulary.region_feature]
         pattern = "|".join(map(re.escape, sorted(own, key=len, reverse=True)))
-        special = sorted({*tokenizer.all_special_tokens, self.processor.chat.stop_token} - {*own})
-        parts = re.split(f"({pattern})", question)
+        special = self.processor.reserved_tokens()
+        parts = re.split(f"({pattern})", text)
         parts[::2] = [neutralise(part, vocabulary, special) for part in parts[::2]]
         return "".join(parts)
 

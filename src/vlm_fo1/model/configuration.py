@@ -5,6 +5,7 @@ strides, token names and image handling stand here, so another host or a success
 is a configuration. `from_released` reads the flat ``omchat_qwen2_5_vl`` files.
 """
 
+import copy
 import logging
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLConfig
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.markup import RELEASED
+from vlm_fo1.markup import RELEASED, flat_released, released_region_token_id
 
 logger = logging.getLogger(__name__)
 
@@ -242,16 +243,20 @@ def from_released(values: dict[str, Any]) -> FO1Config:
 
     Args:
         values: The contents of a ``config.json`` with ``model_type: omchat_qwen2_5_vl``. Paths in
-            it (``mm_vision_tower``) are names, never opened.
+            it (``mm_vision_tower``) are names, never opened. The values of the language model may
+            stand in ``text_config``, as newer versions of transformers write them.
 
     Returns:
         The same model as our configuration.
 
     Raises:
-        ConfigError: An option that no released checkpoint uses, or sizes that contradict.
+        ConfigError: An option that no released checkpoint uses, sizes that contradict, or none.
 
     Source: REFERENCE, "The model".
     """
+    values = flat_released(values)
+    if "hidden_size" not in values:
+        raise ConfigError("config.json lacks hidden_size, the width of the language model")
     for name, needed in _FIXED_OPTIONS.items():
         if values.get(name, needed) != needed:
             raise ConfigError(
@@ -274,7 +279,7 @@ def from_released(values: dict[str, Any]) -> FO1Config:
         image_connector=values.get("mm_projector_type", "linear"),
         region_connector=values.get("mm_projector_aux_type", "linear"),
         image_token_id=values.get("image_token_id", 151655),
-        region_token_id=values.get("region_token_id"),
+        region_token_id=released_region_token_id(values),
         vocabulary={**RELEASED.to_dict(), "max_regions": values.get("mm_num_region_tokens", 100)},
         auxiliary_image={
             "size": values.get("aux_image_size", 768),
@@ -308,7 +313,7 @@ _TEXT_KEYS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "hidden_act"),
     *("num_attention_heads", "num_key_value_heads", "attention_dropout", "rms_norm_eps"),
     *("use_sliding_window", "sliding_window", "max_window_layers", "max_position_embeddings"),
-    *("rope_theta", "rope_scaling", "initializer_range", "use_cache"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "initializer_range", "use_cache"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
 _TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -320,7 +325,7 @@ def _host(values: dict[str, Any]) -> Qwen2_5_VLConfig:
     vision |= {key: given[key] for key in (*_VISION_KEYS, "out_hidden_size") if key in given}
     return Qwen2_5_VLConfig(
         vision_config=vision,
-        text_config={key: values[key] for key in _TEXT_KEYS if key in values},
+        text_config=copy.deepcopy({key: values[key] for key in _TEXT_KEYS if key in values}),
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         **{key: values[key] for key in _TOKEN_KEYS if key in values},
     )

@@ -14,17 +14,15 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.hub import CONFIG_FILE
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config, davit_sizes, pyramid_strides
 from vlm_fo1.model.generation import without_penalties
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.model.weights import (
-    compare_shapes,
-    read_florence_tower,
-    resolve_folder,
-)
+from vlm_fo1.model.weights import read_florence_tower, resolve_folder
 from vlm_fo1.settings import read_object
+from vlm_fo1.tensors import check_fit
 
 
 def graft(
@@ -97,7 +95,7 @@ def graft(
     for part in (model.auxiliary, model.region_encoder, model.region_connector):
         part.to(device=host.device, dtype=host.dtype)
     if tower is not None:
-        _load_tower(model.auxiliary.tower, tower)
+        _load_tower(model.auxiliary.tower, tower, str(auxiliary_weights))
     if host.generation_config is not None:
         model.generation_config = without_penalties(host.generation_config)
     return model.eval()
@@ -159,8 +157,7 @@ def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
         for key in ("revision", "cache_dir", "local_files_only", "token")
         if key in options
     }
-    folder = resolve_folder(name, **hub)
-    find_backbone(str(read_object(folder / "config.json", CheckpointError).get("model_type")))
+    folder = resolve_folder(name, check=check_host, **hub)
     try:
         host, report = cast(
             tuple[PreTrainedModel, dict[str, Any]],
@@ -179,14 +176,27 @@ def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
     return host
 
 
-def _load_tower(tower: nn.Module, state: dict[str, Tensor]) -> None:
+def check_host(folder: Path) -> None:
+    """Refuse a folder whose ``config.json`` is of no host with an adapter.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        ConfigError: There is no adapter for it.
+    """
+    find_backbone(str(read_object(folder / CONFIG_FILE, CheckpointError).get("model_type")))
+
+
+def _load_tower(tower: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load strictly.
 
     Raises:
         CheckpointError: Names or shapes differ.
     """
-    expected = {name: value.shape for name, value in tower.state_dict().items()}
-    problems = compare_shapes({name: value.shape for name, value in state.items()}, expected)
-    if problems:
-        raise CheckpointError(f"the auxiliary weights do not fit the auxiliary tower: {problems}")
+    check_fit(
+        {name: value.shape for name, value in state.items()},
+        {name: value.shape for name, value in tower.state_dict().items()},
+        source=source,
+        network="the auxiliary tower",
+        strict=True,
+    )
     tower.load_state_dict(state)

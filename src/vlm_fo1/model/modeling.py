@@ -209,7 +209,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) with ``config.image_token_id`` once per merged image token and
                 ``config.region_token_id`` once per region.
-            attention_mask: (B, T), 0 on padding.
+            attention_mask: (B, T), 0 on padding: a placeholder there is none.
             encoded: The images of all rows, in reading order; None for text alone.
 
         Returns:
@@ -220,6 +220,11 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         is_image = input_ids == self.config.image_token_id
         is_region = input_ids == self.config.region_token_id
+        if attention_mask is not None:  # a tokenizer may pad with a placeholder
+            is_image, is_region = (
+                is_image & attention_mask.bool(),
+                is_region & attention_mask.bool(),
+            )
         check_counts(
             is_image.sum(-1).tolist(),
             is_region.sum(-1).tolist(),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
@@ -13,6 +13,7 @@ from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
 from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
 from vlm_fo1.processing.image import FO1ImageProcessor
 from vlm_fo1.processing.released import read_released
+from vlm_fo1.processing.tokenizer import load_tokenizer
 from vlm_fo1.prompts import checked_text
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -68,6 +69,11 @@ class FO1Processor(ProcessorMixin):
         self.image_token_id = image_token_id
         self.region_token_id = region_token_id
         self.stop_token_id = self._id_of(self.chat.stop_token, None)
+        pad = tokenizer.pad_token_id
+        self.pad_token_id: int = (
+            self.stop_token_id if pad in {None, image_token_id, region_token_id} else pad
+        )
+        """What fills the shorter rows of a batch: never a placeholder, as some tokenizers have."""
         for token in self.chat.control_tokens():
             self._only_id(token, "chat has it: name the tokens of this tokenizer there")
         if image_processor.max_regions != self.vocabulary.max_regions:
@@ -95,7 +101,8 @@ class FO1Processor(ProcessorMixin):
             A new processor.
 
         Raises:
-            CheckpointError: Neither kind of folder.
+            CheckpointError: Neither kind of folder, or its tokenizer cannot be loaded.
+            MissingExtraError: The tokenizer needs a package that is not installed.
         """
         source = str(pretrained_model_name_or_path)
         hub = {key: options[key] for key in _HUB_KEYS if options.get(key) is not None}
@@ -106,8 +113,7 @@ class FO1Processor(ProcessorMixin):
         else:
             image_processor, values = read_released(source, hub)
         values |= {key: options[key] for key in _SAVED_KEYS if key in options}
-        # An empty configuration: the tokenizer's own files decide, the model's are not read.
-        tokenizer = AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub)
+        tokenizer = load_tokenizer(source, **hub)
         return cls(options.get("image_processor", image_processor), tokenizer, **values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -312,6 +318,10 @@ class FO1Processor(ProcessorMixin):
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         special |= {*self.tokenizer.all_special_tokens, self.chat.image_token, self.chat.stop_token}
+        stands_in = self.tokenizer.convert_ids_to_tokens(
+            [self.image_token_id, self.region_token_id]
+        )
+        special |= {token for token in stands_in if token}
         return sorted(special - {*self.vocabulary.special_tokens()})
 
     def _pieces(self, question: str, count: int, image: bool) -> list[str]:
@@ -358,10 +368,8 @@ class FO1Processor(ProcessorMixin):
         masks = [[1] * len(row) for row in rows]
         longest = max(map(len, rows))
         if padding:
-            pad = self.tokenizer.pad_token_id
-            fill = self.stop_token_id if pad is None else pad
             masks = [[0] * (longest - len(mask)) + mask for mask in masks]
-            rows = [[fill] * (longest - len(row)) + row for row in rows]
+            rows = [[self.pad_token_id] * (longest - len(row)) + row for row in rows]
         if return_tensors is None:
             return {"input_ids": rows, "attention_mask": masks}
         if any(len(row) != longest for row in rows):

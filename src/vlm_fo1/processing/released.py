@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from vlm_fo1.errors import CheckpointError
-from vlm_fo1.markup import Vocabulary
+from vlm_fo1.hub import first_line, problem_of
+from vlm_fo1.markup import Vocabulary, flat_released, released_region_token_id
 from vlm_fo1.processing.image import FO1ImageProcessor, qwen_primary
 
 MODEL_TYPES = ("omchat_qwen2_5_vl",)
@@ -28,28 +29,24 @@ def read_released(source: str, hub: Mapping[str, Any]) -> tuple[FO1ImageProcesso
 
     Returns:
         The image processor, and ``vocabulary``, ``image_token_id`` (None if the file names none)
-        and ``region_token_id`` (the last embedding row, which no text uses, unless the file names
-        one).
+        and ``region_token_id`` (see `markup.released_region_token_id`).
 
     Raises:
         CheckpointError: No config.json, one of another `model_type`, or none of the numbers that
             `region_token_id` comes from.
     """
-    config = _read_config(source, hub)
+    config = flat_released(_read_config(source, hub))
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise CheckpointError(
             f"{source} has no processor_config.json of ours and its model_type is {kind!r}: pass a "
             f"folder saved by FO1Processor.save_pretrained, or a released one ({MODEL_TYPES[0]})"
         )
-    region_token_id = config.get("region_token_id")
+    region_token_id = released_region_token_id(config)
     if region_token_id is None:
-        vocab_size = config.get("vocab_size", _part(config, "text_config").get("vocab_size"))
-        if vocab_size is None:
-            raise CheckpointError(
-                f"config.json of {source} has neither region_token_id nor vocab_size: add one"
-            )
-        region_token_id = vocab_size - 1
+        raise CheckpointError(
+            f"config.json of {source} has neither region_token_id nor vocab_size: add one"
+        )
     vocabulary = Vocabulary(
         max_regions=config.get("mm_num_region_tokens") or Vocabulary().max_regions
     )
@@ -90,8 +87,11 @@ def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _read_config(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     try:
         config = PreTrainedConfig.get_config_dict(source, **hub)[0]
-    except OSError as error:
-        raise CheckpointError(f"{source} is not a checkpoint: {error}") from error
+    except (OSError, ValueError) as error:
+        problem = problem_of(source, error, revision=hub.get("revision"))
+        raise CheckpointError(
+            problem or f"{source} is not a checkpoint: {first_line(error)}"
+        ) from error
     if all(key.startswith("_") for key in config):  # what transformers gives for a missing file
         raise CheckpointError(
             f"{source} is not a checkpoint: it has neither processor_config.json nor config.json"

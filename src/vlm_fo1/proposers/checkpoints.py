@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.hub import first_line, problem_of
 
 
 def placed(
@@ -78,7 +79,12 @@ def check_report(source: str, model: Any, report: dict[str, Any]) -> None:
         )
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def reason_of(source: str, error: Exception, revision: str | None = None) -> str:
+    """Why a checkpoint of transformers cannot be loaded, in one line.
+
+    Args:
+        source: Its folder or Hub id.
+        error: What loading it raised.
+        revision: That was asked for.
+    """
+    return problem_of(source, error, revision=revision) or first_line(error)

@@ -96,6 +96,7 @@ class DetectorProposer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
         **options: Any,
     ) -> "DetectorProposer":
         """Load a detector.
@@ -105,6 +106,7 @@ class DetectorProposer:
             device: By default CUDA where there is one.
             dtype: Of the weights; by default float32 on the CPU, else as saved.
             revision: Branch, tag or commit of a Hub id.
+            token: For gated and private repositories.
             **options: Of the class.
 
         Raises:
@@ -113,7 +115,7 @@ class DetectorProposer:
             MissingExtraError: It needs a package that is not installed.
         """
         source = {"": CLOSED_SET, "zero-shot": ZERO_SHOT}.get(argument, argument)
-        parts = load_detector(source, device=device, dtype=dtype, revision=revision)
+        parts = load_detector(source, device=device, dtype=dtype, revision=revision, token=token)
         return cls(*parts, **options)
 
     @property

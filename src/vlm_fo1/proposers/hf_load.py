@@ -17,8 +17,9 @@ from transformers import (
 
 from vlm_fo1._extras import require
 from vlm_fo1.errors import CheckpointError, ConfigError, MissingExtraError
+from vlm_fo1.hub import first_line
 from vlm_fo1.proposers.base import DEFAULT_SELECTION
-from vlm_fo1.proposers.checkpoints import check_report, first_line, placed
+from vlm_fo1.proposers.checkpoints import check_report, placed, reason_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ _FAMILIES = {
 _REFUSED = {"rf_detr": "its image processor needs torchvision"}
 _TIMM = (
     "its backbone is one of timm, which brings torchvision and is not used here; take a revision "
-    "without (facebook/detr-resnet-50 has one: revision='no_timm'), or another detector"
+    "without (there is one: hf:facebook/detr-resnet-50@no_timm), or another detector"
 )
 _UNREADABLE = (SafetensorError, UnpicklingError, OSError, ValueError, RuntimeError, KeyError)
 
@@ -85,6 +86,7 @@ def load_detector(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    token: str | bool | None = None,
 ) -> tuple[Any, Any, Any]:
     """Model, image processor (the one that works with Pillow) and tokenizer or None.
 
@@ -93,6 +95,7 @@ def load_detector(
         device: By default CUDA where there is one.
         dtype: By default float32 on the CPU, else as saved.
         revision: Branch, tag or commit of a Hub id.
+        token: For gated and private repositories.
 
     Raises:
         CheckpointError: No such checkpoint, a file of it that is broken, or weights of another
@@ -101,11 +104,13 @@ def load_detector(
         MissingExtraError: It needs a package that is not installed.
     """
     device, dtype = placed(device, dtype)
+    hub: dict[str, Any] = {"revision": revision, "token": token}
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError, KeyError) as error:
+        reason = reason_of(source, error, revision)
         raise CheckpointError(
-            f"{source} holds no detector of transformers: {first_line(error)}; name a folder with "
+            f"{source} holds no detector of transformers: {reason}; name a folder with "
             "config.json and weights, or a Hub id such as PekingU/rtdetr_v2_r50vd"
         ) from error
     except ImportError as error:
@@ -121,18 +126,18 @@ def load_detector(
     )
     try:
         model, report = model_class.from_pretrained(
-            source, config=config, revision=revision, dtype=dtype, output_loading_info=True
+            source, config=config, dtype=dtype, output_loading_info=True, **hub
         )
-        image_processor = AutoImageProcessor.from_pretrained(
-            source, revision=revision, backend="pil"
-        )
+        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
         tokenizer = None
         if family.takes_names:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
     except ImportError as error:
         raise MissingExtraError(_missing(source, error)) from error
     except _UNREADABLE as error:
-        raise CheckpointError(f"{source} cannot be loaded: {first_line(error)}") from error
+        raise CheckpointError(
+            f"{source} cannot be loaded: {reason_of(source, error, revision)}"
+        ) from error
     check_report(source, model, report)
     return model.to(device), image_processor, tokenizer
 

@@ -66,7 +66,7 @@ def make_collator(model: str, max_tokens: int) -> Collator:
     Raises:
         CheckpointError: There is no such checkpoint.
     """
-    return Collator(FO1Processor.from_pretrained(resolve_folder(model)), max_tokens)
+    return Collator(FO1Processor.from_pretrained(resolve_folder(model, weights=False)), max_tokens)
 
 
 def assemble(config: TrainConfig) -> Parts:
@@ -79,7 +79,7 @@ def assemble(config: TrainConfig) -> Parts:
         CheckpointError: There is no such checkpoint.
         ConfigError: A mixture cannot be made.
     """
-    start = resolve_folder(config.model.path)
+    start = resolve_folder(config.model.path, check=read_config)
     collator = make_collator(config.model.path, config.data.max_tokens)
     processor = collator.processor
     strict = config.data.on_bad_record == "stop"

@@ -84,16 +84,20 @@ class UPNProposer:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        strict: bool = True,
+        strict: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
         **options: Any,
     ) -> "UPNProposer":
         """Load weights.
 
         Args:
-            argument: A folder or ``upn_large.pth``: see `UPN.from_pretrained`.
+            argument: A folder, ``upn_large.pth`` or a Hub id: see `UPN.from_pretrained`.
             device: ``"cuda"``, ``"cpu"``, ...; CUDA where there is some, else the CPU.
             dtype: ``"float32"`` or ``"bfloat16"``; as saved if left out.
             strict: See `UPN.from_pretrained`.
+            revision: See `UPN.from_pretrained`.
+            token: See `UPN.from_pretrained`.
             **options: What the constructor takes.
 
         Raises:
@@ -106,9 +110,9 @@ class UPNProposer:
             )
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(
-            UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict), **options
-        )
+        hub = {"revision": revision, "token": token}
+        model = UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict, **hub)
+        return cls(model, **options)
 
     @property
     def fingerprint(self) -> str:
