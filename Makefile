@@ -56,7 +56,7 @@ test-newest: $(NEWEST)/.dev ## the same on the newest transformers 5; says when 
 	  "the tokenizers, huggingface-hub, hf-xet and safetensors that came with it in constraints.txt.\n" + newer())'
 
 bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that was taken here
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

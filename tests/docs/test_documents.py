@@ -122,7 +122,13 @@ def run(words: list[str], folder: Path, where: str) -> str:
     done = subprocess.run(
         [*program[words[0]], *words[1:]],
         cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,

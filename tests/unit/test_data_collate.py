@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from tests.helpers_tokenizer import char_tokenizer
 
+from recipes.synthetic import SyntheticConfig, SyntheticSource
 from vlm_fo1.data import Example, Turn
 from vlm_fo1.data.collate import IGNORED, Collator
-from vlm_fo1.data.scenes import SceneConfig, ScenesSource
 from vlm_fo1.errors import DataError
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
@@ -128,8 +128,8 @@ def test_records_are_learnt_in_the_spelling_of_the_model():
     assert "region" not in read
 
 
-def test_scenes_collate(processor):
-    source = ScenesSource(SceneConfig(objects=(2, 4), no_regions=0.3), 0)
+def test_synthetic_images_collate(processor):
+    source = SyntheticSource(SyntheticConfig(objects=(2, 4), no_regions=0.3), 0)
     batch = Collator(processor)([source.example(index) for index in range(4)])
     for row, boxes in zip(batch["input_ids"], batch["region_boxes"], strict=True):
         assert int((row == processor.region_token_id).sum()) == len(boxes)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes.synthetic.__main__ import main as render_synthetic
 from vlm_fo1.cli.data import app
 from vlm_fo1.data import Example, Turn, check_file, read_examples, write_examples
 from vlm_fo1.data.augment import AugmentConfig, augment, renumbered
@@ -188,7 +190,9 @@ def test_augmentation_that_cannot_be_is_refused():
 
 def test_the_commands_render_check_and_show(tmp_path):
     run = CliRunner()
-    made = run.invoke(app, ["scenes", str(tmp_path / "s"), "--count", "2", "--kinds", "5"])
+    render = typer.Typer()
+    render.command()(render_synthetic)
+    made = run.invoke(render, [str(tmp_path / "s"), "--count", "2", "--kinds", "5"])
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout.splitlines()[-1])["images"] == 2
     file = tmp_path / "s" / "records.jsonl"

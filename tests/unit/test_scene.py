@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from tests.helpers_script import say
 from tests.helpers_tiny import with_a_hundred_numbers
+from vlm_fo1.data.scenes.kinds import KINDS
+from vlm_fo1.train.tiny.recipe import MAX_LABELS
 
 from vlm_fo1 import FO1
-from vlm_fo1.data.scenes.kinds import KINDS
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.model.generation import REPEATED_TOKENS, RepeatsItself
 from vlm_fo1.prompts import MAX_NEW_TOKENS
 from vlm_fo1.scene import Scene
-from vlm_fo1.train.tiny.recipe import MAX_LABELS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
 OTHER = Image.new("RGB", (56, 84), "red")

@@ -12,6 +12,8 @@ from tests.helpers_tokenizer import char_tokenizer
 from tests.helpers_training import tiny_config
 from typer.testing import CliRunner
 
+from recipes.synthetic import SyntheticConfig, SyntheticSource
+from recipes.synthetic.export import write_images
 from vlm_fo1.cli.main import app
 from vlm_fo1.lines import lock_file
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
@@ -212,8 +214,8 @@ def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path
         for change in ("steps=2", "batch_size=2", "warmup_steps=1")
         for item in ("--set", f"stages.0.{change}")
     ]
+    write_images(SyntheticSource(SyntheticConfig()), Path("mine"), range(6))
     for command in (
-        ["data", "scenes", "mine", "--count", "6"],
         ["data", "check", config, "--count", "20"],
         ["data", "show", config, "--out", "look.png", "--count", "2"],
         ["train", config, "--out", "runs/mine", *short],

@@ -1,6 +1,5 @@
-"""`fo1 data`: look at training records, check files of them, and render scenes."""
+"""`fo1 data`: look at training records, and check files of them."""
 
-import json
 from dataclasses import dataclass
 from itertools import islice
 from operator import length_hint
@@ -20,7 +19,7 @@ from vlm_fo1.lines import writing
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Look at training records, check them, render scenes.",
+    help="Look at training records, check them.",
 )
 
 _FILE = Annotated[
@@ -177,48 +176,3 @@ def _checked(
     records = track(check(parts, collate, count), "checking", total, console=errors, transient=True)
     problems = dict.fromkeys(str(bad) for bad in records if bad is not None)
     return list(problems), list(dict.fromkeys(note for part in parts for note in part.notes))
-
-
-@app.command()
-def scenes(
-    out: Annotated[
-        Path, typer.Argument(help="Folder to write: images/, coco.json, records.jsonl.")
-    ],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
-    sprites: Annotated[
-        Path | None,
-        typer.Option(
-            help="Sprite folder (python -m vlm_fo1.data.scenes.build); else drawn shapes."
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None, typer.Option(help="Drawing style; may be repeated. All but held out.")
-    ] = None,
-    objects: Annotated[
-        tuple[int, int], typer.Option(help="Least and greatest number of things.")
-    ] = (4, 14),
-    kinds: Annotated[int | None, typer.Option(min=2, help="How many kinds appear.")] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Questions a scene.")] = 6,
-) -> None:
-    """Render scenes with exact truth, as a COCO data set and as training records.
-
-    They are pictures of the kind that the bundled model was trained on.
-    """
-    from vlm_fo1.data.scenes import SceneConfig, ScenesSource
-    from vlm_fo1.data.scenes.export import write_scenes
-
-    errors = Console(stderr=True)
-    with shown(errors):
-        config = SceneConfig(
-            sprites=None if sprites is None else str(sprites),
-            styles=tuple(style or ()),
-            objects=objects,
-            kinds=kinds,
-            turns=(turns, turns),
-        )
-        source = ScenesSource(config, seed)
-        numbers = track(range(count), "rendering", console=errors, transient=True)
-        with writing(out):
-            written = write_scenes(source, out, numbers)
-    typer.echo(json.dumps(written))

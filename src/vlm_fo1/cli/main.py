@@ -22,7 +22,7 @@ COMMANDS = {
     "segment": ("vlm_fo1.cli.segment", "Find what a phrase means, as masks."),
     "video": ("vlm_fo1.cli.video", "Follow what a phrase means through a video, as masks."),
     "app": ("vlm_fo1.cli.app", "Show the page: ask about pictures in a browser."),
-    "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
+    "data": ("vlm_fo1.cli.data", "Look at training records, check them."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is missing, and which weights fit this machine."),
@@ -101,7 +101,7 @@ def about(
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
     may point at come from --box, --boxes or --proposer. Without --model the bundled small model is
-    used, which knows rendered scenes only; `fo1 doctor` says which others fit this machine.
+    used, which knows synthetic images only; `fo1 doctor` says which others fit this machine.
 
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """

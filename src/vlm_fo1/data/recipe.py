@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +11,6 @@ from typing import Any
 
 from vlm_fo1.data.augment import AugmentConfig, AugmentedSource
 from vlm_fo1.data.mixture import Mixture, Part
-from vlm_fo1.data.scenes.config import SceneConfig, changed
-from vlm_fo1.data.scenes.curriculum import CurriculumSource
 from vlm_fo1.data.sources import (
     CocoSource,
     CocoTextSource,
@@ -39,12 +38,12 @@ def make_mixture(
     """A mixture from plain values.
 
     Args:
-        recipe: ``{"sources": [{"type": "scenes", "weight": 3, "name": "scenes", ...}, ...]}``:
-            beside ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument
-            of that source. ``augment`` takes the settings of `AugmentConfig`; without it records
-            stay as they are. ``scenes`` takes the settings of `SceneConfig` and ``curriculum``, a
-            list of steps as in `CurriculumSource`; ``coco`` takes those of `InstanceConfig` under
-            ``questions``.
+        recipe: ``{"sources": [{"type": "coco", "weight": 3, "name": "mine", ...}, ...]}``: beside
+            ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument of
+            that source. ``augment`` takes the settings of `AugmentConfig`; without it records stay
+            as they are. ``coco`` takes those of `InstanceConfig` under ``questions``. A type of
+            the form ``module:function`` is a source of your own: the function gets the other keys
+            as a dict, and the seed.
         seed: Of the draws, and of every source that has none of its own.
         rank: Which shard this is.
         world_size: How many shards there are.
@@ -68,18 +67,13 @@ def _part(entry: Any, number: int, seed: int) -> Part:
     at = f"sources.{number}"
     values = convert(dict[str, Any], entry, at)
     kind = str(values.pop("type", None))
-    if kind not in SOURCES:
-        near = get_close_matches(kind, SOURCES, 1)
-        raise ConfigError(
-            f"source {number} has type {kind!r}: one of {', '.join(SOURCES)} is needed"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+    make = _maker(kind, number)
     name = str(values.pop("name", f"{kind}-{number}"))
     weight = convert(float, values.pop("weight", 1.0), f"{at}.weight")
     own_seed = convert(int, values.pop("seed", seed), f"{at}.seed")
     changes = values.pop("augment", None)
     with item_errors(f"source {number} ({kind})"):
-        source = SOURCES[kind](values, own_seed, at)
+        source = make(values, own_seed, at)
     if changes is not None:
         config = convert(AugmentConfig, changes, f"{at}.augment")
         source = AugmentedSource(source, config, own_seed)
@@ -87,22 +81,45 @@ def _part(entry: Any, number: int, seed: int) -> Part:
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of every file that a recipe names, and of the sprites; by path."""
+    """SHA-256 of every file that a recipe names, by path.
+
+    Of a source of one's own these are the values that name a file.
+    """
     found: dict[str, str] = {}
     for entry in recipe.get("sources", ()):
-        paths = [Path(str(entry[key])) for key in _PATHS if key in entry]
-        if entry.get("type") == "scenes" and entry.get("sprites"):
-            paths.append(Path(str(entry["sprites"])) / "sprites.json")
+        if entry.get("type") in SOURCES:
+            paths = [Path(str(entry[key])) for key in _PATHS if key in entry]
+        else:
+            texts = [value for value in entry.values() if isinstance(value, str | Path)]
+            paths = [path for path in map(Path, texts) if path.is_file()]
         for path in paths:
             with path.open("rb") as file:
                 found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
-def _scenes(values: dict[str, Any], seed: int, at: str) -> Source:
-    del at
-    steps = values.pop("curriculum", ())
-    return CurriculumSource(changed(SceneConfig(), values), steps, seed)
+def _maker(kind: str, number: int) -> "SourceMaker":
+    """What makes a source of this type: one of ours, or a function of somebody's own.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if kind in SOURCES:
+        return SOURCES[kind]
+    module, colon, function = kind.partition(":")
+    if not colon:
+        near = get_close_matches(module, SOURCES, 1)
+        raise ConfigError(
+            f"source {number} has type {kind!r}: one of {', '.join(SOURCES)}, or module:function "
+            "of your own, is needed" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    try:
+        make = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"source {number} has type {kind!r}, which cannot be had: {error}"
+        ) from error
+    return lambda values, seed, _: make(values, seed)
 
 
 def _coco(values: dict[str, Any], seed: int, at: str) -> Source:
@@ -140,9 +157,11 @@ def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
             )
 
 
-SOURCES: Mapping[str, Callable[[dict[str, Any], int, str], Source]] = MappingProxyType(
+SourceMaker = Callable[[dict[str, Any], int, str], Source]
+"""From the settings of a source, a seed and where the settings stand, to the source."""
+
+SOURCES: Mapping[str, SourceMaker] = MappingProxyType(
     {
-        "scenes": _scenes,
         "jsonl": _reader(JsonlSource),
         "coco": _coco,
         "references": _reader(ReferencesSource),

@@ -174,7 +174,7 @@ class BundledProposer:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} is no bundled proposer ({error}): it needs {CONFIG_FILE} and "
-                f"{WEIGHTS_FILE} as python -m vlm_fo1.train.proposer writes them"
+                f"{WEIGHTS_FILE} as python -m recipes.tiny_proposer writes them"
             ) from error
         network = BoxNetwork(config)
         try:
