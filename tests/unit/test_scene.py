@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from tests.helpers_script import say
 from tests.helpers_tiny import with_a_hundred_numbers
-from vlm_fo1.data.scenes.kinds import KINDS
-from vlm_fo1.train.tiny.recipe import MAX_LABELS
 
+from recipes.synthetic.kinds import KINDS
+from recipes.tiny.recipe import MAX_LABELS
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
