@@ -17,7 +17,7 @@ class Script(LogitsProcessor):
         self.prompts: list[list[int]] = []
         self.probabilities: list[float] = []
 
-    def __call__(self, input_ids, scores):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(self, input_ids, scores):
         step = input_ids.shape[1] - len(self.prompts[-1])
         wanted = self.ids[min(step, len(self.ids) - 1)]
         scores = scores.clone()

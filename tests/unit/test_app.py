@@ -339,7 +339,7 @@ def test_what_is_loaded_on_a_page_gets_its_revision_token_and_strictness(monkeyp
         ["a"],
         ["upn:b"],
         loading=loading,
-        load_model=lambda name, **how: asked.append((name, how)) or SimpleNamespace(),
+        load_model=lambda name, **how: asked.append((name, how)) or SimpleNamespace(),  # type: ignore[arg-type]
     )
     shelf.fo1(shelf.choice(), proposing=False)
     shelf.proposer(shelf.choice())

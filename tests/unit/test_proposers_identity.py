@@ -158,7 +158,7 @@ def test_boxes_of_the_stored_size_are_turned_with_the_image_and_it_is_said(orien
     box = [1, 2, 11, 22]
     boxes, note = shown_boxes([box], (40, 30), frame)
     stored = Image.new("L", (40, 30))
-    stored.paste(255, tuple(box))
+    stored.paste(255, (1, 2, 11, 22))
     ways = {
         5: Image.Transpose.TRANSPOSE,
         6: Image.Transpose.ROTATE_270,

@@ -127,7 +127,7 @@ def test_a_label_that_is_none_is_refused_before_the_proposer_and_the_towers(blin
     proposing = FO1(blind.model, blind.processor, Unasked())  # type: ignore[arg-type]
     for ask in (proposing.detect, proposing.count, proposing.refer):
         with pytest.raises(PromptError, match=r"label 1 |label 1 ="):
-            ask(PIXELS, ["cat", label])
+            ask(PIXELS, ["cat", label])  # type: ignore[arg-type]
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(blind):

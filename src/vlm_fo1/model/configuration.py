@@ -61,7 +61,7 @@ class FO1Config(PreTrainedConfig):
 
     model_type = "vlm_fo1"
     __no_type_check__ = True  # as in RegionConfig
-    sub_configs: ClassVar[dict[str, Any]] = {
+    sub_configs: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
         "host_config": AutoConfig,
         "auxiliary_config": Florence2VisionConfig,
         "region_config": RegionConfig,

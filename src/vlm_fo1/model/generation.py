@@ -57,9 +57,7 @@ class RegionTokenProbabilities(LogitsProcessor):
         self.tag_ids = torch.tensor(list(tag_ids))
         self.steps: list[Tensor] = []
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_ids: Tensor, scores: Tensor
-    ) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Called by ``generate`` before each choice with (B, V) scores."""
         del input_ids
         tags = self.tag_ids.to(scores.device)
