@@ -18,7 +18,7 @@ from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.splice import prompt_start
 
 RECORDED = Path(__file__).parents[1] / "data" / "fo1"
-IMAGE, REGION = 255, 299
+IMAGE, REGION = 255, 256  # of videos, which no prompt here holds
 
 
 @cache

@@ -338,8 +338,8 @@ def test_weights_load_in_the_type_asked_for(folder: Path) -> None:
 
 
 def test_a_generation_configuration_in_the_folder_is_used(folder: Path) -> None:
-    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.25}')
-    assert load(folder).generation_config.repetition_penalty == 1.25
+    (folder / "generation_config.json").write_text('{"top_k": 7}')
+    assert load(folder).generation_config.top_k == 7
 
 
 def test_eight_bit_weights_come_through_transformers_quantisation(folder: Path) -> None:

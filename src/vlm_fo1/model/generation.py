@@ -94,7 +94,7 @@ class RepeatsItself(StoppingCriteria):
         self.prompt_length = prompt_length
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_ids: Tensor, scores: Tensor, **kwargs: object
+        self, input_ids: Tensor, scores: Tensor | None, **kwargs: object
     ) -> Tensor:
         """Called by ``generate`` after each step with all ids; (B,) bool, True where it ends."""
         del scores, kwargs
