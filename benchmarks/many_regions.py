@@ -24,8 +24,8 @@ from recipes.synthetic.render import RenderedImage, available_kinds, render
 from recipes.synthetic.sprites import load_sprites
 from recipes.tiny.recipe import RECIPE, read_recipe
 from vlm_fo1 import FO1, Answer
-from vlm_fo1.pipeline import Tile
-from vlm_fo1.structures import Regions
+from vlm_fo1.fo1 import Tile
+from vlm_fo1.regions import Regions
 
 PATHS = ("sprites", "save_pictures")
 """Options that are nobody else's business."""

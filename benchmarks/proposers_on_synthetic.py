@@ -34,12 +34,13 @@ from recipes.synthetic.sprites import load_sprites
 from recipes.tiny.recipe import RECIPE, read_recipe
 from recipes.tiny_proposer import training
 from recipes.tiny_proposer.training import ProposerTraining, style_groups
-from vlm_fo1 import FO1, Answer, load_proposer, settings
+from vlm_fo1 import FO1, Answer, load_proposer
 from vlm_fo1.boxes import iou, xyxy_to_xywh
+from vlm_fo1.config import read
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.proposers.base import selection_of
 from vlm_fo1.proposers.recall import matches
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 ROOT = Path(__file__).parents[1]
 SEED = 30_000  # of no training and no other measurement
@@ -188,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     fo1 = FO1.from_pretrained(options.model, device="cpu")
     ways = {name: asked_with(fo1, name) for name in options.proposers}
-    kind = settings.read(training.RECIPE, ProposerTraining).image_configs(options.sprites)[0]
+    kind = read(training.RECIPE, ProposerTraining).image_configs(options.sprites)[0]
     sprites = load_sprites(options.sprites)
     known_kinds = tuple(read_recipe(RECIPE).images["kinds"])
     rows: list[dict[str, Any]] = []

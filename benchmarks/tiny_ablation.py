@@ -44,7 +44,7 @@ from recipes.tiny.seen import Seen, read
 from recipes.tiny.speak import right_by_task
 from recipes.tiny.tower_training import put_back, train_towers
 from recipes.tiny.towers import BOTH, Tower, attend_at_once, encode
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.metrics import read_log
 from vlm_fo1.train.stop import Stop, stop_on_signals
 
 ROOT = Path(__file__).parents[1]

@@ -27,11 +27,12 @@ from recipes.synthetic.sprites import load_sprites
 from recipes.synthetic.view import View, brief
 from recipes.tiny.recipe import Recipe, read_recipe
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Question, Task, ask_labels, ask_regions
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task, ask_labels, ask_regions
 
 
 @dataclass

@@ -26,11 +26,12 @@ from recipes.synthetic.sprites import load_sprites
 from recipes.tiny_proposer.data import fresh_images
 from recipes.tiny_proposer.loss import recall_and_precision
 from recipes.tiny_proposer.training import RECIPE, ProposerTraining, style_groups
-from vlm_fo1 import load_proposer, settings
+from vlm_fo1 import load_proposer
+from vlm_fo1.config import read
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.bundled import BundledProposer
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 50
@@ -101,7 +102,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = settings.read(
+    config = read(
         RECIPE,
         ProposerTraining,
         [f"test={options.images}"],

@@ -31,7 +31,7 @@ from recipes.tiny.align import Lesson
 from recipes.tiny.network import build
 from recipes.tiny.recipe import RECIPE, Recipe, read_recipe
 from recipes.tiny.variants import varied_sprites
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.metrics import read_log
 
 ROOT = Path(__file__).parents[1]
 PICTURE_SIDE = 288  # the recipe's sides are 256, 288 and 320

@@ -10,7 +10,7 @@ TASKS = (
     *("detection", "counting", "referring", "brief_caption", "detailed_caption", "region_ocr"),
     *("visual_prompt", "grounded_caption", "reasoning", "free"),
 )
-"""Kinds of questions that an image can be asked, as values of `vlm_fo1.prompts.Task`; ``free`` asks
+"""Kinds of questions that an image can be asked, as values of `vlm_fo1.tasks.Task`; ``free`` asks
 about the whole picture and needs no region."""
 
 

@@ -13,7 +13,7 @@ from recipes.synthetic.view import Item, Rng, View, brief, mention
 from recipes.synthetic.whole import ask_reasoning, ask_whole
 from vlm_fo1.data.answers import count_answer, label_answer
 from vlm_fo1.data.example import Turn
-from vlm_fo1.prompts import Question, Task, ask_grounded_caption, ask_labels, ask_regions
+from vlm_fo1.tasks import Question, Task, ask_grounded_caption, ask_labels, ask_regions
 
 BACKGROUND = "background"
 """Caption of a region that holds nothing."""

@@ -6,7 +6,7 @@ from recipes.synthetic.kinds import SIGN, plural, with_article
 from recipes.synthetic.referring import distance
 from recipes.synthetic.view import Item, Rng, View, category, mention
 from vlm_fo1.data.example import Turn
-from vlm_fo1.prompts import Task, ask_text
+from vlm_fo1.tasks import Task, ask_text
 
 Pair = tuple[str, str]
 

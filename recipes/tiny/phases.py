@@ -23,8 +23,8 @@ from recipes.tiny.recipe import Phase, Recipe
 from recipes.tiny.rows import Level, Sampler
 from recipes.tiny.run import Run
 from recipes.tiny.speak import Speaker, prepare, right_by_task, sharpen
+from vlm_fo1.config import plain
 from vlm_fo1.errors import TrainingError
-from vlm_fo1.settings import plain
 from vlm_fo1.train.stop import stop_on_signals
 
 

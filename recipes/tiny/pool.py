@@ -21,9 +21,9 @@ from recipes.synthetic.view import View
 from recipes.tiny import shards
 from recipes.tiny.recipe import PoolConfig, Recipe
 from recipes.tiny.variants import training_styles, varied_sprites
+from vlm_fo1.config import differences, plain
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.errors import CheckpointError
-from vlm_fo1.settings import differences, plain
 
 SIDES = (256, 288, 320)
 """Sides of the pictures in pixels, every pair of them."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.synthetic.config import TASKS, SyntheticConfig, changed
+from vlm_fo1.config import read
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.settings import read
 
 RECIPE = Path(__file__).with_name("tiny.yaml")
 """The recipe of the bundled weights."""

@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import Progress, TaskID, TextColumn
 
 from recipes.tiny.recipe import Recipe
-from vlm_fo1.train.journal import Journal
+from vlm_fo1.train.metrics import MetricsLogger
 from vlm_fo1.train.stop import Stop
 
 
@@ -31,11 +31,11 @@ class Run:
     sprites: str | None
     progress: Progress
     stop: Stop
-    journal: Journal = field(init=False)
+    journal: MetricsLogger = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.journal = Journal(self.folder, main=True, tensorboard=False)
+        self.journal = MetricsLogger(self.folder, main=True, tensorboard=False)
 
     def pool(self, name: str) -> Path:
         """Folder of a pool."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from recipes.synthetic.config import SyntheticConfig
 from recipes.synthetic.render import RenderedImage, Thing
 from recipes.synthetic.view import View
+from vlm_fo1.config import plain
 from vlm_fo1.data.regions import BuiltRegions
-from vlm_fo1.settings import plain
 
 
 @lru_cache(maxsize=64)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vlm_fo1.config import differences
 from vlm_fo1.errors import CheckpointError
-from vlm_fo1.settings import differences
 from vlm_fo1.train.checkpoint import versions
 
 Parts = dict[str, dict[str, Tensor]]

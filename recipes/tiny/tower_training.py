@@ -23,8 +23,8 @@ from recipes.tiny.recipe import APART, TowerStage
 from recipes.tiny.run import Run
 from recipes.tiny.towers import BOTH, Tower, attend_at_once
 from recipes.tiny.varied import varied_boxes, varied_light
+from vlm_fo1.config import plain
 from vlm_fo1.errors import TrainingError
-from vlm_fo1.settings import plain
 
 _LOOKED_AT = 8  # shards of a pool kept apart
 _MEASURED = 20  # shards that the normalisations are measured on at the end

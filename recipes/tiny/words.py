@@ -16,7 +16,7 @@ from recipes.synthetic.signs import WORDS
 from vlm_fo1.data.answers import NOTHING
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.processing import ChatFormat
-from vlm_fo1.prompts import TEMPLATES
+from vlm_fo1.tasks import TEMPLATES
 
 STOP, PAD, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
 

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from recipes.synthetic.config import SyntheticConfig
 from recipes.synthetic.render import render
 from recipes.synthetic.sprites import load_sprites
+from vlm_fo1.config import differences, plain
 from vlm_fo1.errors import CheckpointError
 from vlm_fo1.proposers.bundled import GREY
-from vlm_fo1.settings import differences, plain
 
 SHARD = 250
 """Images per file of a pool."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from vlm_fo1.boxes import iou
 from vlm_fo1.proposers.bundled import STRIDE, BoxNetwork, cell_centres
 from vlm_fo1.proposers.recall import matches
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 _NOTHING, _IGNORED = -1, -2
 _LEAST_LEFT = 0.45  # share of a cut thing from which on it counts

@@ -27,6 +27,7 @@ from recipes.synthetic.config import SyntheticConfig, changed
 from recipes.synthetic.sprites import SpriteSet, load_sprites
 from recipes.tiny_proposer.data import ImagePool, altered, fresh_images
 from recipes.tiny_proposer.loss import losses, recall_and_precision
+from vlm_fo1.config import differences, plain, read
 from vlm_fo1.errors import CheckpointError, ConfigError, FO1Error
 from vlm_fo1.proposers.bundled import (
     CONFIG_FILE,
@@ -36,9 +37,8 @@ from vlm_fo1.proposers.bundled import (
     BoxNetworkConfig,
     BundledProposer,
 )
-from vlm_fo1.settings import differences, plain, read
 from vlm_fo1.train.checkpoint import versions
-from vlm_fo1.train.journal import Journal
+from vlm_fo1.train.metrics import MetricsLogger
 from vlm_fo1.train.stop import Stop, stop_on_signals
 
 CHECKPOINT_FILE, FIGURES_FILE, EXPORT_FOLDER = "checkpoint.safetensors", "figures.json", "export"
@@ -163,7 +163,7 @@ def _fit(
     torch.manual_seed(config.seed)
     network = BoxNetwork(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = AdamW(_groups(network, config.weight_decay), betas=(0.9, 0.99))
-    journal = Journal(out, main=True, tensorboard=False)
+    journal = MetricsLogger(out, main=True, tensorboard=False)
     start = _restore(out / CHECKPOINT_FILE, config, network, optimizer)
     journal.begin("proposer", start)
     task = progress.add_task("training", total=config.steps, completed=start, figures="")

@@ -22,8 +22,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, FO1Error
-from vlm_fo1.settings import read_object
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
-from vlm_fo1.prompts import Question, Task
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task
 
 _ARTICLES = ("a", "an", "the")
 _UNITS = (

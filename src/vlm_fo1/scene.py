@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.images import read_image
+from vlm_fo1.merging import merged, with_all_labels
 from vlm_fo1.model.modeling import EncodedImages
-from vlm_fo1.prompts import (
+from vlm_fo1.regions import Regions
+from vlm_fo1.sight import Network, OnText, Sight, Writing
+from vlm_fo1.tasks import (
     MAX_NEW_TOKENS,
     Question,
     Task,
@@ -23,18 +27,7 @@ from vlm_fo1.prompts import (
     caption_task,
     in_groups,
 )
-from vlm_fo1.sight import Network, OnText, Sight, Writing
-from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import (
-    Area,
-    Window,
-    best_first,
-    best_of,
-    cut_regions,
-    in_tiles,
-    merged,
-    with_all_labels,
-)
+from vlm_fo1.tiling import Area, Window, best_first, best_of, cut_regions, in_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +41,7 @@ class Scene:
     The towers look at the picture once, with the first question that can be asked.
 
     Detection and counting look at every region: where there are more than one question holds, they
-    ask several and merge the answers (see `vlm_fo1.windows`). The other tasks use the best by
+    ask several and merge the answers (see `vlm_fo1.tiling`). The other tasks use the best by
     score, or the first, which the answer's ``problems`` say. Region numbers are the same in all
     questions and answers: positions in `regions`.
 

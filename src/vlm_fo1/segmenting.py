@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vlm_fo1.answer import Answer
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.images import read_image
-from vlm_fo1.pipeline import FO1
-from vlm_fo1.prompts import MAX_NEW_TOKENS, Task, ask_labels
 from vlm_fo1.proposers.base import Proposer, Selection, select, selection_of
+from vlm_fo1.regions import Regions
 from vlm_fo1.sight import OnText, Writing
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Task, ask_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +94,10 @@ def segment(
     ask_labels(Task.COUNTING, phrase)  # what cannot be asked is refused before anything looks
     picture = read_image(image, allow_url=allow_url)
     start = time.perf_counter()
-    queries = [query or phrase] if proposer.takes_queries else None
+    queries = [query or phrase] if proposer.requires_labels else None
     found = proposer.propose([picture], queries=queries)[0]
     proposed_s = time.perf_counter() - start
-    if proposer.takes_queries:
+    if proposer.requires_labels:
         offered = worth_offering(found, thresholds)
     else:
         offered = select(found, selection_of(proposer))[: thresholds.limit]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import TextStreamer
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import renumbered
 from vlm_fo1.model.generation import CACHE, RegionTokenProbabilities, RepeatsItself
@@ -19,8 +20,8 @@ from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, prompt_start
 from vlm_fo1.parser import parse
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.prompts import MAX_NEW_TOKENS, Question, Task, ask_labels, ask_regions, ask_text
-from vlm_fo1.structures import Answer, Floats, Regions
+from vlm_fo1.regions import Floats, Regions
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Question, Task, ask_labels, ask_regions, ask_text
 
 LEAST_ROOM = 64
 """A prompt that leaves fewer tokens of the model's context for the answer is refused, unless the

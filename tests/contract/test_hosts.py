@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlm_fo1.errors import ConfigError, SpliceError
-from vlm_fo1.model.backbones import BACKBONES, find_backbone
 from vlm_fo1.model.configuration import pyramid_strides
 from vlm_fo1.model.generation import CACHE
+from vlm_fo1.model.hosts import HOSTS, find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_pooling import pool_mean
 from vlm_fo1.model.splice import prompt_start
@@ -281,12 +281,12 @@ def test_default_pyramid_spans_the_hosts_map_from_a_quarter_to_twice_its_stride(
 
 
 def test_every_adapter_is_under_contract() -> None:
-    assert {hosts.type_of(kind) for kind in CONFIGS} == set(BACKBONES)
+    assert {hosts.type_of(kind) for kind in CONFIGS} == set(HOSTS)
 
 
 def test_a_host_without_adapter_is_refused_with_the_list_of_those_that_have_one() -> None:
     with pytest.raises(ConfigError, match=r"'llava'.*qwen2_5_vl.*idefics3"):
-        find_backbone("llava")
+        find_host("llava")
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"], indirect=True, scope="module")

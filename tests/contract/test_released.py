@@ -25,9 +25,9 @@ import vlm_fo1  # noqa: F401 - the Auto classes know released folders from here 
 from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.collate import Collator
 from vlm_fo1.data.example import Example, Turn
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.pipeline import FO1
 from vlm_fo1.processing import FO1Processor
 
 LAYOUTS = pairwise()

@@ -19,8 +19,8 @@ from vlm_fo1.data.regions import build_regions
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.markup import RELEASED, scan
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Task, ask_labels
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Task, ask_labels
 
 SMALL = SyntheticConfig(objects=(4, 10), signs=(1, 2))
 

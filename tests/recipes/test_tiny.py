@@ -33,11 +33,11 @@ from recipes.tiny.tower_training import train_towers
 from recipes.tiny.towers import encode
 from recipes.tiny.words import FastIds, build_tokenizer, id_of, words
 from vlm_fo1 import FO1
+from vlm_fo1.config import build as build_config
 from vlm_fo1.errors import CheckpointError, ConfigError, TrainingError
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
-from vlm_fo1.prompts import TEMPLATES
-from vlm_fo1.settings import build as build_config
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.tasks import TEMPLATES
+from vlm_fo1.train.metrics import read_log
 from vlm_fo1.train.stop import Stop
 
 SMALL: dict[str, Any] = {

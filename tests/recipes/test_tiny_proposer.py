@@ -13,7 +13,7 @@ from recipes.tiny_proposer import training
 from recipes.tiny_proposer.data import ImagePool, altered, fresh_images
 from recipes.tiny_proposer.loss import assigned, losses, recall_and_precision
 from recipes.tiny_proposer.training import RECIPE, ProposerTraining, main, train
-from vlm_fo1 import settings
+from vlm_fo1.config import build, dump, read
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.proposers.base import load_proposer
 from vlm_fo1.proposers.bundled import (
@@ -21,8 +21,8 @@ from vlm_fo1.proposers.bundled import (
     BoxNetworkConfig,
     cell_centres,
 )
-from vlm_fo1.structures import Regions
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.regions import Regions
+from vlm_fo1.train.metrics import read_log
 
 ASSETS = Path(str(files("vlm_fo1"))) / "assets"
 SMALL = BoxNetworkConfig(widths=(4, 8, 8, 8, 8), blocks=(0, 0, 0, 0), neck=8)
@@ -152,11 +152,11 @@ def test_a_pool_renders_what_is_missing_only(tmp_path):
 
 
 def test_the_recipe_is_read_and_written_back_the_same(tmp_path):
-    config = settings.read(RECIPE, ProposerTraining)
-    (tmp_path / "again.yaml").write_text(settings.dump(config))
-    assert settings.read(tmp_path / "again.yaml", ProposerTraining) == config
+    config = read(RECIPE, ProposerTraining)
+    (tmp_path / "again.yaml").write_text(dump(config))
+    assert read(tmp_path / "again.yaml", ProposerTraining) == config
     stored = json.loads((ASSETS / "tiny-proposer" / "config.json").read_text())
-    assert settings.build(BoxNetworkConfig, stored) == config.network
+    assert build(BoxNetworkConfig, stored) == config.network
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.app import views
 from vlm_fo1.app.asking import TASKS, Asked, labels_of, put
 from vlm_fo1.app.batch import TITLES, Row, ask_all, to_coco, write
@@ -34,8 +35,8 @@ from vlm_fo1.errors import (
     PromptError,
 )
 from vlm_fo1.markup import Piece, pieces
-from vlm_fo1.prompts import Task
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Task
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8))
 BOXES = [[2.0, 3.0, 40.0, 50.0], [30.0, 20.0, 100.0, 80.0], [60.0, 5.0, 110.0, 40.0]]

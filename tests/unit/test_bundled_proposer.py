@@ -23,7 +23,7 @@ from vlm_fo1.proposers.bundled import (
     cell_centres,
     prepare,
 )
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 ASSETS = Path(str(files("vlm_fo1"))) / "assets"
 SMALL = BoxNetworkConfig(widths=(4, 8, 8, 8, 8), blocks=(0, 0, 0, 0), neck=8)
@@ -71,7 +71,7 @@ def test_it_is_the_proposer_named_tiny(bundled):
     loaded = load_proposer("tiny")
     assert isinstance(loaded, Proposer)
     assert loaded.name == "tiny"
-    assert not loaded.takes_queries
+    assert not loaded.requires_labels
     assert loaded.fingerprint == bundled.fingerprint
 
 

@@ -50,9 +50,7 @@ def fo1():
 def loaded(fo1, monkeypatch):
     """How often a command loaded the model."""
     times = []
-    monkeypatch.setattr(
-        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: times.append(1) or fo1
-    )
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or fo1)
     return times
 
 
@@ -288,7 +286,7 @@ def with_proposer(run, fo1, monkeypatch):
     def load(name, *, proposer=None, **_):
         return FO1(fo1.model, fo1.processor, proposer and base.load_proposer(proposer))
 
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", load)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", load)
     return run
 
 
@@ -296,7 +294,7 @@ def with_proposer(run, fo1, monkeypatch):
 def test_token_revision_and_strictness_reach_the_loading(run, fo1, monkeypatch, words):
     asked = []
     monkeypatch.setattr(
-        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **how: asked.append(how) or fo1
+        "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **how: asked.append(how) or fo1
     )
     monkeypatch.setenv("HF_TOKEN", "hf_y" if words else "hf_x")
     typed = ["--revision", "v1", "--strict", *words, *SHORT]

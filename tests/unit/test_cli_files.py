@@ -15,10 +15,11 @@ import pytest
 from PIL import Image, ImageFile
 from typer.testing import CliRunner
 
-from vlm_fo1 import lines
+from vlm_fo1 import jsonl
+from vlm_fo1.answer import Answer
 from vlm_fo1.cli.main import app
 from vlm_fo1.images import image_size, read_image
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.regions import Regions
 
 BOX = ("--box", "2,3,10,12")
 
@@ -43,7 +44,7 @@ def loaded(monkeypatch):
     times = []
     quick = SimpleNamespace(open=quick_open, proposer=None)
     monkeypatch.setattr(
-        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
+        "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
     )
     return times
 
@@ -250,7 +251,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_loaded(
 
 def test_two_runs_do_not_write_one_file(run, loaded):
     path = picture("in/a.jpg")
-    with lines.lock_file(Path("s.jsonl"), "answers"):
+    with jsonl.lock_file(Path("s.jsonl"), "answers"):
         for command in (["detect", path, "cat", *BOX], ["propose", path]):
             result = run(*command, "--save", "s.jsonl")
             assert result.exit_code == 2

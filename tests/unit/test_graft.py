@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.model.configuration import davit_sizes
 from vlm_fo1.model.graft import graft
-from vlm_fo1.pipeline import FO1
 from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 
 BOXES = np.array([[2.0, 3, 40, 30], [30, 10, 90, 50]], np.float32)

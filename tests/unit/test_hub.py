@@ -12,10 +12,10 @@ from huggingface_hub import errors as hub_errors
 
 from vlm_fo1 import hub
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.hub import fetch, is_hub_id
 from vlm_fo1.model import weights
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.pipeline import FO1
 
 NAME = "omlab/VLM-FO1"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

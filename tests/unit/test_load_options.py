@@ -7,9 +7,9 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from vlm_fo1.errors import ConfigError, MissingExtraError
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.pipeline import FO1
 
 NOWHERE = "no such folder at all"
 """Loading it would fail, so an error about an option shows that the option was looked at first."""

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import BoxError
 from vlm_fo1.masks import component_boxes, decode_rle, encode_rle, mask_boxes, mask_iou
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 MASKS = SHAPES.flatmap(lambda shape: arrays(np.bool_, shape))

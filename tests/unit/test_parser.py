@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vlm_fo1.answer import Mention
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Question, Task, ask_grounded_caption, ask_labels, ask_text
-from vlm_fo1.structures import Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task, ask_grounded_caption, ask_labels, ask_text
 
 REGIONS = Regions(np.array([[i, i, i + 10, i + 10] for i in range(8)], np.float32), (100, 100))
 DETECT = ask_labels(Task.DETECTION, ["orange", "red apple"])

@@ -24,9 +24,9 @@ from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, ImageError, PromptError
-from vlm_fo1.pipeline import DEFAULT_SELECTION
+from vlm_fo1.fo1 import DEFAULT_SELECTION
 from vlm_fo1.proposers.base import Selection, default_proposer
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
 BOXES = [[2, 3, 40, 50], [30, 20, 100, 80], [60, 5, 110, 40]]
@@ -527,9 +527,9 @@ def test_with_tiles_the_proposer_looks_at_the_whole_and_at_each_tile(fo1, monkey
 
 def test_the_default_proposer_is_loaded_when_boxes_are_first_left_out(fo1, monkeypatch):
     loaded = []
-    monkeypatch.setattr("vlm_fo1.pipeline.default_proposer", lambda _: "stub")
+    monkeypatch.setattr("vlm_fo1.fo1.default_proposer", lambda _: "stub")
     monkeypatch.setattr(
-        "vlm_fo1.pipeline.load_proposer",
+        "vlm_fo1.fo1.load_proposer",
         lambda name, **options: loaded.append((name, options)) or Stub(),
     )
     asked = FO1.from_pretrained("tiny", device="cpu")
@@ -556,9 +556,7 @@ def test_an_unknown_proposer_is_refused_by_name():
 
 def test_the_loading_of_a_model_tells_its_proposer_token_and_strictness(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "vlm_fo1.pipeline.load_proposer", lambda name, **how: asked.append((name, how))
-    )
+    monkeypatch.setattr("vlm_fo1.fo1.load_proposer", lambda name, **how: asked.append((name, how)))
     FO1.from_pretrained("tiny", proposer="upn:x", token="hf_x", strict=True, device="cpu")
     assert asked == [("upn:x", {"device": "cpu", "token": "hf_x", "strict": True})]
 

@@ -2,7 +2,7 @@ import pytest
 
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import Vocabulary
-from vlm_fo1.prompts import (
+from vlm_fo1.tasks import (
     IMAGE_TASKS,
     LABEL_TASKS,
     REGION_TASKS,

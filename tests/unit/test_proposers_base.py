@@ -20,8 +20,8 @@ from vlm_fo1.proposers.base import (
     select,
     selection_of,
 )
-from vlm_fo1.proposers.hf_load import Family
-from vlm_fo1.structures import Regions
+from vlm_fo1.proposers.hf.load import Family
+from vlm_fo1.regions import Regions
 
 SIZE = (100, 80)
 BOXES = [[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 90, 70]]
@@ -91,7 +91,7 @@ def test_queries_are_cleaned_needed_or_refused():
 
 def test_a_proposer_without_a_selection_of_its_own_gets_the_usual_one():
     class Bare:
-        name, fingerprint, takes_queries = "bare", "1", False
+        name, fingerprint, requires_labels = "bare", "1", False
 
         def propose(self, images, *, queries=None):
             return [Regions.empty(image.size) for image in images]

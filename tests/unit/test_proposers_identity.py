@@ -8,8 +8,8 @@ from PIL import Image
 
 from vlm_fo1.boxes import turn_upright
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.identity import Ids, Names, name_parts, same_name, shown_boxes, stated_size
 from vlm_fo1.images import Frame
-from vlm_fo1.proposers.identity import Ids, Names, name_parts, same_name, shown_boxes, stated_size
 
 # --- ids -----------------------------------------------------------------------------------------
 

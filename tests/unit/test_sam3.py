@@ -15,8 +15,8 @@ from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
 from vlm_fo1.proposers.base import Proposer, Selection, load_proposer
 from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
 from vlm_fo1.proposers.sam3.loading import pixels_of
+from vlm_fo1.regions import Regions
 from vlm_fo1.segmenting import ON_IMAGES, ON_VIDEO, segment, worth_offering
-from vlm_fo1.structures import Regions
 
 
 def picture(seed=0, size_wh=(96, 64)):
@@ -309,7 +309,7 @@ def test_the_phrase_is_the_query_unless_another_is_given(sam3, fo1, monkeypatch)
 class Unasked:
     """A proposer that looks for no names."""
 
-    takes_queries = False
+    requires_labels = False
     name = fingerprint = "unasked"
 
     def __init__(self, scores, selection):

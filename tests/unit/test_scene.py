@@ -22,8 +22,8 @@ from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.model.generation import REPEATED_TOKENS, RepeatsItself
-from vlm_fo1.prompts import MAX_NEW_TOKENS
 from vlm_fo1.scene import Scene
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
 OTHER = Image.new("RGB", (56, 84), "red")
@@ -119,7 +119,7 @@ def test_a_detail_that_does_not_exist_is_refused_before_the_towers_look(blind):
 def test_a_label_that_is_none_is_refused_before_the_proposer_and_the_towers(blind, label):
     class Unasked:
         name = fingerprint = "unasked"
-        takes_queries = True
+        requires_labels = True
 
         def propose(self, images: Any, *, queries: Any = None) -> None:
             raise AssertionError("the proposer was run")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from recipes.synthetic import SyntheticConfig, SyntheticSource
 from recipes.synthetic.export import write_images
 from vlm_fo1.cli.main import app
-from vlm_fo1.lines import lock_file
+from vlm_fo1.jsonl import lock_file
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
 from vlm_fo1.train.assemble import assemble
@@ -27,7 +27,7 @@ from vlm_fo1.train.config import (
     TrainConfig,
     TrainRule,
 )
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.metrics import read_log
 
 CONFIG = """
 model: {{path: {folder}/start, init: random}}

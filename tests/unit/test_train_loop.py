@@ -33,9 +33,9 @@ from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.batches import BucketedBatches, Feed, FeedSettings, collate_usable
 from vlm_fo1.train.config import EvaluationConfig, LoraConfig, StageConfig, TrainRule
-from vlm_fo1.train.journal import Journal, read_log
 from vlm_fo1.train.loop import train
 from vlm_fo1.train.loss import answer_loss
+from vlm_fo1.train.metrics import MetricsLogger, read_log
 
 
 @pytest.fixture(autouse=True)
@@ -299,7 +299,7 @@ def test_what_a_kill_or_power_cut_left_of_the_logs_is_mended(tmp_path):
 
 
 def test_each_bad_record_is_listed_once_though_others_add_to_the_file(tmp_path):
-    journals = [Journal(tmp_path, main=main, tensorboard=False) for main in (True, False)]
+    journals = [MetricsLogger(tmp_path, main=main, tensorboard=False) for main in (True, False)]
     for number in range(3):
         for journal in journals:
             journal.bad([BadRecord("a", str(number), "broken"), BadRecord("a", "0", "broken")])

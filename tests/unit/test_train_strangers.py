@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from vlm_fo1.boxes import iou
 from vlm_fo1.cli.main import app
+from vlm_fo1.config import read
 from vlm_fo1.data.recipe import make_mixture
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import scan
-from vlm_fo1.settings import read
 from vlm_fo1.train.config import TrainConfig
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.metrics import read_log
 
 SIZE = (96, 64)
 COLOURS = {"red thing": "red", "blue thing": "blue"}

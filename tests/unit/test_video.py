@@ -18,10 +18,11 @@ from tests.helpers_script import say
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import BoxError, ConfigError, ImageError, MissingExtraError
 from vlm_fo1.masks import decode_rle, mask_boxes
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.follow import Follower
 from vlm_fo1.video.frames import Frame, open_frames, write_video
 from vlm_fo1.video.records import FrameFile, FrameRecord
@@ -509,7 +510,7 @@ def run(fo1, tmp_path, monkeypatch):
     """Types a command in an empty folder; the model names the first two regions."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: fo1)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: fo1)
     say(monkeypatch, fo1, "<ground>cat</ground><objects><region0><region1></objects>")
 
     def typed(*words):

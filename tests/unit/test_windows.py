@@ -15,21 +15,13 @@ from tests.helpers_stub_proposer import painted
 from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.markup import RELEASED, renumbered
+from vlm_fo1.merging import joined, merged
+from vlm_fo1.regions import Regions
 from vlm_fo1.sight import Network, Sight
-from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import (
-    Window,
-    best_first,
-    best_of,
-    cut_regions,
-    fitting_tile,
-    in_tiles,
-    joined,
-    merged,
-    tiles,
-)
+from vlm_fo1.tiling import Window, best_first, best_of, cut_regions, fitting_tile, in_tiles, tiles
 
 SIZE = (300, 200)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app import views
 from vlm_fo1.app.asking import Asked, labels_of, put
 from vlm_fo1.app.context import Context, gradio, refusing
@@ -33,10 +34,9 @@ from vlm_fo1.app.running import (
     tie_work,
 )
 from vlm_fo1.app.upload import annotator_value
-from vlm_fo1.structures import Answer
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 EMPTY = "Choose an example or upload a picture, then ask."
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_fo1.errors import BoxError, PromptError
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.answer import Answer
+    from vlm_fo1.fo1 import FO1
     from vlm_fo1.scene import Scene
-    from vlm_fo1.structures import Answer
 
 Takes = Literal["labels", "words", "box", "nothing"]
 

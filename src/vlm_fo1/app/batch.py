@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app.asking import Asked, put
 from vlm_fo1.app.context import BROKEN, told
 from vlm_fo1.app.limits import Limits
 from vlm_fo1.errors import FO1Error, ItemError, item_errors
+from vlm_fo1.fo1 import FO1
+from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.images import image_frame
-from vlm_fo1.pipeline import FO1
-from vlm_fo1.proposers.given import given_regions
-from vlm_fo1.structures import Answer
 
 logger = logging.getLogger(__name__)
 

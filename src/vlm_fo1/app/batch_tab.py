@@ -18,7 +18,7 @@ from vlm_fo1.app.running import (
     running,
     tie_work,
 )
-from vlm_fo1.proposers.given import by_image, read_boxes
+from vlm_fo1.formats.boxes import by_image, read_boxes
 
 
 def batch_tab(context: Context) -> None:

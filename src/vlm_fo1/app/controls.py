@@ -5,7 +5,7 @@ from typing import Any
 
 from vlm_fo1.app.asking import TASKS
 from vlm_fo1.app.context import Context, gradio
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app.asking import TASKS
+from vlm_fo1.config import read_json
 from vlm_fo1.errors import DataError
-from vlm_fo1.settings import read_json
 
 FOLDER = Path(__file__).parents[1] / "assets" / "demo"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vlm_fo1.app.models import Choice, Shelf
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.follow import Tracker
 from vlm_fo1.video.track import Models, VideoReport, track_video
 

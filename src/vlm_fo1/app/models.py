@@ -11,7 +11,7 @@ from vlm_fo1.errors import ConfigError
 from vlm_fo1.proposers.base import Proposer, default_proposer, load_proposer
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 AUTO = "automatic"
 """The device that `FO1.from_pretrained` chooses itself."""
@@ -111,7 +111,7 @@ class Shelf:
 
     def fo1(self, choice: Choice, *, proposing: bool = True) -> "FO1":
         """The chosen model, with the chosen proposer unless boxes are given anyway."""
-        from vlm_fo1.pipeline import FO1
+        from vlm_fo1.fo1 import FO1
 
         base = self._once(("model", choice.model, choice.device), self._model)
         if choice.proposer is None or not proposing:
@@ -216,7 +216,7 @@ def _device(name: str) -> str | None:
 def _load_model(name: str, **options: Any) -> "FO1":
     from transformers.utils import logging
 
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
     logging.disable_progress_bar()
     return FO1.from_pretrained(name, **options)

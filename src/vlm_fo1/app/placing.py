@@ -18,10 +18,10 @@ from vlm_fo1.app.models import Choice
 from vlm_fo1.app.upload import annotator_value, marks_field, picture_field
 from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.boxes import Offer, given_regions
 from vlm_fo1.masks import component_boxes
 from vlm_fo1.proposers.base import select
-from vlm_fo1.proposers.given import Offer, given_regions
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 DRAWN, PROPOSED = "boxes on the picture", "proposer"
 """What may be pointed at."""
@@ -217,9 +217,9 @@ def proposed_boxes(
     """
     seen = drawn(value, context.limits)
     proposer = context.shelf.proposer(choice)
-    queries = list(looked_for) if proposer.takes_queries else None
+    queries = list(looked_for) if proposer.requires_labels else None
     (found,) = proposer.propose([seen.picture], queries=queries)
-    from vlm_fo1.pipeline import DEFAULT_SELECTION
+    from vlm_fo1.fo1 import DEFAULT_SELECTION
 
     best = select(found, getattr(proposer, "selection", None) or DEFAULT_SELECTION)
     best = best[: context.limits.boxes]

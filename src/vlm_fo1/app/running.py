@@ -5,16 +5,16 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app import views
 from vlm_fo1.app.context import Context, expected, failed, gradio, refuse, visitor, with_request
 from vlm_fo1.app.jobs import StoppedError, Watched
 from vlm_fo1.app.models import Choice
-from vlm_fo1.structures import Answer
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 Updates = Iterator[list[Any]]
 """What a callback shows, one list of its outputs after the other."""

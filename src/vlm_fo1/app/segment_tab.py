@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app import views
 from vlm_fo1.app.context import Context, gradio
 from vlm_fo1.app.controls import chooser, tokens_field
@@ -20,10 +21,9 @@ from vlm_fo1.app.running import (
 )
 from vlm_fo1.app.upload import plain_picture_field
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.structures import Answer
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 ABOUT = (
     "SAM 3 finds everything that a **name** means and gives each thing a mask; FO1 decides which "

@@ -14,11 +14,11 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.draw import draw_answer
 from vlm_fo1.markup import RELEASED, Piece, Vocabulary, pieces
 from vlm_fo1.parser import split_thought
-from vlm_fo1.structures import Answer
 
 SHOWN_PX = 1280
 """Longest side of the picture in the page."""

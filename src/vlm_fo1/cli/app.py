@@ -66,7 +66,7 @@ def command(
     """
     errors = Console(stderr=True)
     with shown(errors), errors.status(Text("starting")):
-        import vlm_fo1.pipeline  # noqa: F401 - before the first visitor waits for it
+        import vlm_fo1.fo1  # noqa: F401 - before the first visitor waits for it
         from vlm_fo1.app.context import Context
         from vlm_fo1.app.limits import Limits
         from vlm_fo1.app.models import Loading, Shelf

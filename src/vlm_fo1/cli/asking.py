@@ -21,11 +21,11 @@ from vlm_fo1.cli.pictures import check_words, find_pictures, plan_drawings, save
 from vlm_fo1.cli.running import Failed, Outcome, load_fo1, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
-from vlm_fo1.lines import line_of
+from vlm_fo1.jsonl import line_of
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1, Tile
-    from vlm_fo1.structures import Answer
+    from vlm_fo1.answer import Answer
+    from vlm_fo1.fo1 import FO1, Tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def run(options: Shared, question: Question) -> None:
             todo = [path for path in pictures if str(path) not in file.finished]
             fo1 = _load(options, errors) if todo else None
             if len(pictures) > 1 and boxes is not None:
-                from vlm_fo1.proposers.given import by_image
+                from vlm_fo1.formats.boxes import by_image
 
                 boxes = by_image(boxes)
 
@@ -213,7 +213,7 @@ def _read_boxes(options: Shared, question: Question) -> Any:
     if options.box:
         return parse_boxes(options.box)
     if options.boxes is not None:
-        from vlm_fo1.proposers.given import read_boxes
+        from vlm_fo1.formats.boxes import read_boxes
 
         return read_boxes(options.boxes)
     if question.needs_boxes and options.proposer is None:

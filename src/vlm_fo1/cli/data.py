@@ -14,7 +14,7 @@ from rich.text import Text
 from vlm_fo1.cli.pictures import check_kind
 from vlm_fo1.cli.running import shown
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.lines import writing
+from vlm_fo1.jsonl import writing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,7 +133,7 @@ def _plan(file: Path, stage: str | None) -> _Plan:
     Raises:
         ConfigError: There is no such stage, or the file cannot be used.
     """
-    from vlm_fo1.settings import read, read_mapping
+    from vlm_fo1.config import read, read_mapping
     from vlm_fo1.train.config import TrainConfig
 
     values = read_mapping(file)

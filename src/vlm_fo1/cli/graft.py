@@ -88,13 +88,13 @@ def _graft(
     """
     import torch
 
+    from vlm_fo1.config import read_object
     from vlm_fo1.errors import CheckpointError
     from vlm_fo1.markup import Vocabulary
     from vlm_fo1.model.graft import check_host, graft, load_host
     from vlm_fo1.model.weights import resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
     from vlm_fo1.processing.tokenizer import load_tokenizer
-    from vlm_fo1.settings import read_object
 
     folder = resolve_folder(host, check=check_host, revision=revision, token=token)
     tokenizer = load_tokenizer(folder)

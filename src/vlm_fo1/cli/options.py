@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 Image = Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted pattern.")]
 Box = Annotated[

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.lines import check_writable, write_whole
+from vlm_fo1.jsonl import check_writable, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,12 +17,12 @@ from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error
-from vlm_fo1.lines import check_writable, line_of, write_whole
+from vlm_fo1.jsonl import check_writable, line_of, write_whole
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, Selection
     from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
-    from vlm_fo1.structures import Regions
+    from vlm_fo1.regions import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _prepare(job: Job, errors: Console) -> _Tools:
             errors.print(Text(f"{job.recall}: {truth.strays}", style="yellow"), soft_wrap=True)
         said = {key: value for key, value in job.loading.items() if value is not None}
         proposer = load_proposer(job.proposer, **said)
-        check_queries(proposer.name, job.queries, needed=proposer.takes_queries)
+        check_queries(proposer.name, job.queries, needed=proposer.requires_labels)
         if job.cache is not None:
             proposer = CachedProposer(proposer, job.cache, max_bytes=job.cache_bytes)
         about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
@@ -264,8 +264,8 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
 
 def _count_finished(job: Job, tools: _Tools, names: set[str]) -> None:
     """Count pictures of an earlier run, from their lines."""
+    from vlm_fo1.formats.boxes import given_regions, read_boxes
     from vlm_fo1.images import image_frame
-    from vlm_fo1.proposers.given import given_regions, read_boxes
 
     assert job.lines is not None
     assert tools.truth is not None
@@ -293,7 +293,7 @@ def _write_whole(job: Job) -> None:
     """The ``.json`` file, one value for all pictures."""
     if job.save is None or job.lines is None or job.save == job.lines or not job.lines.exists():
         return
-    from vlm_fo1.proposers.given import read_boxes
+    from vlm_fo1.formats.boxes import read_boxes
 
     write_whole(job.save, json.dumps(read_boxes(job.lines)).encode())
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from vlm_fo1.errors import FO1Error, ItemError, OutputError, item_errors
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ def load_fo1(model: str, errors: Console, **options: Any) -> "FO1":
     with errors.status(Text(f"loading {model}")):
         from transformers.utils import logging
 
-        from vlm_fo1.pipeline import FO1
+        from vlm_fo1.fo1 import FO1
 
         if model == "tiny":
             logging.disable_progress_bar()

@@ -21,11 +21,11 @@ from vlm_fo1.cli.segmenting import (
     check_out,
     load_offering,
 )
-from vlm_fo1.lines import line_of
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.jsonl import line_of
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from vlm_fo1.structures import Answer
+    from vlm_fo1.answer import Answer
 
 
 def command(

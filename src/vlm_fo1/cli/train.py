@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from vlm_fo1.errors import ConfigError, FO1Error
-from vlm_fo1.lines import lock_file, writing
+from vlm_fo1.jsonl import lock_file, writing
 
 if TYPE_CHECKING:
     from vlm_fo1.train.parts import Outcome, StepReport
@@ -95,12 +95,12 @@ def _run(
     Raises:
         ConfigError: ``--fresh`` with several processes, or a configuration that cannot be used.
     """
-    from vlm_fo1 import settings
+    from vlm_fo1.config import read
     from vlm_fo1.train.config import TrainConfig
 
     if out is not None:
         changes.append(f"output.folder={out}")
-    config = settings.read(path, TrainConfig, changes)
+    config = read(path, TrainConfig, changes)
     if not resume:
         if "RANK" in os.environ:
             raise ConfigError("--fresh is for one process: give several a new folder with --out")

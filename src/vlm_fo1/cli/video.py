@@ -20,7 +20,7 @@ from vlm_fo1.cli.segmenting import (
     load_offering,
 )
 from vlm_fo1.errors import FO1Error
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer

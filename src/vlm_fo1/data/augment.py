@@ -14,7 +14,7 @@ from vlm_fo1.data.sources.base import Source
 from vlm_fo1.errors import ConfigError, DataError, ImageError
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import RELEASED
-from vlm_fo1.prompts import Task
+from vlm_fo1.tasks import Task
 
 Rng = np.random.Generator
 

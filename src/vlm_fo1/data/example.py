@@ -25,9 +25,9 @@ from PIL import Image
 from vlm_fo1 import boxes as box_math
 from vlm_fo1.data.names import locate
 from vlm_fo1.errors import BoxError, DataError, item_errors
+from vlm_fo1.formats.identity import is_writable
 from vlm_fo1.markup import RELEASED, scan
-from vlm_fo1.prompts import Task
-from vlm_fo1.proposers.identity import is_writable
+from vlm_fo1.tasks import Task
 
 _KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
 _TURN_KEYS = frozenset({"question", "answer", "task"})
@@ -43,7 +43,7 @@ class Turn:
     answer: str
     """What the model should write, markup included; may be empty."""
     task: str = "free"
-    """A value of `vlm_fo1.prompts.Task`."""
+    """A value of `vlm_fo1.tasks.Task`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vlm_fo1.config import convert
 from vlm_fo1.data.augment import AugmentConfig, AugmentedSource
 from vlm_fo1.data.mixture import Mixture, Part
 from vlm_fo1.data.sources import (
@@ -22,7 +23,6 @@ from vlm_fo1.data.sources import (
     VisualGenomeSource,
 )
 from vlm_fo1.errors import ConfigError, item_errors
-from vlm_fo1.settings import convert
 
 _PATHS = ("path", "annotations", "references", "conversations", "descriptions")
 

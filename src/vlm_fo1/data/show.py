@@ -5,12 +5,13 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.data.example import Example
 from vlm_fo1.draw import draw_answer
 from vlm_fo1.errors import DataError
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import scan
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 
 _INK, _GREY, _LEARNT, _MARKED = (20, 20, 20), (105, 105, 105), (0, 92, 40), (223, 243, 228)
 _FONT_PX = 13

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.hub import CONFIG_FILE
 from vlm_fo1.markup import RELEASED, Vocabulary
-from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config, davit_sizes, pyramid_strides
 from vlm_fo1.model.generation import without_penalties
+from vlm_fo1.model.hosts import find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_florence_tower, resolve_folder
-from vlm_fo1.settings import read_object
 from vlm_fo1.tensors import check_fit
 
 
@@ -65,7 +65,7 @@ def graft(
         host = load_host(host, **load_options)
     elif load_options:
         raise ConfigError(f"{', '.join(load_options)}: options for loading, but the host is loaded")
-    backbone = find_backbone(host.config.model_type)
+    backbone = find_host(host.config.model_type)
     tower: dict[str, Tensor] | None = None
     if auxiliary_weights is not None:
         sizes, tower = read_florence_tower(resolve_folder(auxiliary_weights))
@@ -183,7 +183,7 @@ def check_host(folder: Path) -> None:
         CheckpointError: It cannot be read.
         ConfigError: There is no adapter for it.
     """
-    find_backbone(str(read_object(folder / CONFIG_FILE, CheckpointError).get("model_type")))
+    find_host(str(read_object(folder / CONFIG_FILE, CheckpointError).get("model_type")))
 
 
 def _load_tower(tower: nn.Module, state: dict[str, Tensor], source: str) -> None:

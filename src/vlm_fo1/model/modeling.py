@@ -21,10 +21,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vlm_fo1._extras import warn_of_untested_transformers
 from vlm_fo1.errors import SpliceError
 from vlm_fo1.model.auxiliary import AuxiliaryTower
-from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
 from vlm_fo1.model.generation import CACHE
+from vlm_fo1.model.hosts import find_host
 from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
 from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
@@ -68,7 +68,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         warn_of_untested_transformers()
         super().__init__(config)
         host, regions = config.host, config.regions
-        self.backbone = find_backbone(host.model_type)
+        self.backbone = find_host(host.model_type)
         self.host: Any = (
             AutoModelForImageTextToText.from_config(host) if host_model is None else host_model
         )

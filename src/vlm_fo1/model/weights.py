@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.hub import CONFIG_FILE, fetch, first_line, is_hub_id
-from vlm_fo1.model.backbones import BACKBONES
 from vlm_fo1.model.configuration import (
     RELEASED_MODEL_TYPE,
     FO1Config,
@@ -26,8 +26,8 @@ from vlm_fo1.model.configuration import (
     read_davit_sizes,
 )
 from vlm_fo1.model.generation import without_penalties
+from vlm_fo1.model.hosts import HOSTS
 from vlm_fo1.model.load_options import load_options
-from vlm_fo1.settings import read_object
 from vlm_fo1.tensors import check_fit, read_weights
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def read_config(folder: Path) -> FO1Config:
                 f"{path} cannot be used: {type(error).__name__}: {first_line(error)}"
             ) from error
     hint = ""
-    if kind in BACKBONES:
+    if kind in HOSTS:
         hint = f"; this is a host without regions: `fo1 graft {folder} --out FOLDER` adds them"
     raise CheckpointError(
         f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has {FO1Config.model_type!r} or "

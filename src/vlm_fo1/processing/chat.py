@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vlm_fo1.errors import ConfigError, PromptError
-from vlm_fo1.prompts import SYSTEM, checked_text
+from vlm_fo1.tasks import SYSTEM, checked_text
 
 
 @dataclass(frozen=True, kw_only=True)

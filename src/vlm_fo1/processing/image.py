@@ -294,7 +294,7 @@ class FO1ImageProcessor(BaseImageProcessor):
         if len(checked) > most:
             raise BoxError(
                 f"{len(checked)} boxes for one image, at most {most} fit: "
-                "keep the best by score, e.g. with vlm_fo1.structures.Regions.best"
+                "keep the best by score, e.g. with vlm_fo1.proposers.base.select"
             )
         return checked
 

@@ -14,7 +14,7 @@ from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
 from vlm_fo1.processing.image import FO1ImageProcessor
 from vlm_fo1.processing.released import read_released
 from vlm_fo1.processing.tokenizer import load_tokenizer
-from vlm_fo1.prompts import checked_text
+from vlm_fo1.tasks import checked_text
 
 IMAGE_PLACEHOLDER = "<image>"
 """Stands for the image in a prompt made for people."""

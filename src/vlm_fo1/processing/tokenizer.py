@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from vlm_fo1.config import read_text
 from vlm_fo1.errors import CheckpointError, MissingExtraError
 from vlm_fo1.hub import first_line, problem_of
-from vlm_fo1.settings import read_text
 
 WHOLE_FILES = ("tokenizer.json", "tokenizer.model")
 """Each of them holds a tokenizer by itself."""

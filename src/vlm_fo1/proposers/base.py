@@ -19,7 +19,7 @@ from PIL import Image
 
 from vlm_fo1.boxes import nms
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 ENTRY_POINTS = "vlm_fo1.proposers"
 """Entry-point group where other packages register proposers."""
@@ -27,10 +27,10 @@ ENTRY_POINTS = "vlm_fo1.proposers"
 _CLASSES = {
     "tiny": "vlm_fo1.proposers.bundled:BundledProposer",
     "upn": "vlm_fo1.proposers.upn:UPNProposer",
-    "hf": "vlm_fo1.proposers.hf:DetectorProposer",
+    "hf": "vlm_fo1.proposers.hf.proposer:DetectorProposer",
     "sam3": "vlm_fo1.proposers.sam3:SAM3Proposer",
     "ocr": "vlm_fo1.proposers.ocr:TextProposer",
-    "selective": "vlm_fo1.proposers.selective:SelectiveSearch",
+    "selective": "vlm_fo1.proposers.selective_search:SelectiveSearch",
 }
 """Name to ``module:Class``; the class has ``from_pretrained(argument, **options)``."""
 
@@ -54,7 +54,7 @@ class Proposer(Protocol):
         ...
 
     @property
-    def takes_queries(self) -> bool:
+    def requires_labels(self) -> bool:
         """Whether it looks for named things: then queries are needed, else they are refused."""
         ...
 

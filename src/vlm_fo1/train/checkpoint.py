@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vlm_fo1.config import differences, plain
 from vlm_fo1.errors import CheckpointError, OutputError
-from vlm_fo1.lines import writing
-from vlm_fo1.settings import differences, plain
+from vlm_fo1.jsonl import writing
 from vlm_fo1.train.config import TrainConfig, may_change
 from vlm_fo1.train.distributed import spread, whole
 
@@ -126,7 +126,7 @@ def save(
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """`vlm_fo1.lines.writing`, for what safetensors writes as well.
+    """`vlm_fo1.jsonl.writing`, for what safetensors writes as well.
 
     Raises:
         OutputError: The disk refuses; with the path.

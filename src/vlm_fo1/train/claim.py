@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1.config import differences, plain, read_mapping
 from vlm_fo1.errors import CheckpointError
-from vlm_fo1.lines import lock_file, writing
-from vlm_fo1.settings import differences, plain, read_mapping
+from vlm_fo1.jsonl import lock_file, writing
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.config import StageConfig, TrainConfig, may_change
 from vlm_fo1.train.export import CONFIG_FILE

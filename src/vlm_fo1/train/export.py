@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vlm_fo1.settings import dump
+from vlm_fo1.config import dump
 from vlm_fo1.train.checkpoint import saving, versions
 from vlm_fo1.train.config import StageConfig, TrainConfig
 from vlm_fo1.train.distributed import whole

@@ -10,17 +10,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from vlm_fo1.config import dump, plain
 from vlm_fo1.errors import CheckpointError, TrainingError
-from vlm_fo1.lines import writing
-from vlm_fo1.settings import dump, plain
+from vlm_fo1.jsonl import writing
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.batches import Fed, Feed, FeedSettings
 from vlm_fo1.train.claim import checkpoints_of, claim, is_finished
 from vlm_fo1.train.config import StageConfig, TrainConfig
 from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
 from vlm_fo1.train.export import CONFIG_FILE, export
-from vlm_fo1.train.journal import Journal
 from vlm_fo1.train.loss import answer_loss, clip, to_device
+from vlm_fo1.train.metrics import MetricsLogger
 from vlm_fo1.train.parts import Meters, Outcome, Parts, StepReport, do_nothing
 from vlm_fo1.train.stages import StagePlan, apply_stage, learning_rate_share
 from vlm_fo1.train.stop import Stop, stop_on_signals
@@ -107,7 +107,7 @@ class StageRun:
         self.config, self.stage, self.parts = config, stage, parts
         self.stop, self.watch, self.start_from = stop, watch, start_from
         self.accelerator: Accelerator = start(config, stage)
-        self.journal = Journal(
+        self.journal = MetricsLogger(
             config.output.folder,
             main=self.accelerator.is_main_process,
             tensorboard=config.output.tensorboard,

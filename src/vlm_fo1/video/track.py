@@ -11,11 +11,11 @@ from PIL import Image
 
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.lines import check_writable
-from vlm_fo1.pipeline import FO1
-from vlm_fo1.prompts import MAX_NEW_TOKENS
+from vlm_fo1.fo1 import FO1
+from vlm_fo1.jsonl import check_writable
 from vlm_fo1.proposers.base import Proposer
 from vlm_fo1.segmenting import ON_VIDEO, segment
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 from vlm_fo1.video.follow import Follower, Tracker
 from vlm_fo1.video.frames import Frames, check_video_path, open_frames, write_video
 from vlm_fo1.video.records import FrameFile, FrameRecord

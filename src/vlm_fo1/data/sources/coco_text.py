@@ -16,7 +16,7 @@ from vlm_fo1.data.sources.files import (
 )
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
-from vlm_fo1.prompts import Task, ask_regions
+from vlm_fo1.tasks import Task, ask_regions
 
 
 class CocoTextSource:

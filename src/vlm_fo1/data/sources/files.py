@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_fo1 import settings
+from vlm_fo1 import config
 from vlm_fo1.boxes import clip
 from vlm_fo1.data.names import locate
 from vlm_fo1.errors import BoxError, DataError, ImageError
+from vlm_fo1.formats.identity import id_text, is_writable, shown_boxes
 from vlm_fo1.images import Frame, image_frame
-from vlm_fo1.proposers.identity import id_text, is_writable, shown_boxes
 
 
 def read_json(path: str | Path) -> Any:
@@ -19,7 +19,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
         DataError: No such file, or it is not JSON.
     """
-    return settings.read_json(path, DataError)
+    return config.read_json(path, DataError)
 
 
 def table(content: Any, key: str, path: str | Path) -> list[Any]:

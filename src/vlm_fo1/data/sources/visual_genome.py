@@ -10,7 +10,7 @@ from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
 from vlm_fo1.data.sources.files import as_id, as_text, frame_of, read_json, usable_xyxy
 from vlm_fo1.errors import DataError
-from vlm_fo1.prompts import Task, ask_regions
+from vlm_fo1.tasks import Task, ask_regions
 
 
 class VisualGenomeSource:

@@ -10,12 +10,12 @@ import transformers
 from PIL import Image
 from transformers import AutoTokenizer, Sam3Model
 
+from vlm_fo1.devices import reason_of
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
-from vlm_fo1.proposers.checkpoints import reason_of
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.sam3.loading import load_network, masks_at, pixels_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 KINDS = ("sam3_video", "sam3")
 """Values of ``model_type`` whose checkpoints hold the detector; the released one is the first."""
@@ -39,7 +39,7 @@ class SAM3Proposer:
     """
 
     name = "sam3"
-    takes_queries = True
+    requires_labels = True
     selection = Selection(min_score=0.05, nms_iou=0.8, limit=100)
     """Where the network is unsure, a thing of a low score may be what is meant."""
 

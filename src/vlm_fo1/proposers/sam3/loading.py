@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional
 from transformers import AutoConfig
 
+from vlm_fo1.devices import check_report, placed, reason_of
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.proposers.checkpoints import check_report, placed, reason_of
 
 
 def load_network(

@@ -15,7 +15,7 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 from vlm_fo1.errors import BoxError
 from vlm_fo1.proposers.sam3.detector import SAM3Proposer
 from vlm_fo1.proposers.sam3.loading import load_network, masks_at, pixels_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 KINDS = ("sam3_video", "sam3_tracker_video")
 """Values of ``model_type`` whose checkpoints hold the tracker; the released one is the first."""

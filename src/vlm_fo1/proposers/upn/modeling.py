@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlm_fo1.devices import dtype_of
 from vlm_fo1.errors import PromptError
-from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.upn.backbone import SwinBackbone
 from vlm_fo1.proposers.upn.configuration import PROMPTS, WIDTH, UPNConfig
 from vlm_fo1.proposers.upn.decoder import Decoder

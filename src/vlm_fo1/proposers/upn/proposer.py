@@ -18,7 +18,7 @@ from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.upn.configuration import PROMPTS
 from vlm_fo1.proposers.upn.modeling import UPN, UPNOutput
 from vlm_fo1.proposers.upn.preprocessing import LONGER_MAX, SHORTER, collate, to_pixels
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 OFFICIAL_FILTER = Selection(min_score=0.3, nms_iou=0.8, whole_pixels=True)
 """What the released code keeps of UPN's boxes, and of those the best `OFFICIAL_LIMIT`."""
@@ -29,7 +29,7 @@ class UPNProposer:
     """Class-free boxes of everything in an image."""
 
     name = "upn"
-    takes_queries = False
+    requires_labels = False
 
     def __init__(
         self,

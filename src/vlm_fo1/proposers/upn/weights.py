@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinRelativePositionBias
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError
 from vlm_fo1.hub import CONFIG_FILE, fetch, is_hub_id
 from vlm_fo1.proposers.upn.configuration import UPNConfig
-from vlm_fo1.settings import read_object
 from vlm_fo1.tensors import check_fit, read_tensors
 
 _SWIN = r"backbone\.model\.backbone\."

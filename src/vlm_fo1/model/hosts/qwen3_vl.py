@@ -1,18 +1,21 @@
-"""Qwen2.5-VL as a host: window attention in the ViT, M-RoPE in the decoder."""
+"""Qwen3-VL as a host: no windows in the ViT, deepstack and interleaved M-RoPE in the decoder.
+
+Shapes: B rows, T tokens, D width of the language model, L decoder layers that see the image again.
+"""
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.vision_utils import get_vision_window_index
 
-from vlm_fo1.model.backbones import qwen
-from vlm_fo1.model.primary import PrimaryFeatures, window_order_to_merge_order
+from vlm_fo1.model.hosts import qwen
+from vlm_fo1.model.primary import PrimaryFeatures
 
 
-class Qwen25VLBackbone:
-    """Regions are cut from the ViT's last full-attention block, unmerged, at the patch stride."""
+class Qwen3VLHost:
+    """Regions are cut from the ViT's last block, unmerged, at the patch stride."""
 
     def map_channels(self, config: PreTrainedConfig) -> int:
         """Width of the ViT."""
@@ -41,38 +44,24 @@ class Qwen25VLBackbone:
         pixel_values: Tensor,
         image_grid_thw: Tensor,
     ) -> PrimaryFeatures:
-        """Merged tokens and last full-attention map of each image.
+        """Merged tokens, what the first decoder layers add, and the last block's map of each image.
 
         Args:
-            host: A ``Qwen2_5_VLForConditionalGeneration``.
+            host: A ``Qwen3VLForConditionalGeneration``.
             pixel_values: (P, channels * frames * patch^2) flattened patches in merge-block order.
             image_grid_thw: (I, 3) frames, rows and columns of patches.
 
         Returns:
-            Tokens (n, D) and maps (C, rows, columns) per image, in image order.
-
-        Source: REFERENCE, "Primary vision tower" and the input of the simple feature pyramid.
+            Tokens (n, D), deep tokens (n, L, D) and maps (C, rows, columns) per image.
         """
         visual = host.model.visual
-        config = visual.config
-        last_full = max(config.fullatt_block_indexes)
-        ends_there = last_full == config.depth - 1
-        output = visual(
-            pixel_values.to(visual.dtype),
-            grid_thw=image_grid_thw,
-            output_hidden_states=not ends_there,
-        )
-        hidden_PC = output.last_hidden_state if ends_there else output.hidden_states[last_full + 1]
-        merge = config.spatial_merge_size
-        window_index, _ = get_vision_window_index(
-            image_grid_thw.cpu(), merge, config.window_size, config.patch_size
-        )
-        ordered_PC = window_order_to_merge_order(
-            hidden_PC, window_index.to(hidden_PC.device), merge
-        )
+        output = visual(pixel_values.to(visual.dtype), grid_thw=image_grid_thw)
+        sizes = self.tokens_per_image(host.config, image_grid_thw)
+        deep = output.deepstack_features
         return PrimaryFeatures(
-            list(output.pooler_output.split(self.tokens_per_image(host.config, image_grid_thw))),
-            qwen.patches_to_maps(ordered_PC, host.config, image_grid_thw),
+            list(output.pooler_output.split(sizes)),
+            qwen.patches_to_maps(output.last_hidden_state, host.config, image_grid_thw),
+            list(torch.stack(deep, dim=1).split(sizes)) if deep else [],
         )
 
     def position_ids(
@@ -93,9 +82,29 @@ class Qwen25VLBackbone:
         host: Any,
         inputs_embeds_BTD: Tensor,
         position_ids: Tensor | None,
+        deepstack_embeds: Tensor | None = None,
         **inputs: Any,
     ) -> BaseModelOutputWithPast:
-        """The text model alone; the host's own forward keeps position offsets on the module."""
+        """The text model alone; the host's own forward keeps position offsets on the module.
+
+        Args:
+            host: A ``Qwen3VLForConditionalGeneration``.
+            inputs_embeds_BTD: Embedded tokens.
+            position_ids: M-RoPE positions (3, B, T).
+            deepstack_embeds: (B, T, L, D) added after the first L layers, zero at text.
+            **inputs: Cache, mask and the like.
+
+        Returns:
+            Last hidden states and the cache.
+        """
+        if deepstack_embeds is not None:
+            # The text model wants rows at marked places; every place is marked, text adds zero.
+            inputs["visual_pos_masks"] = deepstack_embeds.new_ones(
+                deepstack_embeds.shape[:2], dtype=torch.bool
+            )
+            inputs["deepstack_visual_embeds"] = [
+                layer_BTD.flatten(0, 1) for layer_BTD in deepstack_embeds.unbind(2)
+            ]
         return host.model.language_model(
             inputs_embeds=inputs_embeds_BTD, position_ids=position_ids, **inputs
         )

@@ -24,7 +24,7 @@ from vlm_fo1.errors import SpliceError
 from vlm_fo1.model.primary import FeatureMap, PrimaryFeatures
 
 
-class Idefics3Backbone:
+class Idefics3Host:
     """Regions are cut from what the connector reads: the tower's normed output, unshuffled."""
 
     def map_channels(self, config: PreTrainedConfig) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.identity import Ids, Names, called, id_text, stated_size
+from vlm_fo1.formats.identity import Ids, Names, called, id_text, stated_size
 
 NAMES = ("file_name", "coco_url", "flickr_url", "path")
 """Where an image of a data set may have its name; LVIS gives only ``coco_url``."""

@@ -208,7 +208,7 @@ class Line:
     """Where it begins in the file, in bytes."""
 
 
-class LineFile:
+class JsonlFile:
     """Records on disk, each as soon as it is there; locked until `close`, or until it is gone.
 
     Args:

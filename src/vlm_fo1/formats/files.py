@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlm_fo1.config import read_json, read_text
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.given_coco import CocoFile
-from vlm_fo1.proposers.identity import Names
-from vlm_fo1.settings import read_json, read_text
+from vlm_fo1.formats.coco import CocoFile
+from vlm_fo1.formats.identity import Names
 
 YOLO = "yolo"
 """Key of rows in YOLO's form: class, centre x, centre y, width, height[, score], as shares."""

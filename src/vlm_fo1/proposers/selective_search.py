@@ -14,7 +14,7 @@ from vlm_fo1.boxes import nms
 from vlm_fo1.errors import ConfigError, MissingExtraError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 Boxes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ class SelectiveSearch:
     """
 
     name = "selective"
-    takes_queries = False
+    requires_labels = False
     selection = Selection(nms_iou=0.8, limit=100)
     """No score is too low: scores only order the boxes of one picture."""
 

@@ -13,7 +13,7 @@ from vlm_fo1.model.primary import PrimaryFeatures
 
 
 @runtime_checkable
-class Backbone(Protocol):
+class HostAdapter(Protocol):
     """What VLM-FO1 needs to know about a host VLM."""
 
     def map_channels(self, config: PreTrainedConfig) -> int:

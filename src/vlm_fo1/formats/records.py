@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.identity import id_text, is_writable
+from vlm_fo1.formats.identity import id_text, is_writable
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

@@ -15,21 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import check, iou
+from vlm_fo1.devices import check_device, dtype_of
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.images import read_framed, read_image
+from vlm_fo1.merging import joined
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.prompts import (
-    MAX_NEW_TOKENS,
-    Task,
-    as_list,
-    ask_grounded_caption,
-    ask_identify,
-    caption_task,
-)
 from vlm_fo1.proposers.base import (
     DEFAULT_SELECTION,
     Proposer,
@@ -39,12 +35,18 @@ from vlm_fo1.proposers.base import (
     select,
     selection_of,
 )
-from vlm_fo1.proposers.checkpoints import check_device, dtype_of
-from vlm_fo1.proposers.given import given_regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.scene import Scene
 from vlm_fo1.sight import Network, OnText, Writing
-from vlm_fo1.structures import Answer, Regions
-from vlm_fo1.windows import Area, fitting_tile, joined, tiles
+from vlm_fo1.tasks import (
+    MAX_NEW_TOKENS,
+    Task,
+    as_list,
+    ask_grounded_caption,
+    ask_identify,
+    caption_task,
+)
+from vlm_fo1.tiling import Area, fitting_tile, tiles
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
 
@@ -234,7 +236,7 @@ class FO1:
             tile: Side in pixels of overlapping tiles, for large images of small things: the
                 proposer looks at each tile besides the whole image, and `Scene.detect` and
                 `Scene.count` ask about each tile in its own pixels. By default "auto": such tiles
-                as the regions need to be recognised (see `vlm_fo1.windows.fitting_tile`), none
+                as the regions need to be recognised (see `vlm_fo1.tiling.fitting_tile`), none
                 where they are seen well; None for the whole image whatever is in it.
             image_size: See `seeing`.
             allow_url: Whether http(s) URLs are fetched.
@@ -505,7 +507,7 @@ class FO1:
             return {"regions": Regions.empty(picture.size)}
         start = time.perf_counter()
         wanted = None
-        if proposer.takes_queries:
+        if proposer.requires_labels:
             wanted = [queries] if isinstance(queries, str) else list(queries or ())
             if not wanted:
                 raise PromptError(

@@ -19,9 +19,9 @@ from torch import Tensor
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.proposers.base import DEFAULT_SELECTION, Selection, check_queries, ranked
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.proposers.hf_load import Family, load_detector
-from vlm_fo1.proposers.hf_prompts import Prompt, grounding_prompts, owl_prompts, task_prompts
-from vlm_fo1.structures import Regions
+from vlm_fo1.proposers.hf.load import Family, load_detector
+from vlm_fo1.proposers.hf.prompts import Prompt, grounding_prompts, owl_prompts, task_prompts
+from vlm_fo1.regions import Regions
 
 CLOSED_SET = "PekingU/rtdetr_v2_r50vd"
 """What ``hf`` alone loads: RT-DETR v2, the 80 kinds of things of COCO (Apache-2.0)."""
@@ -119,7 +119,7 @@ class DetectorProposer:
         return cls(*parts, **options)
 
     @property
-    def takes_queries(self) -> bool:
+    def requires_labels(self) -> bool:
         """Whether it looks for named things."""
         return self.family.takes_names
 
@@ -141,7 +141,7 @@ class DetectorProposer:
             transformers.__version__,
             config,
             self.image_processor.to_dict(),
-            self.template if self.takes_queries else "",
+            self.template if self.requires_labels else "",
             str(self.model.dtype),
             self.model.state_dict(),
         )
@@ -155,7 +155,7 @@ class DetectorProposer:
             PromptError: Names are missing, given to a detector that takes none, or too long.
             BoxError: The detector gave boxes that are no numbers.
         """
-        names = check_queries(self.name, queries, needed=self.takes_queries)
+        names = check_queries(self.name, queries, needed=self.requires_labels)
         if not images:
             return []
         prompts = self._prompts(names)

@@ -11,10 +11,8 @@ import numpy.typing as npt
 from vlm_fo1.boxes import Array
 from vlm_fo1.boxes import check as check_boxes
 from vlm_fo1.errors import BoxError
-from vlm_fo1.images import Frame
-from vlm_fo1.masks import decode_rle, turn_masks_upright
-from vlm_fo1.proposers.given_coco import CocoFile, results_of
-from vlm_fo1.proposers.given_files import (
+from vlm_fo1.formats.coco import CocoFile, results_of
+from vlm_fo1.formats.files import (
     UNREADABLE,
     YOLO,
     ByName,
@@ -23,15 +21,17 @@ from vlm_fo1.proposers.given_files import (
     read_boxes,
     yolo_boxes,
 )
-from vlm_fo1.proposers.given_records import array_of, label_of, parse_records, scores_of
-from vlm_fo1.proposers.identity import (
+from vlm_fo1.formats.identity import (
     called,
     id_text,
     same_name,
     shown_boxes,
     stated_size,
 )
-from vlm_fo1.structures import Regions
+from vlm_fo1.formats.records import array_of, label_of, parse_records, scores_of
+from vlm_fo1.images import Frame
+from vlm_fo1.masks import decode_rle, turn_masks_upright
+from vlm_fo1.regions import Regions
 
 __all__ = ["Offer", "by_image", "given_regions", "read_boxes"]
 

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from vlm_fo1._badges import (
+from vlm_fo1.answer import Answer
+from vlm_fo1.boxes import scale as scale_boxes
+from vlm_fo1.draw.labels import (
     DIM_ALPHA,
     Colour,
     Item,
@@ -26,10 +28,9 @@ from vlm_fo1._badges import (
     place_badges,
     write_badges,
 )
-from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.errors import ConfigError, ImageError
 from vlm_fo1.images import read_image
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.regions import Regions
 
 _PALETTE: tuple[Colour, ...] = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),

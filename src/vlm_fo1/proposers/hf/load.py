@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from vlm_fo1._extras import require
+from vlm_fo1.devices import check_report, placed, reason_of
 from vlm_fo1.errors import CheckpointError, ConfigError, MissingExtraError
 from vlm_fo1.hub import first_line
 from vlm_fo1.proposers.base import DEFAULT_SELECTION
-from vlm_fo1.proposers.checkpoints import check_report, placed, reason_of
 
 
 @dataclass(frozen=True, kw_only=True)

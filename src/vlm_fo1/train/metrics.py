@@ -8,10 +8,10 @@ from typing import Any
 
 from vlm_fo1._extras import require
 from vlm_fo1.data.check import BadRecord
-from vlm_fo1.lines import line_of, writing
+from vlm_fo1.jsonl import line_of, writing
 
 
-class Journal:
+class MetricsLogger:
     """Writes the logs of a run; on all processes but the main one it does nothing.
 
     Args:
