@@ -13,7 +13,7 @@ from recipes.synthetic.view import Item, Rng, View, brief, mention
 from recipes.synthetic.whole import ask_reasoning, ask_whole
 from vlm_fo1.data.answers import count_answer, label_answer
 from vlm_fo1.data.example import Turn
-from vlm_fo1.tasks import Question, Task, ask_grounded_caption, ask_labels, ask_regions
+from vlm_fo1.tasks import Question, Task, ask_image, ask_labels, ask_regions
 
 BACKGROUND = "background"
 """Caption of a region that holds nothing."""
@@ -218,7 +218,7 @@ def _grounded_caption(view: View, rng: Rng) -> Turn | None:
         first = first or count
     listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
     verb = "is" if first == 1 else "are"
-    return _turn(ask_grounded_caption(), f"There {verb} {listed}.")
+    return _turn(ask_image(Task.GROUNDED_CAPTION), f"There {verb} {listed}.")
 
 
 ASKERS: Mapping[Task, Asker] = MappingProxyType(

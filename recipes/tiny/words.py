@@ -16,7 +16,7 @@ from recipes.synthetic.signs import WORDS
 from vlm_fo1.data.answers import NOTHING
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.processing import ChatFormat
-from vlm_fo1.tasks import TEMPLATES
+from vlm_fo1.tasks import TASKS
 
 STOP, PAD, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
 
@@ -51,7 +51,7 @@ PHRASES = (
 def fragments() -> list[str]:
     """Fixed text that is one token each, longest first."""
     found = {f"{START}user\n", CHAT.closing, CHAT.after_image, *PHRASES}
-    for template in TEMPLATES.values():
+    for template in (spec.template for spec in TASKS.values()):
         found |= {piece for piece in template.split("{}") if piece and piece != "."}
     return sorted(found, key=lambda text: (-len(text), text))
 

@@ -1,6 +1,5 @@
 """What the model said about one image: `Mention` and `Answer`, frozen and validated."""
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import numpy as np
 
 from vlm_fo1._extras import require
 from vlm_fo1.boxes import xyxy_to_xywh
+from vlm_fo1.draw import draw_mentions
 from vlm_fo1.errors import BoxError
 from vlm_fo1.masks import encode_rle
 from vlm_fo1.regions import Floats, Regions, rounded, rounded_score
@@ -69,7 +69,7 @@ class ScoreTable:
         object.__setattr__(self, "scores", scores)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     """What the model said about one image, tied to the regions it was shown."""
 
@@ -279,10 +279,82 @@ class Answer:
             data={"class_name": np.array(chosen.labels, dtype=np.str_)},
         )
 
-    def draw(self, image: Any, **options: Any) -> "Image.Image":
-        """The chosen regions on the image; see `vlm_fo1.draw.draw_answer` for the options."""
-        drawing = importlib.import_module("vlm_fo1.draw")  # sugar: it stands on this module
-        return drawing.draw_answer(image, self, **options)
+    def draw(
+        self,
+        image: Any,
+        *,
+        show_confidence: bool = True,
+        show_unchosen: bool = False,
+        numbers: bool = True,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        max_side: int | None = None,
+        min_side: int | None = None,
+        min_score: float | None = None,
+    ) -> "Image.Image":
+        """The chosen regions on the image, each with its number, label and confidence.
+
+        A label keeps one colour, given out in the order of ``iter(answer)``.
+
+        Args:
+            image: What the question was asked of: anything `read_image` takes, at its full size.
+                Not changed.
+            show_confidence: Write the model's confidence where it is known.
+            show_unchosen: Draw the other regions too, thin and grey.
+            numbers: Write each region's number, its position in `regions`.
+            line_width: Of outlines, in pixels of the result; by default from its size.
+            font_size: Of badges, in pixels of the result; by default from its size and the number
+                of regions.
+            max_side: Shrink the image so that neither side is longer, in pixels.
+            min_side: Enlarge a smaller image first until one side is this long, in pixels, so that
+                outlines and badges are sharp where it is shown large.
+            min_score: Leave out regions whose score, as their proposer gave it, is lower; those
+                without one stay.
+
+        Returns:
+            A new RGB image; without mentions only the image, resized if asked.
+
+        Raises:
+            ConfigError: A size below one pixel.
+            ImageError: The image cannot be read, or is not of the size the answer is about.
+        """
+        return draw_mentions(
+            image,
+            self.regions,
+            [(mention.label, mention.indices, mention.confidence) for mention in self.mentions],
+            list(self),
+            show_confidence=show_confidence,
+            show_unchosen=show_unchosen,
+            numbers=numbers,
+            line_width=line_width,
+            font_size=font_size,
+            max_side=max_side,
+            min_side=min_side,
+            min_score=min_score,
+        )
+
+    def __repr__(self) -> str:
+        """What was asked and said, in a line or two.
+
+        ``<Answer detection: orange [2, 6], apple none | 15 regions>``
+        """
+        said = ", ".join(
+            f"{mention.label or '(no label)'} {list(mention.indices) or 'none'}"
+            for mention in self.mentions
+        )
+        said = said or repr(_shortened(self.plain))
+        count = "" if self.count is None else f" = {self.count}"
+        problems = f" | {len(self.problems)} problems" if self.problems else ""
+        return (
+            f"<Answer {self.task}{count}: {_shortened(said, 300)} | {len(self.regions)} regions"
+            f"{problems}>"
+        )
+
+
+def _shortened(text: str, most: int = 80) -> str:
+    """A text in one line, its end left out where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _first_known(candidates: Sequence[Floats | None], count: int) -> list[float]:

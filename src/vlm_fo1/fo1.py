@@ -1,13 +1,14 @@
-"""From a picture and a question to an answer: `FO1`.
+"""From an image and a question to an answer: `FO1`.
 
 `FO1` is a model with its processor and, perhaps, a proposer; it holds no state between calls, so
-threads may share one. `Scene` (in `vlm_fo1.scene`) is one encoded image for many questions.
+threads may share one. `Scene` (in `vlm_fo1.scene`) is one opened image for many questions.
 """
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,59 +17,47 @@ import torch
 from PIL import Image
 
 from vlm_fo1.answer import Answer
-from vlm_fo1.boxes import check, iou
+from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.engine import LocalEngine, Prompt
+from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
 from vlm_fo1.formats.boxes import given_regions
-from vlm_fo1.images import read_framed, read_image
-from vlm_fo1.merging import joined
+from vlm_fo1.images import Frame, read_framed, read_image
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
+from vlm_fo1.plan import OnText, Plan, check_writing
 from vlm_fo1.processing import FO1Processor
+from vlm_fo1.proposals import ON_IMAGES, Thresholds, Tile, offer_for, propose, tile_side
 from vlm_fo1.proposers.base import (
     DEFAULT_SELECTION,
     Proposer,
     Selection,
     default_proposer,
     load_proposer,
-    select,
     selection_of,
 )
-from vlm_fo1.regions import Regions
-from vlm_fo1.scene import Scene
-from vlm_fo1.sight import Network, OnText, Writing
-from vlm_fo1.tasks import (
-    MAX_NEW_TOKENS,
-    Task,
-    as_list,
-    ask_grounded_caption,
-    ask_identify,
-    caption_task,
-)
-from vlm_fo1.tiling import Area, fitting_tile, tiles
+from vlm_fo1.regions import Offer, Regions
+from vlm_fo1.scene import Scene, labels_of
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, questions_of, task_of
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
 
-Tile = int | Literal["auto"] | None
-"""Side of tiles in pixels, "auto" for what the things of the picture need, None for no tiles."""
-
-PROPOSED_AT_ONCE = 8
-"""How many tiles a proposer gets in one call."""
+Queries = str | Sequence[str] | None
 
 
 class FO1:
-    """VLM-FO1 for people: pictures and boxes in, answers that point at boxes out.
+    """VLM-FO1 for people: images and boxes in, answers that point at boxes out.
 
     Every asking method takes ``boxes``: an array of (x1, y1, x2, y2) in pixels of the image as
-    displayed, `Regions`, or a JSON or COCO file (see `proposers.given`). Without them the proposer
+    displayed, `Regions`, or a JSON or COCO file (see `vlm_fo1.formats`). Without them the proposer
     is asked, if there is one; ``boxes=[]`` asks without any. Besides, each takes
 
     - ``max_new_tokens``: length limit of an answer in tokens; the model's context may leave less;
     - ``on_text``: is called with the text as it is written;
     - ``queries``: what a proposer that looks for named things shall look for; the labels of the
       question unless said otherwise;
-    - ``tile``: see `open`; "auto" for `detect` and `count`, else None;
+    - ``tile``: see `open`; "auto" means no tiles for questions that are not asked tile by tile;
     - ``allow_url``: whether http(s) URLs are fetched.
 
     What cannot be asked is refused before anything looks at the image.
@@ -92,7 +81,12 @@ class FO1:
     ) -> None:
         self.model = model
         self.processor = processor
-        self.tag_ids = processor.region_tag_ids()
+        self.engine = LocalEngine(
+            model,
+            processor.image_processor,
+            frozenset(processor.region_tag_ids()),
+            processor.stop_token_id,
+        )
         self._proposer = proposer
         self._selection = selection
         self._lock = threading.Lock()
@@ -221,12 +215,12 @@ class FO1:
         image: Any,
         boxes: Any = None,
         *,
-        queries: str | Sequence[str] | None = None,
+        queries: Queries = None,
         tile: Tile = "auto",
         image_size: int | None = None,
         allow_url: bool = False,
     ) -> Scene:
-        """Encode an image and its regions once, for many questions.
+        """Open an image with its regions for many questions; it is encoded with the first.
 
         Args:
             image: A path, bytes, a PIL image, an array, a data URL, or with ``allow_url`` a URL.
@@ -241,9 +235,6 @@ class FO1:
             image_size: See `seeing`.
             allow_url: Whether http(s) URLs are fetched.
 
-        Returns:
-            The scene.
-
         Raises:
             ImageError: The image cannot be read.
             BoxError: A box cannot be used.
@@ -253,7 +244,113 @@ class FO1:
         if image_size is not None:
             fo1 = self.seeing(image_size)
             return fo1.open(image, boxes, queries=queries, tile=tile, allow_url=allow_url)
-        return self._scene(None, image, boxes, queries, tile, allow_url)
+        upright, frame = read_framed(image, allow_url=allow_url)
+        if boxes is None:
+            return self._scene(upright, self._propose(upright, queries, tile))
+        return self._scene(upright, self._given(image, frame, boxes, tile))
+
+    def propose(
+        self,
+        image: Any,
+        *,
+        queries: Queries = None,
+        tile: Tile = None,
+        allow_url: bool = False,
+    ) -> Offer:
+        """What the proposer offers for an image, as questions without boxes would get it.
+
+        Args:
+            image: As in `open`.
+            queries: As in `open`.
+            tile: As in `open`.
+            allow_url: As in `open`.
+
+        Returns:
+            Regions best first, with what is to be said of them; takes the place of boxes anywhere.
+
+        Raises:
+            ImageError: The image cannot be read.
+            PromptError: There is no proposer, or it looks for named things and there are none.
+        """
+        if self._proposer is None:
+            raise PromptError("there is no proposer: load the model with proposer=...")
+        return self._propose(read_image(image, allow_url=allow_url), queries, tile)
+
+    def answer(
+        self,
+        image: Any,
+        request: Request,
+        boxes: Any = None,
+        *,
+        images: Sequence[Any] = (),
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Ask; what the other methods do with a request of their own.
+
+        Args:
+            image: As in `open`.
+            request: What is asked; its region numbers are positions in ``boxes``.
+            boxes: See the class.
+            images: See `Scene.answer`.
+            queries: See the class.
+            tile: See the class.
+            allow_url: Whether http(s) URLs are fetched.
+            max_new_tokens: See the class.
+            on_text: See the class.
+
+        Raises:
+            PromptError: The request cannot be asked, or needs regions and there are none.
+            ImageError: An image cannot be read.
+            BoxError: A box cannot be used.
+        """
+        check_writing(max_new_tokens, on_text)
+        queries = self._check(request, boxes, queries)
+        more = [read_image(one, allow_url=allow_url) for one in images]
+        scene = self.open(
+            image, boxes, queries=queries, tile=_tile_of(request, tile), allow_url=allow_url
+        )
+        return scene.answer(request, images=more, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def answer_many(
+        self,
+        items: Iterable[tuple[Any, Request] | tuple[Any, Request, Any]],
+        *,
+        batch_size: int = 8,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Iterator[Answer | FO1Error]:
+        """Ask about many images, several side by side.
+
+        Args:
+            items: Image and request, and perhaps boxes, each as in `answer`; read as they are used.
+            batch_size: How many are asked at once.
+            queries: See the class.
+            tile: See the class.
+            allow_url: Whether http(s) URLs are fetched.
+            max_new_tokens: See the class.
+
+        Yields:
+            An answer an item, in order; for a broken item its error, and the others go on.
+
+        Raises:
+            PromptError: ``max_new_tokens`` or ``batch_size`` cannot be.
+        """
+        check_writing(max_new_tokens, None)
+        if batch_size < 1:
+            raise PromptError(f"batch_size is {batch_size}, at least 1 is needed")
+        left = iter(items)
+        while batch := list(islice(left, batch_size)):
+            planned = [
+                self._planned(item, queries, tile, max_new_tokens, allow_url=allow_url)
+                for item in batch
+            ]
+            yield from self._answers(planned)
 
     def detect(
         self,
@@ -261,18 +358,24 @@ class FO1:
         labels: str | Sequence[str],
         boxes: Any = None,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
+        queries: Queries = None,
         tile: Tile = "auto",
         allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find everything that one of the labels names."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        question = self._network().about_labels(Task.DETECTION, labels)
-        queries = queries or question.labels
-        scene = self._scene("detect", image, boxes, queries, tile, allow_url)
-        return scene.put(question, writing)
+        request = Request(task=Task.DETECTION, labels=labels_of(labels))
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def count(
         self,
@@ -280,18 +383,24 @@ class FO1:
         label: str,
         boxes: Any = None,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
+        queries: Queries = None,
         tile: Tile = "auto",
         allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        question = self._network().about_labels(Task.COUNTING, label)
-        queries = queries or question.labels
-        scene = self._scene("count", image, boxes, queries, tile, allow_url)
-        return scene.put(question, writing)
+        request = Request(task=Task.COUNTING, labels=labels_of(label))
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def refer(
         self,
@@ -299,18 +408,24 @@ class FO1:
         phrase: str,
         boxes: Any = None,
         *,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Find what a phrase describes, e.g. "the orange nearest the apple"."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        question = self._network().about_labels(Task.REFERRING, phrase)
-        queries = queries or question.labels
-        scene = self._scene("refer", image, boxes, queries, tile, allow_url)
-        return scene.put(question, writing)
+        request = Request(task=Task.REFERRING, labels=labels_of(phrase))
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def describe(
         self,
@@ -318,33 +433,48 @@ class FO1:
         boxes: Any = None,
         *,
         detail: Literal["brief", "detailed"] = "brief",
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Say what stands in each box; one mention a box, the words as its label."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        task = caption_task(detail)
-        scene = self._scene("describe", image, boxes, queries, tile, allow_url)
-        return scene.put_each(task, None, writing)
+        request = Request(task=task_of("describe", detail))
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def read_text(
         self,
         image: Any,
         boxes: Any = None,
         *,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Read the writing in each box; one mention a box, the writing as its label."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        scene = self._scene("read_text", image, boxes, queries, tile, allow_url)
-        return scene.put_each(Task.REGION_OCR, None, writing)
+        request = Request(task=Task.REGION_OCR)
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def match(
         self,
@@ -352,11 +482,11 @@ class FO1:
         box: Any,
         boxes: Any = None,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
+        queries: Queries = None,
         tile: Tile = None,
         allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find more of what stands in ``box`` among ``boxes``.
 
@@ -366,56 +496,72 @@ class FO1:
         Raises:
             BoxError: ``box`` is not one usable box.
         """
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        self._check_offered(boxes, "match")
-        picture, frame = read_framed(image, allow_url=allow_url)
+        check_writing(max_new_tokens, on_text)
+        request = Request(task=Task.VISUAL_PROMPT, regions=(0,))
+        self._check(request, boxes, queries)
+        upright, frame = read_framed(image, allow_url=allow_url)
         try:
-            example = given_regions(box, frame, image=_name(image))
+            example = self._given(image, frame, box, None)
         except BoxError as error:
             raise BoxError(f"the reference box of match: {error}") from error
         if len(example) != 1:
             raise BoxError(f"match takes one reference box, got {len(example)}")
-        found: dict[str, Any]
         if boxes is not None:
-            offer = given_regions(boxes, frame, image=_name(image))
-            found = {"regions": offer.regions, "notes": offer.notes}
+            offer = self._given(image, frame, boxes, None)
         else:
-            found = self._propose(picture, queries, tile)
-        found["regions"] = _first(example.regions, found["regions"])
-        found["notes"] = list(dict.fromkeys([*example.notes, *found.get("notes", ())]))
-        return self._opened(picture, **found).match(0, **writing.options())
+            offer = self._propose(upright, queries, tile)
+        notes = tuple(dict.fromkeys([*example.notes, *offer.notes]))
+        regions = _first(example.regions, offer.regions)
+        scene = self._scene(upright, replace(offer, regions=regions, notes=notes))
+        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
 
     def ground(
         self,
         image: Any,
         boxes: Any = None,
         *,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Describe the image and point at everything mentioned."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        scene = self._scene("ground", image, boxes, queries, tile, allow_url)
-        return scene.put(ask_grounded_caption(), writing)
+        request = Request(task=Task.GROUNDED_CAPTION)
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def identify(
         self,
         image: Any,
         boxes: Any = None,
         *,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Name every object of the image, with its regions."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        scene = self._scene("identify", image, boxes, queries, tile, allow_url)
-        return scene.put(ask_identify(), writing)
+        request = Request(task=Task.IDENTIFY)
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def reason(
         self,
@@ -424,17 +570,24 @@ class FO1:
         boxes: Any = None,
         *,
         about: Sequence[int] = (),
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        self._network().in_words(Task.REASONING, question)  # refused before anything is looked at
-        scene = self._scene(None, image, boxes, queries, tile, allow_url)
-        return scene.reason(question, about=about, **writing.options())
+        request = Request(task=Task.REASONING, text=question, regions=tuple(about))
+        return self.answer(
+            image,
+            request,
+            boxes,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def ask(
         self,
@@ -445,114 +598,169 @@ class FO1:
         about: Sequence[int] = (),
         images: Sequence[Any] = (),
         system: str | None = None,
+        queries: Queries = None,
+        tile: Tile = "auto",
+        allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: OnText | None = None,
-        queries: str | Sequence[str] | None = None,
-        tile: Tile = None,
-        allow_url: bool = False,
     ) -> Answer:
         """Ask anything.
 
-        ``about=[3]`` puts region 3 where ``{}`` stands in the question; `Scene.ask` says what
+        ``about=[3]`` puts region 3 where ``{}`` stands in the question; `Scene.answer` says what
         ``images`` and ``system`` are.
         """
-        writing = Writing(max_new_tokens=max_new_tokens, on_text=on_text)
-        self._network().in_words(Task.FREE, question)  # refused before anything is looked at
-        more = [read_image(one, allow_url=allow_url) for one in as_list(images, "images")]
-        scene = self._scene(None, image, boxes, queries, tile, allow_url)
-        return scene.ask(question, about=about, images=more, system=system, **writing.options())
+        request = Request(task=Task.FREE, text=question, regions=tuple(about), system=system)
+        return self.answer(
+            image,
+            request,
+            boxes,
+            images=images,
+            queries=queries,
+            tile=tile,
+            allow_url=allow_url,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
-    def _scene(
+    def segment(
         self,
-        needs: str | None,
         image: Any,
-        boxes: Any,
-        queries: str | Sequence[str] | None,
-        tile: Tile,
-        allow_url: bool,
-    ) -> Scene:
-        """An image that the towers have not looked at; ``needs`` names a question about regions."""
-        if needs is not None:
-            self._check_offered(boxes, needs)
-        picture, frame = read_framed(image, allow_url=allow_url)
-        if boxes is not None:
-            offer = given_regions(boxes, frame, image=_name(image))
-            side = self._side(tile, offer.regions)
-            return self._opened(picture, offer.regions, notes=offer.notes, tile=side)
-        return self._opened(picture, **self._propose(picture, queries, tile))
+        phrase: str,
+        *,
+        proposer: Proposer | None = None,
+        query: str | None = None,
+        thresholds: Thresholds = ON_IMAGES,
+        allow_url: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Find what a phrase means, as masks where the proposer has them.
 
-    def _check_offered(self, boxes: Any, needs: str) -> None:
-        if boxes is None and self._proposer is None:
-            raise PromptError(
-                f"{needs} points at regions, and none were given: pass boxes=..., one "
-                "(x1, y1, x2, y2) per candidate, or load the model with proposer=..."
-            )
+        A detector with masks offers, the counting question decides.
 
-    def _opened(self, picture: Image.Image, regions: Regions, **options: Any) -> Scene:
-        return Scene(self._network(), picture, regions, **options)
+        Args:
+            image: As in `open`.
+            phrase: Of any kind: "the player in red nearest the ball".
+            proposer: Offers things; `SAM3Proposer` gives them masks. By default that of the model.
+            query: What the proposer looks for, by default the phrase. A detector knows names better
+                than sentences: "player".
+            thresholds: Which of the things are offered that a detector finds for a name.
+            allow_url: Whether http(s) URLs are fetched.
+            max_new_tokens: Length limit of the answer.
+            on_text: Gets the text as it is written.
 
-    def _network(self) -> Network:
-        return Network(self.model, self.processor, self.tag_ids)
-
-    def _propose(
-        self, picture: Image.Image, queries: str | Sequence[str] | None, tile: Tile
-    ) -> dict[str, Any]:
-        """What the proposer offers, as arguments of `Scene`: regions, tile, notes and seconds.
+        Returns:
+            The answer to the counting question: ``answer.chosen`` has the masks, ``answer.count``
+            the number, ``answer.regions`` everything that was offered.
 
         Raises:
-            PromptError: It looks for named things and there are no queries.
+            ImageError: The image cannot be read.
+            PromptError: The phrase cannot be asked, or there is no proposer.
+            BoxError: The proposer returned what is no number.
         """
+        check_writing(max_new_tokens, on_text)
+        request = Request(task=Task.COUNTING, labels=labels_of(phrase))
+        offering = self.proposer if proposer is None else proposer
+        if offering is None:
+            raise PromptError("segment asks a proposer: pass proposer=..., e.g. SAM3Proposer")
+        upright = read_image(image, allow_url=allow_url)
+        offer = offer_for(offering, upright, query or phrase, thresholds)
+        scene = self._scene(upright, offer)
+        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def _check(self, request: Request, boxes: Any, queries: Queries) -> Queries:
+        """Refuse what cannot be asked before anything looks; what the proposer shall look for.
+
+        Raises:
+            PromptError: The request needs regions and nobody has any, or its words cannot be asked.
+        """
+        if request.spec.needs_regions and boxes is None and self._proposer is None:
+            raise PromptError(
+                f"{request.spec.command.replace('-', '_')} points at regions, and none were given: "
+                "pass boxes=..., one (x1, y1, x2, y2) per candidate, or load the model with "
+                "proposer=..."
+            )
+        if request.regions:
+            return queries
+        own = self.processor
+        asked = questions_of(request, 0, own.vocabulary, own.reserved_tokens())
+        return queries or (asked[0].labels if asked else None) or None
+
+    def _given(self, image: Any, frame: Frame, boxes: Any, tile: Tile) -> Offer:
+        """The user's boxes as regions."""
+        offer = given_regions(boxes, frame, image=_name(image))
+        side = tile_side(tile, offer.regions, self.processor.image_processor)
+        return replace(offer, tile=side)
+
+    def _propose(self, upright: Image.Image, queries: Queries, tile: Tile) -> Offer:
+        """What the proposer offers; nothing where there is none."""
         proposer = self.proposer
         if proposer is None:
-            return {"regions": Regions.empty(picture.size)}
-        start = time.perf_counter()
-        wanted = None
-        if proposer.requires_labels:
-            wanted = [queries] if isinstance(queries, str) else list(queries or ())
-            if not wanted:
-                raise PromptError(
-                    f"the proposer {proposer.name} looks for named things: pass "
-                    "queries=['orange', ...] (--query on the command line), or boxes=..."
+            return Offer(Regions.empty(upright.size))
+        return propose(
+            proposer,
+            upright,
+            selection=self.selection,
+            queries=queries,
+            tile=tile,
+            seen_by=self.processor.image_processor,
+        )
+
+    def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
+        return Scene(self.engine, self.processor, upright, offer)
+
+    def _planned(
+        self,
+        item: tuple[Any, ...],
+        queries: Queries,
+        tile: Tile,
+        max_new_tokens: int,
+        *,
+        allow_url: bool,
+    ) -> "_Planned | FO1Error":
+        """An item up to its prompts, or what is wrong with it."""
+        image, request, *rest = item
+        boxes = rest[0] if rest else None
+        try:
+            with item_errors(str(_name(image) or "an image")):
+                wanted = self._check(request, boxes, queries)
+                scene = self.open(
+                    image, boxes, queries=wanted, tile=_tile_of(request, tile), allow_url=allow_url
                 )
-        whole = (0, 0, *picture.size)
-        seen = {whole: proposer.propose([picture], queries=wanted)[0]}
-        side = self._side(tile, select(seen[whole], self.selection))
-        if side is not None:
-            parts = [area for area in tiles(picture.size, side) if area != whole]
-            seen |= _found_in(picture, parts, proposer, wanted)
-        found = seen[whole] if len(seen) == 1 else joined(seen.items(), picture.size)
-        selection = self.selection
-        if selection.limit is not None:  # it is meant for one look
-            selection = replace(selection, limit=selection.limit * len(seen))
-        chosen = select(found, selection)
-        regions = replace(chosen, xyxy=check(chosen.xyxy, picture.size))
-        notes: list[str] = []
-        if not len(regions):
-            notes.append(
-                f"no regions were offered: the proposer {proposer.name} found {len(found)} boxes, "
-                f"and none passed min_score = {selection.min_score:g}"
-                if len(found)
-                else f"no regions were offered: the proposer {proposer.name} found nothing"
-            )
+                plan = scene.plan(request, max_new_tokens=max_new_tokens)
+                return scene, plan, scene.prompts(plan)
+        except FO1Error as error:
+            return error
+
+    def _answers(self, planned: Sequence["_Planned | FO1Error"]) -> Iterator[Answer | FO1Error]:
+        """What a batch gives, each item in its place."""
+        prompts = [p for one in planned if not isinstance(one, FO1Error) for p in one[2]]
+        start = time.perf_counter()
+        try:
+            with item_errors(f"a batch of {len(planned)}"):
+                done = iter(self.engine.generate(prompts))
+        except FO1Error as error:
+            if len(planned) == 1:
+                yield error
+            else:  # one of them, or all together: each by itself
+                for one in planned:
+                    yield from self._answers([one])
+            return
         seconds = time.perf_counter() - start
-        return {"regions": regions, "tile": side, "notes": notes, "propose_s": seconds}
+        for one in planned:
+            if isinstance(one, FO1Error):
+                yield one
+            else:
+                scene, plan, own = one
+                yield scene.read(plan, list(islice(done, len(own))), seconds)
 
-    def _side(self, tile: Tile, regions: Regions) -> int | None:
-        """The side of tiles in pixels, None for the whole picture."""
-        if tile != "auto":
-            return tile
-        return fitting_tile(regions, self.processor.image_processor.seen_size)
+
+_Planned = tuple[Scene, Plan, list[Prompt]]
 
 
-def _found_in(
-    picture: Image.Image, areas: Sequence[Area], proposer: Proposer, queries: list[str] | None
-) -> dict[Area, Regions]:
-    """What a proposer finds in each of these parts, in pixels of the part."""
-    seen: list[Regions] = []
-    for first in range(0, len(areas), PROPOSED_AT_ONCE):
-        crops = [picture.crop(area) for area in areas[first : first + PROPOSED_AT_ONCE]]
-        seen += proposer.propose(crops, queries=queries)
-    return dict(zip(areas, seen, strict=True))
+def _tile_of(request: Request, tile: Tile) -> Tile:
+    """No tiles for questions that are not asked tile by tile, unless somebody says so."""
+    return None if tile == "auto" and not request.spec.tiled else tile
 
 
 _LOADING = ("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer")

@@ -8,7 +8,6 @@ import numpy as np
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.boxes import iou
 from vlm_fo1.regions import Floats, Regions
-from vlm_fo1.tasks import Question, Task
 from vlm_fo1.tiling import Area
 
 MERGE_IOU = 0.7
@@ -16,7 +15,7 @@ MERGE_IOU = 0.7
 they overlap more than this."""
 
 
-def joined(
+def merge_tiles(
     seen: Iterable[tuple[Area, Regions]], size_wh: tuple[int, int], *, border: float = 2.0
 ) -> Regions:
     """What a proposer found in parts of a picture, in pixels of the whole.
@@ -50,7 +49,7 @@ def joined(
     return Regions(xyxy[order], size_wh, all_scores[order])
 
 
-def merged(
+def merge_answers(
     answers: Sequence[Answer], *, notes: Sequence[str] = (), counting: bool = False
 ) -> Answer:
     """One answer from those of several windows to the same question.
@@ -104,36 +103,35 @@ def merged(
     )
 
 
-def with_all_labels(
-    answers: Sequence[Answer], question: Question, *, notes: Sequence[str] = ()
+def merge_groups(
+    answers: Sequence[Answer], *, notes: Sequence[str] = (), counting: bool = False
 ) -> Answer:
     """One answer from those to parts of a question with many labels.
 
     Args:
         answers: At least one, each to one of `in_groups`; all about the same ``regions``.
-        question: The whole question.
         notes: Goes into ``problems`` first.
+        counting: The count is the number of regions that are mentioned.
 
     Returns:
         The mentions of all parts, in the order of the labels; of a label that another part asked
-        for, what was said where it was asked. The count is the number of regions that are
-        mentioned. Times are left out.
+        for, what was said where it was asked. Times are left out.
     """
+    labels = tuple(dict.fromkeys(label for answer in answers for label in answer.labels))
     mentions = [
         mention
         for answer in answers
         for mention in answer.mentions
-        if mention.label in answer.labels or mention.label not in question.labels
+        if mention.label in answer.labels or mention.label not in labels
     ]
     problems = dict.fromkeys(problem for answer in answers for problem in answer.problems)
-    counting = question.task is Task.COUNTING
     return Answer(
         text="\n".join(answer.text for answer in answers),
         regions=answers[0].regions,
         mentions=tuple(mentions),
-        task=str(question.task),
-        labels=question.labels,
-        spelt=question.spelt,
+        task=answers[0].task,
+        labels=labels,
+        spelt=answers[0].spelt,
         plain="\n".join(answer.plain for answer in answers),
         count=len({i for mention in mentions for i in mention.indices}) if counting else None,
         problems=(*notes, *problems),

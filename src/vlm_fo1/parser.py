@@ -149,7 +149,7 @@ def _count(
 
     Asked for several labels, an answer states several numbers: then the regions are counted.
     """
-    if question.task is not Task.COUNTING:
+    if question.task != Task.COUNTING:
         return None
     chosen = len({index for mention in mentions for index in mention.indices})
     stated = _stated_number(plain, question.labels) if len(question.labels) == 1 else None

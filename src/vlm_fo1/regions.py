@@ -142,6 +142,22 @@ class Regions:
         return result
 
 
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """Regions that a question may point at, and what the user should know of them."""
+
+    regions: Regions
+    notes: tuple[str, ...] = ()
+    """For the ``problems`` of every answer: what was assumed, turned or left out."""
+    tile: int | None = None
+    """Side in pixels of the tiles through which the image is looked at; None for the whole."""
+    seconds: float = 0.0
+    """What it took to find them."""
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+
 def rounded(value: float, digits: int = 2) -> float:
     """Round for files: two decimals for pixels, six for scores; never a negative zero."""
     return round(float(value), digits) + 0.0

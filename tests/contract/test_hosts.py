@@ -20,7 +20,7 @@ from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.hosts import HOSTS, find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_pooling import pool_mean
-from vlm_fo1.model.splice import prompt_start
+from vlm_fo1.model.splice import cut_prompt
 from vlm_fo1.processing.hosts import _primary
 from vlm_fo1.processing.image import FO1ImageProcessor
 
@@ -203,7 +203,7 @@ def test_beams_and_a_cache_of_the_prompts_start_agree_with_plain_generation(
     prompt = model.embed_prompt(ids, mask, model.encode_images(**inputs))
     plain = model.generate(ids, mask, **prompt, **options)
     for length in (ids.shape[1] - 3, 4):  # after the image, and in the middle of it
-        cache = model(**prompt_start(prompt, length), use_cache=True)[CACHE]
+        cache = model(**cut_prompt(prompt, 0, length), use_cache=True)[CACHE]
         started = model.generate(ids, mask, **prompt, cache=cache, **options)
         assert torch.equal(started, plain)
     beams = model.generate(

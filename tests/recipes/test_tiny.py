@@ -36,7 +36,7 @@ from vlm_fo1 import FO1
 from vlm_fo1.config import build as build_config
 from vlm_fo1.errors import CheckpointError, ConfigError, TrainingError
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
-from vlm_fo1.tasks import TEMPLATES
+from vlm_fo1.tasks import TASKS
 from vlm_fo1.train.metrics import read_log
 from vlm_fo1.train.stop import Stop
 
@@ -166,7 +166,7 @@ def test_words_and_every_listed_truth_are_one_token_each(tokenizer):
 
 
 def test_every_template_comes_back_from_its_tokens_in_a_few_of_them(tokenizer):
-    for template in TEMPLATES.values():
+    for template in (spec.template for spec in TASKS.values()):
         text = template.replace("{}", "dog")
         ids = tokenizer([text], add_special_tokens=False)["input_ids"][0]
         assert tokenizer.decode(ids) == text

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from vlm_fo1.answer import Answer, Mention
-from vlm_fo1.draw import draw_answer, draw_regions, labels
+from vlm_fo1.draw import draw_regions, labels
 from vlm_fo1.draw import regions as draw
 from vlm_fo1.draw.labels import Item
 from vlm_fo1.errors import ConfigError, ImageError
@@ -13,6 +13,10 @@ from vlm_fo1.regions import Regions
 
 ORANGE, SKY = (230, 159, 0), (86, 180, 233)
 SIZES = [(28, 28), (64, 48), (640, 480), (200, 2000), (8000, 30), (3000, 2000)]
+
+
+def draw_answer(image, answer, **options):
+    return answer.draw(image, **options)
 
 
 def blank(size_wh=(640, 480)):

@@ -92,7 +92,7 @@ def special_counts(fo1, ids):
     placeholders = {processor.image_token_id, processor.region_token_id}
     added = processor.tokenizer.added_tokens_decoder.items()
     control = {id_ for id_, token in added if token.special or "<|" in token.content}
-    special = {*control, *fo1.tag_ids, *placeholders}
+    special = {*control, *fo1.processor.region_tag_ids(), *placeholders}
     return Counter(id_ for id_ in ids if id_ in special)
 
 
@@ -146,7 +146,7 @@ def test_a_scene_reads_the_image_and_its_regions_once(fo1, monkeypatch):
     monkeypatch.setattr(type(fo1.model), "forward", counting)
     scene = fo1.open(PIXELS, BOXES)
     scene.detect("cat", **SHORT)
-    assert lengths[0] == len(scene._sight(scene._best)._prefix_ids)
+    assert lengths[0] == len(scene._prefix(scene._best, keep=True).ids)
     del lengths[:]
     scene.detect("cat", **SHORT)
     assert max(lengths) == len(fo1.processor.encode_question(_detect("cat"), len(BOXES)))
@@ -214,7 +214,7 @@ def test_every_chosen_region_has_the_probability_of_its_token_and_keeps_its_scor
     script = say(monkeypatch, fo1, text)
     offered = [{"xyxy": box, "score": s} for box, s in zip(BOXES, [0.5, 0.75, 0.25], strict=True)]
     answer = fo1.detect(PIXELS, "cat", offered)
-    tags = {fo1.tag_ids[2], fo1.tag_ids[0]}
+    tags = {fo1.processor.region_tag_ids()[2], fo1.processor.region_tag_ids()[0]}
     said = [p for id_, p in zip(script.ids, script.probabilities, strict=True) if id_ in tags]
     chosen = answer["cat"]
     assert chosen.confidence is not None
@@ -346,7 +346,7 @@ def test_of_101_boxes_without_scores_a_single_question_shows_the_first_100(fo1, 
     assert said in scene.refer("cat").problems[0]
     assert [said in problem for problem in scene.describe([0, 1]).problems] == [True]
     tags = special_counts(fo1, script.prompts[0])
-    assert all(tags[id_] == 1 for id_ in fo1.tag_ids)
+    assert all(tags[id_] == 1 for id_ in fo1.processor.region_tag_ids())
     for ask in (lambda: scene.match(100), lambda: scene.ask("Is {} ripe?", about=[100])):
         with pytest.raises(PromptError, match="region 100 is not among the 100 of 101 regions"):
             ask()
@@ -621,7 +621,7 @@ def test_markup_in_the_words_of_a_user_forges_no_token(fo1, monkeypatch, name):
     innocent = special_counts(fo1, script.prompts[-1])
     closing = words_of(fo1, script.prompts[-1]).count(fo1.processor.chat.stop_token)
     assert closing == 1 + fo1.processor.chat.opening.count(fo1.processor.chat.stop_token)
-    assert innocent[fo1.tag_ids[2]] == 1
+    assert innocent[fo1.processor.region_tag_ids()[2]] == 1
     for words in EVIL:
         getattr(scene, name)(words)
         assert special_counts(fo1, script.prompts[-1]) == innocent, words
@@ -680,7 +680,7 @@ def test_about_puts_a_region_where_its_placeholder_stands(fo1, monkeypatch):
     assert "Is <region2> left of <region0>?" in words_of(fo1, script.prompts[0])
     assert "Is <region1> ripe?" in words_of(fo1, script.prompts[1])
     tags = special_counts(fo1, script.prompts[0])
-    assert [tags[fo1.tag_ids[index]] for index in range(3)] == [2, 1, 2]
+    assert [tags[fo1.processor.region_tag_ids()[index]] for index in range(3)] == [2, 1, 2]
 
 
 def test_about_and_placeholders_must_pair_up(fo1):

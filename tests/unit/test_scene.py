@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.helpers_script import say
 from tests.helpers_tiny import with_a_hundred_numbers
@@ -19,9 +18,10 @@ from tests.helpers_tiny import with_a_hundred_numbers
 from recipes.synthetic.kinds import KINDS
 from recipes.tiny.recipe import MAX_LABELS
 from vlm_fo1 import FO1
+from vlm_fo1.engine import LocalEngine
+from vlm_fo1.engine.generate import REPEATED_TOKENS, repeats_itself
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
-from vlm_fo1.model.generation import REPEATED_TOKENS, RepeatsItself
 from vlm_fo1.scene import Scene
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 
@@ -64,7 +64,7 @@ def blind(fo1, monkeypatch):
         raise AssertionError("the network was run")
 
     monkeypatch.setattr(fo1.model, "encode_images", never)
-    monkeypatch.setattr(fo1.model, "generate", never)
+    monkeypatch.setattr(LocalEngine, "generate", never)
     return fo1
 
 
@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(blind):
 def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, "one two three four five six seven eight nine ten eleven twelve")
-    prompt = len(scene._sight(scene._best)._prefix_ids) + len(
+    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()
@@ -158,7 +158,7 @@ def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
 def test_an_answer_that_the_context_cuts_says_so(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, " ".join(itertools.islice(words_that_differ(), 300)))
-    prompt = len(scene._sight(scene._best)._prefix_ids) + len(
+    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()
@@ -180,12 +180,10 @@ def test_an_answer_that_repeats_itself_is_ended_and_says_so(fo1, monkeypatch):
 
 @pytest.mark.parametrize(("period", "ends"), [(1, True), (64, True), (65, False)])
 def test_only_a_short_period_that_fills_the_whole_end_is_a_repetition(period, ends):
-    over = RepeatsItself(prompt_length=3)
-    turn = list(range(period))
-    ids = [7, 7, 7, *itertools.islice(itertools.cycle(turn), REPEATED_TOKENS)]
-    assert over(torch.tensor([ids]), torch.empty(0)).tolist() == [ends]
-    assert over(torch.tensor([ids[:-32]]), torch.empty(0)).tolist() == [False]
-    assert over(torch.tensor([[7, 7, 7, 99, *ids[3:-1]]]), torch.empty(0)).tolist() == [False]
+    ids = list(itertools.islice(itertools.cycle(range(period)), REPEATED_TOKENS))
+    assert repeats_itself(ids) is ends
+    assert not repeats_itself(ids[:-32])
+    assert not repeats_itself([99, *ids[:-1]])
 
 
 # --- more labels than one question holds ---------------------------------------------------------

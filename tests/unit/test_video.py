@@ -380,12 +380,12 @@ def stand_ins(monkeypatch):
     """Models whose place is taken; `track_video` chooses white squares."""
     calls = []
 
-    def segment(fo1, proposer, image, phrase, **options):
+    def segment(image, phrase, **options):
         calls.append(phrase)
         return choose_all(image)
 
-    monkeypatch.setattr("vlm_fo1.video.track.segment", segment)
-    models = SimpleNamespace(fo1=None, proposer=None, tracker=SquareTracker())
+    fo1 = SimpleNamespace(segment=segment)
+    models = SimpleNamespace(fo1=fo1, proposer=None, tracker=SquareTracker())
     return lambda: models, calls
 
 

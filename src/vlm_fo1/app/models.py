@@ -202,7 +202,7 @@ class Shelf:
         options: dict[str, Any] = {"device": _device(device), "token": self.loading.token}
         options["strict"] = self.loading.strict or None
         if name.partition(":")[0] == "sam3":
-            from vlm_fo1.segmenting import ON_IMAGES, ON_VIDEO
+            from vlm_fo1.proposals import ON_IMAGES, ON_VIDEO
 
             never = min(ON_IMAGES.unsure_min_score, ON_VIDEO.unsure_min_score)
             options["min_score"] = never  # what is never offered gets no mask

@@ -118,8 +118,6 @@ def run_segment(
         ImageError: There is no picture.
         PromptError: There is no phrase.
     """
-    from vlm_fo1.segmenting import segment
-
     if picture is None:
         raise ImageError("there is no picture yet: upload one")
     phrase = asked["phrase"]
@@ -128,11 +126,10 @@ def run_segment(
     choice = context.shelf.choice(*names)
 
     def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
-        return segment(
-            fo1,
-            context.shelf.proposer(choice),
+        return fo1.segment(
             picture,
             phrase,
+            proposer=context.shelf.proposer(choice),
             query=asked["query"].strip() or None,
             max_new_tokens=asked["max_new_tokens"],
             on_text=on_text,

@@ -16,7 +16,6 @@ from PIL import Image
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import scale as scale_boxes
-from vlm_fo1.draw import draw_answer
 from vlm_fo1.markup import RELEASED, Piece, Vocabulary, pieces
 from vlm_fo1.parser import split_thought
 
@@ -166,9 +165,8 @@ def _attribute(numbers: Sequence[int]) -> str:
 
 def _picture(kept: Kept, look: Look, visible: Sequence[int]) -> str:
     answer = kept.answer
-    image = draw_answer(
+    image = answer.draw(
         kept.picture,
-        answer,
         show_unchosen=look.unchosen,
         max_side=SHOWN_PX,
         min_side=SHARP_PX,

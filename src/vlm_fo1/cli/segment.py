@@ -95,14 +95,12 @@ def _asker(
     how: dict[str, Any],
     about: dict[str, Any],
 ) -> "Callable[..., Answer]":
-    """Loads what is needed; the rest of `segmenting.segment` is for each picture."""
-    from vlm_fo1.segmenting import ON_IMAGES
+    """Loads what is needed; the rest of `FO1.segment` is for each picture."""
+    from vlm_fo1.proposals import ON_IMAGES
 
     offering = load_offering(proposer, **how, errors=errors, least=ON_IMAGES.unsure_min_score)
     fo1 = load_fo1(model, errors, **how, **about)
-    from vlm_fo1.segmenting import segment
-
-    return partial(segment, fo1, offering)
+    return partial(fo1.segment, proposer=offering)
 
 
 def _record(path: Path, answer: "Answer") -> dict[str, Any]:

@@ -79,7 +79,7 @@ def command(
     with shown(errors):
         _check(out, save, tracker, proposer)
         check_words([phrase])
-        from vlm_fo1.segmenting import ON_VIDEO
+        from vlm_fo1.proposals import ON_VIDEO
         from vlm_fo1.video.track import Models, track_video
 
         def load() -> Models:

@@ -1,10 +1,8 @@
 """Regions on a picture: an outline in the colour of its label, and a badge that can be read.
 
-The drawing is our own: supervision's annotators put a label where its box is, without asking
-whether it leaves the image or covers another one, and use one text size for every image.
+The drawing is our own so that the core draws without an extra: supervision's annotators spread
+labels too, with one text size for every image.
 """
-# `Answer.draw` imports this module when called, the one upward import allowed by name:
-# pyright: reportImportCycles=false
 
 import math
 from collections.abc import Sequence
@@ -14,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.draw.labels import (
     DIM_ALPHA,
@@ -44,9 +41,11 @@ _MIN_FONT_PX = 10
 _MAX_EDGE_PX = 4
 
 
-def draw_answer(
+def draw_mentions(
     image: Any,
-    answer: Answer,
+    regions: Regions,
+    mentions: Sequence[tuple[str, Sequence[int], Sequence[float] | None]],
+    labels: Sequence[str],
     *,
     show_confidence: bool = True,
     show_unchosen: bool = False,
@@ -57,58 +56,55 @@ def draw_answer(
     min_side: int | None = None,
     min_score: float | None = None,
 ) -> Image.Image:
-    """Draw the regions an answer chose.
+    """Draw the regions that were chosen for labels; `Answer.draw` says what the options are.
 
     Every region gets an outline and a badge such as ``3 orange 0.93``: its number, its label and
-    the model's confidence. A label keeps one colour, given out in the order of ``iter(answer)``.
-    Badges stay inside the image and off each other; long ones take two lines and then end in an
-    ellipsis; where there is no room a badge shrinks to its number, and goes when even that would
-    cover others. Text that Pillow's own font can write looks the same everywhere; for other scripts
-    a font of the system is used if there is one.
+    the model's confidence. Badges stay inside the image and off each other; long ones take two
+    lines and then end in an ellipsis; where there is no room a badge shrinks to its number, and
+    goes when even that would cover others. Text that Pillow's own font can write looks the same
+    everywhere; for other scripts a font of the system is used if there is one.
 
     Args:
-        image: What the question was asked of: anything `read_image` takes, at its full size. Not
-            changed.
-        answer: What to draw. Masks of its regions are blended in.
-        show_confidence: Write the model's confidence where it is known.
-        show_unchosen: Draw the other regions too, thin and grey.
-        numbers: Write each region's number, its position in ``answer.regions``.
-        line_width: Of outlines, in pixels of the result; by default from its size.
-        font_size: Of badges, in pixels of the result; by default from its size and the number of
-            regions.
-        max_side: Shrink the picture so that neither side is longer, in pixels.
-        min_side: Enlarge a smaller picture first until one side is this long, in pixels, so that
-            outlines and badges are sharp where it is shown large.
-        min_score: Leave out regions whose score, as their proposer gave it, is lower; those without
-            one stay.
+        image: Anything `read_image` takes, at its full size. Not changed.
+        regions: All that were offered. Masks are blended in.
+        mentions: Label, positions in ``regions`` and confidences, mention by mention.
+        labels: In the order in which they get their colours.
+        show_confidence: See `Answer.draw`.
+        show_unchosen: See `Answer.draw`.
+        numbers: See `Answer.draw`.
+        line_width: See `Answer.draw`.
+        font_size: See `Answer.draw`.
+        max_side: See `Answer.draw`.
+        min_side: See `Answer.draw`.
+        min_score: See `Answer.draw`.
 
     Returns:
-        A new RGB picture; without mentions only the image, resized if asked.
+        A new RGB image; without mentions only the image, resized if asked.
 
     Raises:
         ConfigError: A size below one pixel.
-        ImageError: The image cannot be read, or is not of the size the answer is about.
+        ImageError: The image cannot be read, or is not of the size the regions are of.
     """
     _check_sizes(line_width=line_width, font_size=font_size, max_side=max_side, min_side=min_side)
-    picture, rects = _prepare(image, answer.regions, max_side, min_side)
-    if min_score is not None and answer.regions.scores is not None:
-        low = answer.regions.scores < min_score  # an unknown score is NaN: it stays
+    upright, rects = _prepare(image, regions, max_side, min_side)
+    if min_score is not None and regions.scores is not None:
+        low = regions.scores < min_score  # an unknown score is NaN: it stays
         rects = [None if out else rect for rect, out in zip(rects, low.tolist(), strict=True)]
-    masks = answer.regions.masks
-    colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(answer)}
+    masks = regions.masks
+    colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
     chosen: dict[tuple[int, str], Item] = {}
-    depths = dict.fromkeys(range(len(answer.regions)), 0)
-    for mention in answer.mentions:
-        for position, index in enumerate(mention.indices):
+    depths = dict.fromkeys(range(len(regions)), 0)
+    for label, indices, confidences in mentions:
+        for position, index in enumerate(indices):
             rect = rects[index]
-            if rect is None or (index, mention.label) in chosen:
+            if rect is None or (index, label) in chosen:
                 continue
-            confidence = mention.confidence[position] if mention.confidence else math.nan
-            chosen[index, mention.label] = Item(
+            confidence = confidences[position] if confidences else math.nan
+            chosen[index, label] = Item(
                 rect=rect,
-                colour=colours[mention.label],
+                colour=colours[label],
                 number=str(index) if numbers else "",
-                label=mention.label,
+                label=label,
                 score=_score(confidence) if show_confidence else "",
                 mask=masks[index] if masks is not None and not depths[index] else None,
                 depth=depths[index],
@@ -119,7 +115,7 @@ def draw_answer(
         for index, rect in enumerate(rects)
         if show_unchosen and rect is not None and not depths[index]
     ]
-    return _draw(picture, [*others, *chosen.values()], line_width, font_size)
+    return _draw(upright, [*others, *chosen.values()], line_width, font_size)
 
 
 def draw_regions(
@@ -146,9 +142,9 @@ def draw_regions(
         numbers: Write each region's position in ``regions``.
         ids: Numbers to write instead, one a region; a number then has the same colour in every
             picture, as frames of a video need.
-        line_width: As in `draw_answer`.
-        font_size: As in `draw_answer`.
-        max_side: As in `draw_answer`.
+        line_width: As in `draw_mentions`.
+        font_size: As in `draw_mentions`.
+        max_side: As in `draw_mentions`.
 
     Returns:
         A new RGB picture.

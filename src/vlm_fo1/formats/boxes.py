@@ -31,7 +31,7 @@ from vlm_fo1.formats.identity import (
 from vlm_fo1.formats.records import array_of, label_of, parse_records, scores_of
 from vlm_fo1.images import Frame
 from vlm_fo1.masks import decode_rle, turn_masks_upright
-from vlm_fo1.regions import Regions
+from vlm_fo1.regions import Offer, Regions
 
 __all__ = ["Offer", "by_image", "given_regions", "read_boxes"]
 
@@ -42,18 +42,6 @@ _NESTED = 3
 
 Image = str | Path | int | None
 """File name or id of an image, if it has one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Offer:
-    """Regions that a question may point at, and what the user should know of them."""
-
-    regions: Regions
-    notes: tuple[str, ...] = ()
-    """For the ``problems`` of every answer: what was assumed, turned or left out."""
-
-    def __len__(self) -> int:
-        return len(self.regions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from vlm_fo1.draw import draw_regions
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.fo1 import FO1
 from vlm_fo1.jsonl import check_writable
+from vlm_fo1.proposals import ON_VIDEO
 from vlm_fo1.proposers.base import Proposer
-from vlm_fo1.segmenting import ON_VIDEO, segment
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 from vlm_fo1.video.follow import Follower, Tracker
 from vlm_fo1.video.frames import Frames, check_video_path, open_frames, write_video
@@ -116,11 +116,10 @@ def track_video(
                 loaded = models if isinstance(models, Models) else models()
 
                 def choose(image: Image.Image) -> Any:
-                    return segment(
-                        loaded.fo1,
-                        loaded.proposer,
+                    return loaded.fo1.segment(
                         image,
                         phrase,
+                        proposer=loaded.proposer,
                         query=query,
                         thresholds=ON_VIDEO,
                         max_new_tokens=max_new_tokens,
