@@ -147,7 +147,7 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
 
 
 def main() -> None:
-    """Print rows for docs/proposers.md; with sprites, write the figures to a file."""
+    """Print rows for docs/proposers/many.md; with sprites, write the figures to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sprites", help="sprite folder; plain shapes without")
     parser.add_argument("--style", nargs="*", default=[], help="styles; all that train by default")

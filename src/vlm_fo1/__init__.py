@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, load_proposer
     from vlm_fo1.regions import Regions
     from vlm_fo1.scene import Scene
+    from vlm_fo1.tasks import Request
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _PUBLIC = {
     "FO1ImageProcessor": "vlm_fo1.processing",
     "FO1Processor": "vlm_fo1.processing",
     "Proposer": "vlm_fo1.proposers.base",
+    "Request": "vlm_fo1.tasks",
     "load_proposer": "vlm_fo1.proposers.base",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "Mention",
     "Proposer",
     "Regions",
+    "Request",
     "Scene",
     "load_proposer",
 ]

@@ -25,7 +25,7 @@ Proposer = Annotated[
     typer.Option(
         metavar="NAME:ARG",
         help="What offers the boxes instead: upn:PATH, hf:zero-shot, hf:ID, sam3:ID, ocr, ... "
-        "(docs/proposers.md). The bundled model has one of its own.",
+        "(docs/proposers). The bundled model has one of its own.",
         show_default=False,
     ),
 ]

@@ -34,7 +34,7 @@ def command(
         typer.Option(
             metavar="NAME:ARG",
             help="What offers boxes, and after a colon what it loads: upn:PATH, hf:zero-shot, "
-            "hf:ID, sam3:facebook/sam3, ocr, selective, tiny. See docs/proposers.md.",
+            "hf:ID, sam3:facebook/sam3, ocr, selective, tiny. See docs/proposers.",
         ),
     ] = "tiny",
     queries: Annotated[
