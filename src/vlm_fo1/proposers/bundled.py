@@ -140,7 +140,7 @@ class BundledProposer:
     name = "tiny"
     requires_labels = False
     selection = Selection(min_score=0.35, nms_iou=0.7, limit=100)
-    """Boxes that score less cover no further thing and mislead the model (docs/proposers/bundled.md)."""
+    """Boxes that score less cover no further thing and mislead the model: docs/proposers."""
 
     def __init__(self, network: BoxNetwork, config: BoxNetworkConfig, fingerprint: str) -> None:
         self.config = config
