@@ -18,6 +18,7 @@ from recipes.synthetic.sprites import load_sprites
 from recipes.synthetic.view import View
 from recipes.tiny.recipe import RECIPE, read_recipe
 from vlm_fo1.data.regions import build_regions
+from vlm_fo1.tasks import Request, Task
 
 SEED = 5005
 COMMON: dict[str, Any] = {
@@ -70,6 +71,17 @@ SCENES: dict[str, tuple[dict[str, Any], Callable[[View], bool]]] = {
 }  # fmt: skip
 
 
+REQUESTS: dict[str, Request] = {
+    "photo": Request(task=Task.DETECTION, labels=("orange", "apple")),
+    "count": Request(task=Task.COUNTING, labels=("penguin",)),
+    "refer": Request(task=Task.REFERRING, labels=("the largest dog",)),
+    "signs": Request(task=Task.REGION_OCR),
+    "match": Request(task=Task.VISUAL_PROMPT),
+    "crowd": Request(task=Task.GROUNDED_CAPTION),
+}
+"""What the page asks of each, in the order of its examples."""
+
+
 def main() -> None:
     """Command line.
 
@@ -84,8 +96,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(options.recipe)
     sprites = load_sprites(options.sprites)
-    told: dict[str, Any] = {}
-    for name, (values, wanted) in SCENES.items():
+    told: list[dict[str, Any]] = []
+    for name, request in REQUESTS.items():
+        values, wanted = SCENES[name]
         styles = ("google", "fluent")
         known = {key: tuple(recipe.images[key]) for key in ("kinds", "words")}
         config = SyntheticConfig(**{**COMMON, **known, "styles": styles, **values})
@@ -104,12 +117,18 @@ def main() -> None:
         boxes = [[round(v, 1) for v in box] for box in regions.xyxy.tolist()]
         boxes_name = "boxes.json" if name == "photo" else f"{name}.boxes.json"
         (options.out / boxes_name).write_text(json.dumps(boxes) + "\n", encoding="utf-8")
-        told[name] = {
+        scene = {
+            "name": name,
+            "image": f"{name}.jpg",
+            "boxes": boxes_name,
+            "request": request.to_dict(),
             "seed": [SEED, index],
             "things": {kind: len(group) for kind, group in view.by_name.items()},
             "phrases": {form: found[0][0] for form, found in phrases(view).items()},
         }
-    (options.out / "scenes.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        told.append(scene)
+    lines = ",\n".join(f" {json.dumps(scene)}" for scene in told)
+    (options.out / "scenes.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.helpers_page import serving
 
 import vlm_fo1
 from vlm_fo1.app.context import Context
-from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.models import ModelPool
 from vlm_fo1.app.page import serve_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -417,7 +417,7 @@ def test_files_show_where_there_are_some(visit):
 
 
 def test_questions_leave_no_components_behind(browser):
-    server = serve_page(Context(shelf=Shelf(["tiny"])), port=None, wait=False)
+    server = serve_page(Context(pool=ModelPool(["tiny"])), port=None, wait=False)
     context = browser.new_context()
 
     def held():

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import vlm_fo1
 from vlm_fo1 import FO1
-from vlm_fo1.app.asking import Asked
 from vlm_fo1.app.batch import ask_all
 from vlm_fo1.app.limits import Limits
+from vlm_fo1.app.question import request_of
 from vlm_fo1.cli.main import app
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.images import image_frame, image_size, read_image
@@ -166,9 +166,9 @@ def test_the_page_takes_uploads_upright_one_by_one_and_in_batches(tmp_path, fo1,
         assert picture.size == UPRIGHT.size
         assert not picture.info
     rows = []
-    asked = Asked(task="counting", words="orange", max_new_tokens=100)
+    asked = request_of("counting", words="orange")
     boxes = {path.name: BOXES for path in paths}
-    ask_all(fo1, paths, asked, limits, boxes=boxes, report=rows.append)
+    ask_all(fo1, paths, asked, limits, boxes=boxes, max_new_tokens=100, report=rows.append)
     assert [row.answer.count for row in rows if not isinstance(row, str)] == [3, 3]
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from vlm_fo1._extras import require
 from vlm_fo1.app.jobs import Jobs, StoppedError
 from vlm_fo1.app.limits import Limits
-from vlm_fo1.app.models import Shelf
-from vlm_fo1.app.views import Kept, note
+from vlm_fo1.app.models import ModelPool
+from vlm_fo1.app.views import AnswerState, note
 from vlm_fo1.errors import FO1Error, ItemError, item_errors
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ class Scratch:
 class Context:
     """Everything that a tab stands on."""
 
-    shelf: Shelf
+    pool: ModelPool
     limits: Limits = field(default_factory=Limits)
     jobs: Jobs = field(default_factory=Jobs)
     scratch: Scratch = field(default_factory=Scratch)
     at_once: int = 1
     """Questions that the model works on at the same time."""
 
-    def files(self, kept: Kept) -> list[str]:
+    def files(self, kept: AnswerState) -> list[str]:
         """The answer as JSON, as COCO results, and drawn, ready for download."""
         folder = self.scratch.folder()
         answer = kept.answer

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AUTO = "automatic"
 """The device that `FO1.from_pretrained` chooses itself."""
+NO_PROPOSER = "nothing offers boxes here: draw some, or start the page with --proposer NAME:ARG"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Loading:
     """Refuse weights with tensors that are not used."""
 
 
-class Shelf:
+class ModelPool:
     """Models and proposers by name, for many users at once.
 
     Args:
@@ -125,9 +126,7 @@ class Shelf:
             ConfigError: There is none.
         """
         if choice.proposer is None:
-            raise ConfigError(
-                "nothing offers boxes here: draw some, or start the page with --proposer NAME:ARG"
-            )
+            raise ConfigError(NO_PROPOSER)
         return self._once(("proposer", choice.proposer, choice.device), self._proposer)
 
     def state(self, choice: Choice) -> list[tuple[str, str, str]]:

@@ -69,13 +69,13 @@ def command(
         import vlm_fo1.fo1  # noqa: F401 - before the first visitor waits for it
         from vlm_fo1.app.context import Context
         from vlm_fo1.app.limits import Limits
-        from vlm_fo1.app.models import Loading, Shelf
+        from vlm_fo1.app.models import Loading, ModelPool
         from vlm_fo1.app.page import serve_page
 
         loading = Loading(dtype=dtype, revision=revision, token=token, strict=strict)
-        shelf = Shelf(model or ["tiny"], proposer or [], device or [], loading=loading)
+        pool = ModelPool(model or ["tiny"], proposer or [], device or [], loading=loading)
         limits = Limits(upload_mb=upload_mb, video_mb=video_mb, pixels=pixels)
-        context = Context(shelf=shelf, limits=limits, at_once=at_once)
+        context = Context(pool=pool, limits=limits, at_once=at_once)
         page = serve_page(context, host=host, port=port, share=share, queue=queue, wait=False)
     typer.echo(f"The page is at {page.local_url} (Ctrl+C stops it)")
     if page.share_url:

@@ -5,14 +5,14 @@ from typing import Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.context import KEPT_S, gradio
-from vlm_fo1.app.running import Downloads, downloads_row
+from vlm_fo1.app.events import Downloads, downloads_row
 
 ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Picture"}
 """The files of one answer: labels of their buttons by the end of the id."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class AnswerPanel:
     """The components that an answer is shown with."""
 
     score: Any
@@ -22,12 +22,12 @@ class Shown:
     downloads: Downloads
 
     @property
-    def look(self) -> list[Any]:
-        """How it is looked at: the fields of `vlm_fo1.app.views.Look`."""
+    def options(self) -> list[Any]:
+        """How it is looked at: the fields of `vlm_fo1.app.views.ViewOptions`."""
         return [self.score, self.unchosen]
 
 
-def answer_view(prefix: str, empty: str, *, api_name: str) -> Shown:
+def answer_panel(prefix: str, empty: str, *, api_name: str) -> AnswerPanel:
     """Lay out the place of an answer, and draw it again without the model.
 
     Args:
@@ -51,7 +51,7 @@ def answer_view(prefix: str, empty: str, *, api_name: str) -> Shown:
         unchosen = gr.Checkbox(
             label="Show boxes that were not chosen, dimly", elem_id=f"{prefix}-dim"
         )
-    shown = Shown(
+    shown = AnswerPanel(
         score=score,
         unchosen=unchosen,
         view=gr.HTML(views.note(empty), elem_id=f"{prefix}-view"),
@@ -62,12 +62,12 @@ def answer_view(prefix: str, empty: str, *, api_name: str) -> Shown:
     def look_again(kept: Any, min_score: float, unchosen: bool) -> Any:
         if kept is None:
             return gr.skip()
-        return views.result(kept, views.Look(min_score=min_score, unchosen=unchosen))
+        return views.result(kept, views.ViewOptions(min_score=min_score, unchosen=unchosen))
 
     for trigger, name in ((score.change, api_name), (unchosen.change, False)):
         trigger(
             look_again,
-            [shown.kept, *shown.look],
+            [shown.kept, *shown.options],
             [shown.view],
             api_name=name,
             queue=False,

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from vlm_fo1.app.asking import labels_of
 from vlm_fo1.app.context import KEPT_S, Context, gradio, refusing
-from vlm_fo1.app.controls import Chosen
-from vlm_fo1.app.limits import Drawn, drawn
-from vlm_fo1.app.models import Choice
+from vlm_fo1.app.controls import ModelFields
+from vlm_fo1.app.limits import AnnotatedImage, annotated
+from vlm_fo1.app.models import NO_PROPOSER, Choice
+from vlm_fo1.app.question import labels_of
 from vlm_fo1.app.upload import annotator_value, marks_field, picture_field
 from vlm_fo1.boxes import scale as scale_boxes
-from vlm_fo1.errors import BoxError
-from vlm_fo1.formats.boxes import Offer, given_regions
+from vlm_fo1.errors import BoxError, ConfigError
+from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.masks import component_boxes
-from vlm_fo1.proposers.base import select
-from vlm_fo1.regions import Regions
+from vlm_fo1.regions import Offer, Regions
 
 DRAWN, PROPOSED = "boxes on the picture", "proposer"
 """What may be pointed at."""
@@ -33,7 +32,7 @@ Scores = dict[tuple[int, ...], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placing:
+class Annotator:
     """The picture, its boxes, and what changes them."""
 
     picture: Any
@@ -47,8 +46,8 @@ class Placing:
     around: Any
 
 
-def placing(context: Context) -> Placing:
-    """Lay the picture out with what changes its boxes; `tie_placing` makes it work."""
+def annotator(context: Context) -> Annotator:
+    """Lay the picture out with what changes its boxes; `tie_annotator` makes it work."""
     gr = gradio()
     picture = picture_field(context, "ask-picture")
     with gr.Row():
@@ -69,7 +68,7 @@ def placing(context: Context) -> Placing:
             take = gr.Button("Take the picture", size="sm", elem_id="ask-take")
             around = gr.Button("Put boxes around the strokes", size="sm", elem_id="ask-around")
         marks = marks_field("ask-marks")
-    return Placing(
+    return Annotator(
         picture=picture,
         scores=gr.State({}, time_to_live=KEPT_S),
         propose=propose,
@@ -82,8 +81,8 @@ def placing(context: Context) -> Placing:
     )
 
 
-def tie_placing(
-    context: Context, placed: Placing, boxes_from: Any, chosen: Chosen, named: Sequence[Any]
+def tie_annotator(
+    context: Context, placed: Annotator, boxes_from: Any, chosen: ModelFields, named: Sequence[Any]
 ) -> None:
     """Let what changes the boxes work.
 
@@ -98,7 +97,7 @@ def tie_placing(
     def propose(
         picture: Any, model: Any, proposer: Any, device: Any, look_for: Any, labels: Any
     ) -> Any:
-        choice = context.shelf.choice(model, proposer, device)
+        choice = context.pool.choice(model, proposer, device)
         looked_for = labels_of(look_for) or labels_of(labels)
         return *proposed_boxes(context, choice, picture, looked_for), DRAWN
 
@@ -112,12 +111,12 @@ def tie_placing(
     )
 
     def clear(picture: Any) -> Any:
-        return _placed(drawn(picture, context.limits), [])
+        return _placed(annotated(picture, context.limits), [])
 
     placed.clear.click(refusing(clear), [placed.picture], [placed.picture], api_name="clear")
 
     def put_on(picture: Any, boxes: str) -> Any:
-        seen = drawn(picture, context.limits)
+        seen = annotated(picture, context.limits)
         typed = typed_boxes(boxes, seen.picture.size)
         for note in typed.notes:
             gradio().Warning(escape(note))
@@ -141,17 +140,17 @@ def tie_placing(
     )
 
 
-def _tie_marks(context: Context, placed: Placing, boxes_from: Any) -> None:
+def _tie_marks(context: Context, placed: Annotator, boxes_from: Any) -> None:
     """Let strokes on the picture become boxes."""
 
     def take(picture: Any) -> Any:
-        seen = drawn(picture, context.limits)
+        seen = annotated(picture, context.limits)
         return {"background": seen.picture, "layers": [], "composite": seen.picture}
 
     placed.take.click(refusing(take), [placed.picture], [placed.marks], api_name=False)
 
     def around(picture: Any, marks: Any) -> Any:
-        seen = drawn(picture, context.limits)
+        seen = annotated(picture, context.limits)
         return _placed(seen, [*seen.boxes_xyxy, *marked_boxes(marks, seen.picture.size)]), DRAWN
 
     placed.around.click(
@@ -214,24 +213,22 @@ def proposed_boxes(
 
     Raises:
         BoxError: It found none.
+        ConfigError: There is no proposer.
     """
-    seen = drawn(value, context.limits)
-    proposer = context.shelf.proposer(choice)
-    queries = list(looked_for) if proposer.requires_labels else None
-    (found,) = proposer.propose([seen.picture], queries=queries)
-    from vlm_fo1.fo1 import DEFAULT_SELECTION
-
-    best = select(found, getattr(proposer, "selection", None) or DEFAULT_SELECTION)
-    best = best[: context.limits.boxes]
+    seen = annotated(value, context.limits)
+    fo1 = context.pool.fo1(choice)
+    if fo1.proposer is None:
+        raise ConfigError(NO_PROPOSER)
+    best = fo1.propose(seen.picture, queries=looked_for).regions[: context.limits.boxes]
     if not len(best):
-        raise BoxError(f"the proposer {proposer.name} found nothing it is sure of: draw boxes")
+        raise BoxError(f"the proposer {fo1.proposer.name} found nothing it is sure of: draw boxes")
     boxes = best.xyxy.tolist()
     known = [] if best.scores is None else best.scores.tolist()
     names = _known_as(seen, boxes)
     return _placed(seen, boxes), dict(zip(names, known, strict=False))
 
 
-def offered(seen: Drawn, scores: Mapping[tuple[int, ...], float]) -> Any:
+def offered(seen: AnnotatedImage, scores: Mapping[tuple[int, ...], float]) -> Any:
     """The boxes on the picture as regions.
 
     Args:
@@ -248,11 +245,11 @@ def offered(seen: Drawn, scores: Mapping[tuple[int, ...], float]) -> Any:
     return Regions(boxes, seen.picture.size, np.asarray(known, np.float32))
 
 
-def _known_as(seen: Drawn, boxes_xyxy: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
+def _known_as(seen: AnnotatedImage, boxes_xyxy: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
     """What tells a box from others: the picture it stands on, and its whole pixels."""
     picture = zlib.crc32(seen.picture.tobytes())
     return [(picture, *map(round, box)) for box in boxes_xyxy]
 
 
-def _placed(seen: Drawn, boxes_xyxy: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _placed(seen: AnnotatedImage, boxes_xyxy: Sequence[Sequence[float]]) -> dict[str, Any]:
     return annotator_value(seen.upload, boxes_xyxy, seen.turns)

@@ -20,7 +20,7 @@ Updates = Iterator[list[Any]]
 """What a callback shows, one list of its outputs after the other."""
 
 
-def running(
+def run_job(
     context: Context, job: str, work: Callable[[threading.Event], Updates], *, outputs: int
 ) -> Updates:
     """Show what work yields, as a job that can be stopped.
@@ -45,7 +45,7 @@ def running(
         context.jobs.end(job, flag)
 
 
-def answering(
+def streamed_answer(
     context: Context,
     choice: Choice,
     flag: threading.Event,
@@ -54,7 +54,7 @@ def answering(
     others: Callable[[], list[Any]],
     *,
     proposing: bool,
-) -> Generator[list[Any], None, views.Kept]:
+) -> Generator[list[Any], None, views.AnswerState]:
     """Load what is needed, ask, and show the text as it is written.
 
     Args:
@@ -75,7 +75,7 @@ def answering(
 
     def work(report: Callable[[str], None]) -> tuple[Answer, Any]:
         report("")
-        fo1 = context.shelf.fo1(choice, proposing=proposing)
+        fo1 = context.pool.fo1(choice, proposing=proposing)
         report("")
         return ask(fo1, report), fo1.processor.vocabulary
 
@@ -83,11 +83,11 @@ def answering(
     text = ""
     for news in watched.news():
         text += "".join(news)
-        loading = not context.shelf.ready(choice)
+        loading = not context.pool.ready(choice)
         title = f"Loading {choice.model}: only the first time" if loading else "Working"
         yield [views.note(title, text, kind="busy"), *others()]
     answer, vocabulary = watched.result()
-    return views.Kept(answer, picture, vocabulary)
+    return views.AnswerState(answer, picture, vocabulary)
 
 
 def job_name(kind: str, request: Any) -> str:
@@ -155,7 +155,7 @@ def tie_work(
         stop: The button that stops it.
         inputs: What the function gets.
         outputs: What it fills.
-        downloads: Shown when it is over, if there are files.
+        downloads: AnswerPanel when it is over, if there are files.
         at_once: How many jobs run at the same time.
         lane: Jobs of one lane wait for each other; by default each kind has its own.
     """
