@@ -26,7 +26,7 @@ def coco(image=None, annotation=None, category=None, **more):
     }
 
 
-def offer_of(source, image="photo.jpg", frame=SIZE):
+def offer_of(source, image: str | int = "photo.jpg", frame=SIZE):
     return given_regions(source, frame, image=image)
 
 
