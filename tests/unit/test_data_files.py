@@ -313,6 +313,9 @@ def test_text_that_is_null_is_not_read_as_none(tmp_path):
     ("said", "on_disk"),
     [
         ("day\\a.jpg", "day/a.jpg"),
+        ("..\\..\\label-studio\\media\\upload\\4\\photo.jpg", "photo.jpg"),
+        ("/data/local-files/4/photo.jpg", "4/photo.jpg"),
+        ("C:\\day\\my%20photo.JPG", "my photo.JPG"),
         ("my%20photo.jpg", "my photo.jpg"),
         ("50%20off.jpg", "50%20off.jpg"),
         ("caf\u00e9.jpg", "cafe\u0301.jpg"),
@@ -329,6 +332,11 @@ def test_an_image_is_found_however_its_name_is_written(tmp_path, said, on_disk):
         "NFC", str(tmp_path / on_disk)
     )
     assert locate(tmp_path, said).is_file()
+
+
+def test_a_path_within_the_folder_means_that_image_and_no_other_of_its_name(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"")
+    assert locate(tmp_path, "left/1.jpg") == tmp_path / "left" / "1.jpg"
 
 
 def test_annotation_files_may_begin_with_the_mark_of_utf_8(tmp_path):

@@ -691,6 +691,14 @@ def test_about_and_placeholders_must_pair_up(fo1):
 # --- images --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size_wh", [(3000, 30), (6001, 30), (20000, 60), (224, 1), (1, 224)])
+def test_an_image_as_narrow_as_can_be_is_answered_in_its_pixels(fo1, size_wh):
+    image = Image.new("RGB", size_wh, "orange")
+    answer = fo1.detect(image, ["orange"], [[0, 0, *size_wh]], **SHORT)
+    assert answer.size_wh == size_wh
+    assert answer.regions.xyxy.tolist() == [[0, 0, *size_wh]]
+
+
 def test_an_image_may_come_in_any_form(fo1, tmp_path, alone):
     path = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(path)

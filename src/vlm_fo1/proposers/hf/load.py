@@ -9,11 +9,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForObjectDetection,
     AutoModelForZeroShotObjectDetection,
     AutoTokenizer,
 )
+
+# By its module: 5.17 shows a placeholder under the short name where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from vlm_fo1._extras import require
 from vlm_fo1.devices import check_report, placed, reason_of
