@@ -8,7 +8,7 @@ from vlm_fo1.answer import Mention
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.parser import parse
 from vlm_fo1.regions import Regions
-from vlm_fo1.tasks import Question, Task, ask_grounded_caption, ask_labels, ask_text
+from vlm_fo1.tasks import Question, Task, ask_image, ask_labels, ask_text
 
 REGIONS = Regions(np.array([[i, i, i + 10, i + 10] for i in range(8)], np.float32), (100, 100))
 DETECT = ask_labels(Task.DETECTION, ["orange", "red apple"])
@@ -223,7 +223,7 @@ def test_a_region_under_two_labels_counts_once():
 
 
 def test_free_questions_and_captions_have_mentions_too():
-    for question in (ask_grounded_caption(), ask_text(Task.FREE, "what?")):
+    for question in (ask_image(Task.GROUNDED_CAPTION), ask_text(Task.FREE, "what?")):
         assert parse(mention("cup", 1), REGIONS, question).mentions == (Mention("cup", (1,)),)
 
 
@@ -252,7 +252,7 @@ PIECES = [
 
 @given(
     st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=14).map("".join),
-    st.sampled_from([DETECT, ask_labels(Task.COUNTING, "a+(b"), ask_grounded_caption()]),
+    st.sampled_from([DETECT, ask_labels(Task.COUNTING, "a+(b"), ask_image(Task.GROUNDED_CAPTION)]),
     st.none() | st.lists(st.floats(0, 1), max_size=4),
     st.sampled_from(["", "cut"]),
 )

@@ -3,20 +3,17 @@ import pytest
 from vlm_fo1.errors import PromptError
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.tasks import (
-    IMAGE_TASKS,
-    LABEL_TASKS,
-    REGION_TASKS,
     SYSTEM,
-    TEMPLATES,
-    TEXT_TASKS,
+    TASKS,
+    Request,
     Task,
-    ask_grounded_caption,
-    ask_identify,
+    ask_image,
     ask_labels,
     ask_regions,
     ask_text,
-    caption_task,
     in_groups,
+    questions_of,
+    task_of,
 )
 
 FROZEN = {
@@ -52,14 +49,38 @@ FROZEN = {
 }
 
 
+def templates():
+    return [(task, spec.template) for task, spec in TASKS.items()]
+
+
 def test_the_templates_are_word_for_word_those_of_the_released_model():
-    assert {str(task): text for task, text in TEMPLATES.items()} == FROZEN
+    assert {str(task): text for task, text in templates()} == FROZEN
     assert SYSTEM == "You are a helpful assistant."
 
 
 def test_every_task_has_one_way_to_be_asked():
-    kinds = [*LABEL_TASKS, *REGION_TASKS, *TEXT_TASKS, *IMAGE_TASKS]
-    assert sorted(kinds) == sorted(Task)
+    assert sorted(TASKS) == sorted(Task)
+    said = {"labels": {"labels": ("cat",)}, "label": {"labels": ("cat",)}, "text": {"text": "Why?"}}
+    for task, spec in TASKS.items():
+        values = said.get(spec.takes, {"regions": (0,)} if spec.takes == "regions" else {})
+        (question,) = questions_of(Request(task=task, **values), 1)
+        assert question.task == task
+
+
+def test_a_request_is_plain_data_and_says_what_is_wrong_with_it():
+    request = Request(task="detection", labels=("cat", "dog"))
+    assert Request(**request.to_dict()) == request
+    assert request.to_dict() == {"task": "detection", "labels": ["cat", "dog"]}
+    for values, said in (
+        ({"task": "detecton"}, "did you mean 'detection'"),
+        ({"task": "detection"}, "at least one label"),
+        ({"task": "free"}, "the question is empty"),
+        ({"task": "grounded_caption", "labels": ("cat",)}, "takes no labels"),
+        ({"task": "free", "text": "Why?", "labels": ("cat",)}, "free takes no labels"),
+        ({"task": "brief_caption", "regions": ("one",)}, "the number of a region is needed"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            Request(**values)
 
 
 def test_several_labels_are_joined_with_a_comma():
@@ -120,7 +141,7 @@ def test_braces_in_a_label_are_ordinary_text():
 def test_markup_in_a_label_is_disarmed(label, asked):
     question = ask_labels(Task.DETECTION, [label])
     assert question.labels == (asked,)
-    assert question.text == TEMPLATES[Task.DETECTION].replace("{}", asked)
+    assert question.text == TASKS[Task.DETECTION].template.replace("{}", asked)
 
 
 def test_special_tokens_of_the_tokenizer_are_disarmed_where_named():
@@ -193,23 +214,23 @@ def test_many_labels_are_asked_in_as_few_questions_as_hold_them_of_like_size():
     assert [group.labels for group in groups] == [
         ("thing 0", "thing 1"), ("thing 2", "thing 3"), ("thing 4", "thing 5", "thing 6"),
     ]  # fmt: skip
-    assert groups[0].text == TEMPLATES[Task.DETECTION].format("thing 0, thing 1")
+    assert groups[0].text == TASKS[Task.DETECTION].template.format("thing 0, thing 1")
     assert in_groups(question, 7) == [question]
 
 
 def test_a_description_is_brief_or_detailed():
-    assert caption_task("brief") is Task.BRIEF_CAPTION
-    assert caption_task("detailed") is Task.DETAILED_CAPTION
+    assert task_of("describe", "brief") == Task.BRIEF_CAPTION
+    assert task_of("describe", "detailed") == Task.DETAILED_CAPTION
     with pytest.raises(PromptError, match="detail is 'long': one of 'brief', 'detailed' is needed"):
-        caption_task("long")
+        task_of("describe", "long")
 
 
 def test_identifying_everything_needs_nothing_of_the_user():
-    assert ask_identify().text == FROZEN["identify"]
+    assert ask_image(Task.IDENTIFY).text == FROZEN["identify"]
 
 
 def test_the_grounded_caption_needs_nothing_of_the_user():
-    assert ask_grounded_caption().text == FROZEN["grounded_caption"]
+    assert ask_image(Task.GROUNDED_CAPTION).text == FROZEN["grounded_caption"]
 
 
 def test_a_question_about_the_system_is_asked_as_it_stands():

@@ -68,8 +68,9 @@ def knowing(monkeypatch, fo1):
                 named = [own for own, number in enumerate(numbers) if number in truth]
                 text = RELEASED.mention(label, named) + after
                 ids = fo1.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-                for id_ in [*ids, None] if on_id else []:
-                    on_id(place, id_)
+                if on_id is not None:
+                    for id_ in [*ids, None]:
+                        on_id(place, id_)
                 sure = [truth[numbers[own]] for own in named]
                 done.append(Generation(tuple(ids), tuple(sure), ended=True))
             return done
