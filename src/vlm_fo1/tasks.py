@@ -54,6 +54,8 @@ class TaskSpec:
     """Value of ``--detail``, where a command stands for several tasks."""
     hint: str = ""
     """An example of what it takes."""
+    example: str = ""
+    """What follows ``fo1 COMMAND`` in the example of its help."""
     needs_regions: bool = True
     """Whether its answer points at regions, so that it means nothing without any."""
     tiled: bool = False
@@ -74,6 +76,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Find things",
             help="Find everything that one of the labels names.",
             command="detect",
+            example="photo.jpg orange apple --boxes boxes.json --out found.jpg",
             hint="What to find; Enter after each name",
             tiled=True,
         ),
@@ -87,6 +90,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Count",
             help="Count one kind of thing, and point at each.",
             command="count",
+            example="photo.jpg orange --boxes boxes.json",
             hint="What to count: orange",
             tiled=True,
         ),
@@ -96,6 +100,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Find what I describe",
             help="Find what a phrase describes.",
             command="refer",
+            example='photo.jpg "the orange nearest the apple" --boxes boxes.json',
             hint="the orange nearest the apple",
         ),
         Task.REGION_OCR: TaskSpec(
@@ -104,6 +109,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Read the boxes",
             help="Read the writing in each box.",
             command="read-text",
+            example="shop.jpg --box 40,12,300,80",
             per_region=True,
         ),
         Task.BRIEF_CAPTION: TaskSpec(
@@ -112,6 +118,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Describe the boxes briefly",
             help="Say what stands in each box.",
             command="describe",
+            example="photo.jpg --box 10,20,200,220 --detail detailed",
             detail="brief",
             per_region=True,
         ),
@@ -133,6 +140,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Describe the picture",
             help="Describe the image, and point at everything mentioned.",
             command="ground",
+            example="photo.jpg --boxes boxes.json --out found.jpg",
         ),
         Task.IDENTIFY: TaskSpec(
             template=(
@@ -143,6 +151,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Name every thing",
             help="Name every object of the image, with its boxes.",
             command="identify",
+            example="photo.jpg --boxes boxes.json --out found.jpg",
         ),
         Task.VISUAL_PROMPT: TaskSpec(
             template=(
@@ -153,6 +162,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Find more like one box",
             help="Find more of what stands in one box.",
             command="match",
+            example="photo.jpg 0 --boxes boxes.json --out found.jpg",
         ),
         Task.REASONING: TaskSpec(
             template=(
@@ -167,6 +177,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Reason",
             help="Think aloud, then answer, with regions as evidence.",
             command="reason",
+            example='photo.jpg "Which fruit is ripest, and why?" --boxes boxes.json',
             hint="Which fruit is nearest the edge, and why?",
             needs_regions=False,
             streams=True,
@@ -177,6 +188,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             title="Ask anything",
             help="Ask a question in your own words.",
             command="ask",
+            example='photo.jpg "What is {} lying on?" --boxes boxes.json --about 3',
             hint="Is this a kitchen?",
             needs_regions=False,
             streams=True,

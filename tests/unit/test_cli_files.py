@@ -24,25 +24,24 @@ from vlm_fo1.regions import Regions
 BOX = ("--box", "2,3,10,12")
 
 
-def quick_open(path, boxes, **_):
-    """An opened picture; one whose name begins with ``bad`` breaks as nobody foresaw."""
+def quick_answer(path, _, boxes, **__):
+    """Answers at once; a picture whose name begins with ``bad`` breaks as nobody foresaw."""
     size_wh = read_image(path).size
     if Path(path).name.startswith("bad"):
         raise RuntimeError("Calculated padded input size per channel: (3 x 0)")
-    answer = Answer(
+    return Answer(
         text="a cat",
         regions=Regions(np.array(boxes, np.float32), size_wh),
         mentions=(),
         plain="a cat",
     )
-    return SimpleNamespace(detect=lambda *_, **__: answer, ask=lambda *_, **__: answer)
 
 
 @pytest.fixture
 def loaded(monkeypatch):
     """How often a model was loaded."""
     times = []
-    quick = SimpleNamespace(open=quick_open, proposer=None)
+    quick = SimpleNamespace(answer=quick_answer, proposer=None)
     monkeypatch.setattr(
         "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
     )

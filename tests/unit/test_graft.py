@@ -141,7 +141,7 @@ def test_a_host_whose_chat_its_tokenizer_does_not_know_is_refused(tmp_path: Path
     plain = hosts.make_tokenizer(["<|image_pad|>", "<|im_end|>", "<|vision_start|>"])
     plain.save_pretrained(host)
     done = run(host, "--out", tmp_path / "out", "--auxiliary", "davit-tiny")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert re.search(r"splits <\|im_start\|> into .* one is needed", done.output)
     assert not (tmp_path / "out").exists()
 
@@ -235,7 +235,7 @@ def test_a_host_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 def test_the_command_names_the_reason_and_fails(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
     done = run(tmp_path, "--out", tmp_path / "out")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "no adapter for hosts of type 'llava'" in done.output
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +245,7 @@ def test_a_host_without_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (host / name).unlink()
     done = run(host, "--out", tmp_path / "out")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "has no tokenizer: " in done.output
 
 

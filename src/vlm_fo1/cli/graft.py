@@ -1,15 +1,14 @@
 """`fo1 graft`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from vlm_fo1.cli import options
+from vlm_fo1.cli.running import shown
+from vlm_fo1.errors import CheckpointError, ConfigError
 
 
 def command(
@@ -45,29 +44,26 @@ def command(
 
     fo1 graft Qwen/Qwen3-VL-2B-Instruct --auxiliary-weights microsoft/Florence-2-base --out grafted
     """
-    _check_free(out)
-    console = Console(stderr=True)
-    with _reasons_told(console), console.status("grafting"):
-        count = _graft(
-            host, out, auxiliary, auxiliary_weights, revision, token, dtype, max_regions, seed
-        )
-    console.print(f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True)
+    errors = Console(stderr=True)
+    with shown(errors):
+        _check_free(out)
+        with errors.status("grafting"):
+            count = _graft(
+                host, out, auxiliary, auxiliary_weights, revision, token, dtype, max_regions, seed
+            )
+    errors.print(
+        f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True, markup=False
+    )
 
 
 def _check_free(out: Path) -> None:
+    """Refuse to write over a model.
+
+    Raises:
+        ConfigError: There is one.
+    """
     if (out / "config.json").exists():
-        raise typer.BadParameter(f"{out} holds a model already: name another folder")
-
-
-@contextmanager
-def _reasons_told(console: Console) -> Iterator[None]:
-    from vlm_fo1.errors import FO1Error
-
-    try:
-        yield
-    except FO1Error as error:
-        console.print(f"[red]fo1 graft:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(code=1) from error
+        raise ConfigError(f"{out} holds a model already: name another folder")
 
 
 def _graft(
@@ -89,7 +85,6 @@ def _graft(
     import torch
 
     from vlm_fo1.config import read_object
-    from vlm_fo1.errors import CheckpointError
     from vlm_fo1.markup import Vocabulary
     from vlm_fo1.model.graft import check_host, graft, load_host
     from vlm_fo1.model.weights import resolve_folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from vlm_fo1.errors import ImageError, PromptError
+from vlm_fo1.errors import ConfigError, ImageError, PromptError
 from vlm_fo1.jsonl import check_writable, write_whole
 
 if TYPE_CHECKING:
@@ -145,6 +145,16 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
             check_writable(drawing)
         seen.add(drawing.parent)
     return drawings
+
+
+def check_apart(out: Path | None, save: Path | None) -> None:
+    """Refuse one file for two things.
+
+    Raises:
+        ConfigError: ``--out`` and ``--save`` name the same file.
+    """
+    if out is not None and save is not None and out.resolve() == save.resolve():
+        raise ConfigError(f"--out and --save both name {out}: a drawing and JSON need a file each")
 
 
 def check_kind(out: Path) -> None:

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from vlm_fo1.errors import ConfigError, FO1Error
+from vlm_fo1.cli.running import shown
+from vlm_fo1.errors import ConfigError
 from vlm_fo1.jsonl import lock_file, writing
 
 if TYPE_CHECKING:
@@ -66,12 +66,8 @@ def _train_and_exit(
         format="%(message)s",
         handlers=[RichHandler(console=errors, show_path=False)],
     )
-    try:
+    with shown(errors):
         outcome = _run(config, changes, out, errors, resume, allow_changes)
-    except (FO1Error, OSError) as error:
-        line = Text(f"{type(error).__name__}: {error}", style="red")
-        errors.print(line, soft_wrap=True)
-        raise typer.Exit(2) from error
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         errors.print(f"stopped by {name}; everything is saved: the same command goes on")

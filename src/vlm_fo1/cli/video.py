@@ -10,15 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import check_words
-from vlm_fo1.cli.running import bars, load_fo1, shown
-from vlm_fo1.cli.segmenting import (
-    Phrase,
-    Proposing,
-    Query,
-    check_out,
-    load_offering,
-)
+from vlm_fo1.cli.pictures import check_apart, check_words
+from vlm_fo1.cli.running import bars, load_fo1, load_offering, shown
 from vlm_fo1.errors import FO1Error
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 
@@ -31,8 +24,8 @@ def command(
     source: Annotated[
         Path, typer.Argument(help="A video file, or a folder of pictures: its frames in order.")
     ],
-    phrase: Phrase,
-    proposer: Proposing,
+    phrase: options.Phrase,
+    proposer: options.Offering,
     tracker: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +36,7 @@ def command(
     every: Annotated[
         int, typer.Option(min=1, max=600, help="Frames from one key frame to the next.")
     ] = 30,
-    query: Query = None,
+    query: options.OneQuery = None,
     rate: Annotated[
         float | None,
         typer.Option(help="Frames a second of a folder of pictures.", show_default="25"),
@@ -85,7 +78,7 @@ def command(
         def load() -> Models:
             how: dict[str, Any] = {"device": device, "dtype": dtype, "token": token}
             least = ON_VIDEO.unsure_min_score
-            offering = load_offering(proposer, **how, errors=errors, least=least)
+            offering = load_offering(proposer, errors, least=least, **how)
             following = _load_tracker(tracker, offering, how, errors)
             fo1 = load_fo1(model, errors, revision=revision, strict=strict, **how)
             return Models(fo1=fo1, proposer=offering, tracker=following)
@@ -114,7 +107,7 @@ def _check(out: Path | None, save: Path | None, tracker: str | None, proposer: s
     Raises:
         FO1Error: Nothing to write, one file for two things, or no tracker.
     """
-    check_out(out, save)
+    check_apart(out, save)
     if out is None and save is None:
         raise FO1Error("nothing to write: name --out VIDEO, --save FILE, or both")
     if tracker is None and proposer.partition(":")[0] != "sam3":
