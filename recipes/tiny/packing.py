@@ -164,7 +164,7 @@ class Positions:
         key = (row.grid_hw, row.prefix)
         if key not in self._known:
             ids = torch.from_numpy(row.ids[: row.prefix])[None]
-            found = self.model.backbone.position_ids(
+            found = self.model.host_adapter.position_ids(
                 self.model.host,
                 ids,
                 torch.ones_like(ids),

@@ -132,43 +132,6 @@ class Vocabulary:
 RELEASED = Vocabulary()
 """The vocabulary of the released VLM-FO1 checkpoints."""
 
-_QWEN_VIDEO_PAD = 151656
-
-
-def flat_released(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A released ``config.json`` with all values on one level, as the authors wrote it.
-
-    Args:
-        config: Its values; newer versions of transformers put those of the language model into
-            ``text_config``. What stands outside counts where both say something.
-    """
-    text = config.get("text_config")
-    if not isinstance(text, Mapping):
-        return dict(config)
-    outer = {key: value for key, value in config.items() if key != "text_config"}
-    return {**text, **outer}
-
-
-def released_region_token_id(config: Mapping[str, Any]) -> int | None:
-    """The id that stands for a region's feature in the prompts of a released checkpoint.
-
-    Its tokenizer has no token for it, and no row of its embeddings need be free. The placeholder of
-    videos is what no prompt of an image holds: it is a control token, which no text of a user
-    becomes. Features replace it before the language model sees anything.
-
-    Args:
-        config: `flat_released` values of its ``config.json``; ``region_token_id`` wins where it is
-            stated.
-
-    Returns:
-        The id; the last of the vocabulary where that has no videos, None for no vocabulary.
-    """
-    stated, rows = config.get("region_token_id"), config.get("vocab_size")
-    if stated is not None or rows is None:
-        return stated
-    video = config.get("video_token_id", _QWEN_VIDEO_PAD)
-    return video if video is not None and video < rows else rows - 1
-
 
 def renumbered(text: str, number: Callable[[int], int], vocabulary: Vocabulary = RELEASED) -> str:
     """A text with other numbers in its region tags, nothing else changed.

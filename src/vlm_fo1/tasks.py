@@ -270,8 +270,6 @@ class Request:
 MAX_NEW_TOKENS = 4096
 """Default length limit of an answer, in tokens; the model's context may leave less."""
 
-SYSTEM = "You are a helpful assistant."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Question:

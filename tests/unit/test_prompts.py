@@ -1,12 +1,12 @@
 import pytest
 
 from vlm_fo1.errors import PromptError
+from vlm_fo1.families.omchat_qwen2_5_vl import CHAT
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.tasks import (
     IMAGE_TASKS,
     LABEL_TASKS,
     REGION_TASKS,
-    SYSTEM,
     TEMPLATES,
     TEXT_TASKS,
     Task,
@@ -54,7 +54,7 @@ FROZEN = {
 
 def test_the_templates_are_word_for_word_those_of_the_released_model():
     assert {str(task): text for task, text in TEMPLATES.items()} == FROZEN
-    assert SYSTEM == "You are a helpful assistant."
+    assert CHAT["opening"].split("\n")[1] == "You are a helpful assistant.<|im_end|>"
 
 
 def test_every_task_has_one_way_to_be_asked():

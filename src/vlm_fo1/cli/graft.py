@@ -113,7 +113,6 @@ def _graft(
         model.config.host.to_dict(),
         tokenizer,
         vocabulary=vocabulary,
-        auxiliary_image=model.config.auxiliary_image,
         preprocessor=read_object(preprocessor, CheckpointError) if preprocessor.is_file() else None,
     )
     model.save_pretrained(out)
