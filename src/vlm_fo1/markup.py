@@ -22,7 +22,7 @@ _MAX_DIGITS = 9
 _MAX_QUOTED = 60
 """How many characters of model text a problem quotes."""
 _MAX_NESTING = 8
-"""Passes of `neutralise` before it drops every bracket: the work stays linear in the text."""
+"""Passes of `escape_special_tokens` before it drops every bracket: the work stays linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,8 +365,25 @@ def _running(text: str, vocabulary: Vocabulary) -> list[Piece]:
     return [*found, Piece(re.sub(fixed, "", text[end:]))]
 
 
-def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()) -> str:
-    """Take the power of markup out of a user's words.
+def respelt(text: str, vocabulary: Vocabulary) -> str:
+    """A text in the canonical spelling (`RELEASED`), as records are, in that of a vocabulary."""
+    tokens = dict(zip(RELEASED.fixed_tokens(), vocabulary.fixed_tokens(), strict=True))
+    pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
+    return re.sub(
+        pattern,
+        lambda found: vocabulary.tag(int(found[1])) if found[1] else tokens[found[0]],
+        text,
+    )
+
+
+def escape_special_tokens(
+    text: str,
+    vocabulary: Vocabulary = RELEASED,
+    reserved: Sequence[str] = (),
+    *,
+    keep_markup: bool = False,
+) -> str:
+    """Take the power of special tokens out of a user's words.
 
     ``<region3>``, ``<ground>``, ``<|im_end|>`` and the like lose their brackets (``region3``,
     ``ground``, ``im_end``), so no text of a user can name a region, open an answer or end a turn.
@@ -374,30 +391,38 @@ def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[
     Args:
         text: What a user typed: a label or a question.
         vocabulary: The checkpoint's markup.
-        reserved: Further tokens to disarm, e.g. the tokenizer's own special tokens.
+        reserved: Further tokens to escape, e.g. the tokenizer's own special tokens.
+        keep_markup: Whether the vocabulary's tokens pass, as they must in a question made from a
+            template; placeholders of features, and tags of regions that cannot be, never do.
 
     Returns:
         The text with none of these tokens in it, however they were nested.
     """
+    if keep_markup:
+        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
+        longest_first = sorted(own, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        parts[::2] = [escape_special_tokens(part, vocabulary, reserved) for part in parts[::2]]
+        return "".join(parts)
     before, after = map(re.escape, vocabulary.region_tag.split("{}"))
     tokens = {*vocabulary.fixed_tokens(), *reserved}
     patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
     patterns += [
         re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
     ]
-    armed = re.compile("|".join(patterns))
+    special = re.compile("|".join(patterns))
 
-    def disarm(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         bare = _without_brackets(match.group())
         return "" if bare == match.group() else bare  # nothing to take off: drop the whole token
 
     for _ in range(_MAX_NESTING):
-        if not armed.search(text):
+        if not special.search(text):
             return text
-        text = armed.sub(disarm, text)
+        text = special.sub(escape, text)
     text = _without_brackets(text)  # only text built to get through comes here
-    while armed.search(text):
-        text = armed.sub("", text)
+    while special.search(text):
+        text = special.sub("", text)
     return text
 
 

@@ -117,13 +117,13 @@ def test_braces_in_a_label_are_ordinary_text():
         ("<reg<ground>ion3>", "<reggroundion3>"),
     ],
 )
-def test_markup_in_a_label_is_disarmed(label, asked):
+def test_markup_in_a_label_is_escaped(label, asked):
     question = ask_labels(Task.DETECTION, [label])
     assert question.labels == (asked,)
     assert question.text == TEMPLATES[Task.DETECTION].replace("{}", asked)
 
 
-def test_special_tokens_of_the_tokenizer_are_disarmed_where_named():
+def test_special_tokens_of_the_tokenizer_are_escaped_where_named():
     reserved = ("<start_of_turn>", "[INST]")
     assert ask_labels(Task.DETECTION, "a <start_of_turn>", reserved=reserved).labels == (
         "a start_of_turn",
