@@ -21,35 +21,17 @@ class Family(Protocol):
     """What some tensor of a released checkpoint starts with, and none of ours does."""
 
     def model_values(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """Arguments of ``FO1Config``, and the width of a region feature where the file states it.
-
-        Raises:
-            ConfigError: An option that is not supported, or no sizes.
-        """
+        """Arguments of ``FO1Config``, and the width of a region feature where the file states it."""
         ...
 
     def processor_values(
         self, config: Mapping[str, Any], host: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arguments of ``FO1ImageProcessor`` and, but the two parts, of ``FO1Processor``.
-
-        Args:
-            config: The released ``config.json``.
-            host: The host's ``preprocessor_config.json``; empty where the folder has none.
-
-        Returns:
-            Settings of images, whose ``primary`` is what differs from the host's standard, and of
-            prompts.
-        """
+        """Arguments of ``FO1ImageProcessor``, and of ``FO1Processor`` but for its two parts."""
         ...
 
     def tensor_table(self, patch_size: int, strides: Sequence[float]) -> list[tuple[str, str]]:
-        """Released tensor names to ours, as full-match patterns and replacements.
-
-        Args:
-            patch_size: Side of a patch of the primary image.
-            strides: Of the levels of the region pyramid.
-        """
+        """Released tensor names to ours, as full-match patterns and replacements."""
         ...
 
 

@@ -132,17 +132,18 @@ def model_values(config: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]
 def processor_values(
     config: Mapping[str, Any], host: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of images and of prompts; see `families.Family`.
+    """Settings of images and of prompts.
 
     Patches and normalisation are as the host says, but not its limits on the size: the official
     code sets limits of its own.
 
     Args:
         config: As for `model_values`.
-        host: The host's ``preprocessor_config.json``.
+        host: The host's ``preprocessor_config.json``; empty where the folder has none.
 
     Returns:
-        Arguments of ``FO1ImageProcessor`` and ``FO1Processor``; ``image_token_id`` is None where
+        Arguments of ``FO1ImageProcessor``, of whose ``primary`` what differs from `qwen_primary`,
+        and of ``FO1Processor`` but for its two parts; ``image_token_id`` is None where
         the file names none, ``region_token_id`` as in `region_token_id`.
     """
     values = _flat(config)
@@ -189,7 +190,12 @@ def region_token_id(config: Mapping[str, Any]) -> int | None:
 
 
 def tensor_table(patch_size: int, strides: Sequence[float]) -> list[tuple[str, str]]:
-    """Released tensor names to ours; first match wins, see `families.Family`."""
+    """Released tensor names to ours, as full-match patterns and replacements; first match wins.
+
+    Args:
+        patch_size: Side of a patch of the primary image.
+        strides: Of the levels of the region pyramid.
+    """
     table = [
         *davit_table(r"model\.vision_tower_aux\.image_tower\.", "auxiliary.tower."),
         (r"model\.vision_tower\.image_tower\.(.+)", r"host.model.visual.\1"),
