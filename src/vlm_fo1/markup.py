@@ -71,10 +71,6 @@ class Vocabulary:
         """Several tags, one after the other."""
         return "".join(map(self.tag, indices))
 
-    def with_features(self, count: int) -> str:
-        """The line of regions in a prompt: tag and feature placeholder for each of ``count``."""
-        return "".join(self.tag(index) + self.region_feature for index in range(count))
-
     def mention(self, label: str, indices: Iterable[int]) -> str:
         """A label with its regions, as the model writes it."""
         (ground, end_ground), (objects, end_objects) = self.ground, self.objects

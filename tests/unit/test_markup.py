@@ -267,12 +267,6 @@ def test_a_mention_is_read_as_it_was_written(label, numbers):
         assert result.problems == ()
 
 
-def test_the_line_of_regions_in_a_prompt():
-    assert RELEASED.with_features(2) == "<region0><regionfeat><region1><regionfeat>"
-    assert SUCCESSOR.with_features(1) == "<obj0><objfeat>"
-    assert RELEASED.with_features(0) == ""
-
-
 def test_the_tokens_that_a_tokenizer_must_hold():
     assert SUCCESSOR.special_tokens() == [
         *("<obj0>", "<obj1>", "<obj2>", "<ground>", "</ground>", "<objects>", "</objects>"),

@@ -21,7 +21,7 @@ class Family(Protocol):
     """What some tensor of a released checkpoint starts with, and none of ours does."""
 
     def model_values(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """Arguments of ``FO1Config``, and the width of a region feature where the file states it."""
+        """Arguments of ``FO1Config``; the width of a region feature where the file states it."""
         ...
 
     def processor_values(
