@@ -191,9 +191,9 @@ class Prompter:
         inputs: dict[str, Any] = self.pixels(shown) if shown else {}
         counts: list[int] = []
         if shown:
-            backbone, host = self.model.backbone, self.model.config.host
-            grid = backbone.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
-            counts = backbone.tokens_per_image(host, grid)
+            adapter, host = self.model.host_adapter, self.model.config.host
+            grid = adapter.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
+            counts = adapter.tokens_per_image(host, grid)
             inputs["aux_pixel_values"] = shown
             inputs["region_boxes"] = boxes or [torch.zeros(0, 4)] * len(shown)
         rows: list[list[int]] = []

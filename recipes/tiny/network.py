@@ -75,7 +75,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, sizes: NetworkSizes) -> FO1C
         image_connector="mlp2x_gelu",
         region_connector="mlp2x_gelu",
         image_token_id=ids[CHAT.image_token],
-        auxiliary_image={"size": 768, "mode": "dynamic"},
         tie_word_embeddings=True,
         **tokens,
     )

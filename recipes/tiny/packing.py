@@ -99,7 +99,7 @@ class Packer:
         return (*(self.ids_of(text) if text else ()), self.processor.stop_token_id)
 
     def _encode_question(self, question: str, regions: bool) -> tuple[int, ...]:
-        # As `FO1Processor.encode_question`; our own questions need no disarming.
+        # As `FO1Processor.encode_question`; our own questions need no escaping.
         chat = self.processor.chat
         before = chat.after_regions if regions else chat.after_image
         return tuple(self.ids_of(before + question + chat.closing))
@@ -164,7 +164,7 @@ class Positions:
         key = (row.grid_hw, row.prefix)
         if key not in self._known:
             ids = torch.from_numpy(row.ids[: row.prefix])[None]
-            found = self.model.backbone.position_ids(
+            found = self.model.host_adapter.position_ids(
                 self.model.host,
                 ids,
                 torch.ones_like(ids),

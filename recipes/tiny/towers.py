@@ -55,7 +55,7 @@ def encode(
     """
     primary_B3HW = primary_pictures(processor, pixels_B3HW)
     patches, grid = patchify(primary_B3HW, merge=model.host.config.vision_config.spatial_merge_size)
-    primary = model.backbone.encode_images(model.host, patches, grid)
+    primary = model.host_adapter.encode_images(model.host, patches, grid)
     maps_BCHW = torch.stack([found.map_CHW for found in primary.maps])
     rows, columns = maps_BCHW.shape[2:]
     stride = primary.maps[0].stride

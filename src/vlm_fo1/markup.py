@@ -22,7 +22,7 @@ _MAX_DIGITS = 9
 _MAX_QUOTED = 60
 """How many characters of model text a problem quotes."""
 _MAX_NESTING = 8
-"""Passes of `neutralise` before it drops every bracket: the work stays linear in the text."""
+"""Passes of `escape_special_tokens` before it drops every bracket: the work stays linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,6 @@ class Vocabulary:
     def tags(self, indices: Iterable[int]) -> str:
         """Several tags, one after the other."""
         return "".join(map(self.tag, indices))
-
-    def with_features(self, count: int) -> str:
-        """The line of regions in a prompt: tag and feature placeholder for each of ``count``."""
-        return "".join(self.tag(index) + self.region_feature for index in range(count))
 
     def mention(self, label: str, indices: Iterable[int]) -> str:
         """A label with its regions, as the model writes it."""
@@ -131,43 +127,6 @@ class Vocabulary:
 
 RELEASED = Vocabulary()
 """The vocabulary of the released VLM-FO1 checkpoints."""
-
-_QWEN_VIDEO_PAD = 151656
-
-
-def flat_released(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A released ``config.json`` with all values on one level, as the authors wrote it.
-
-    Args:
-        config: Its values; newer versions of transformers put those of the language model into
-            ``text_config``. What stands outside counts where both say something.
-    """
-    text = config.get("text_config")
-    if not isinstance(text, Mapping):
-        return dict(config)
-    outer = {key: value for key, value in config.items() if key != "text_config"}
-    return {**text, **outer}
-
-
-def released_region_token_id(config: Mapping[str, Any]) -> int | None:
-    """The id that stands for a region's feature in the prompts of a released checkpoint.
-
-    Its tokenizer has no token for it, and no row of its embeddings need be free. The placeholder of
-    videos is what no prompt of an image holds: it is a control token, which no text of a user
-    becomes. Features replace it before the language model sees anything.
-
-    Args:
-        config: `flat_released` values of its ``config.json``; ``region_token_id`` wins where it is
-            stated.
-
-    Returns:
-        The id; the last of the vocabulary where that has no videos, None for no vocabulary.
-    """
-    stated, rows = config.get("region_token_id"), config.get("vocab_size")
-    if stated is not None or rows is None:
-        return stated
-    video = config.get("video_token_id", _QWEN_VIDEO_PAD)
-    return video if video is not None and video < rows else rows - 1
 
 
 def renumbered(text: str, number: Callable[[int], int], vocabulary: Vocabulary = RELEASED) -> str:
@@ -402,8 +361,25 @@ def _running(text: str, vocabulary: Vocabulary) -> list[Piece]:
     return [*found, Piece(re.sub(fixed, "", text[end:]))]
 
 
-def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()) -> str:
-    """Take the power of markup out of a user's words.
+def respelt(text: str, vocabulary: Vocabulary) -> str:
+    """A text in the canonical spelling (`RELEASED`), as records are, in that of a vocabulary."""
+    tokens = dict(zip(RELEASED.fixed_tokens(), vocabulary.fixed_tokens(), strict=True))
+    pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
+    return re.sub(
+        pattern,
+        lambda found: vocabulary.tag(int(found[1])) if found[1] else tokens[found[0]],
+        text,
+    )
+
+
+def escape_special_tokens(
+    text: str,
+    vocabulary: Vocabulary = RELEASED,
+    reserved: Sequence[str] = (),
+    *,
+    keep_markup: bool = False,
+) -> str:
+    """Take the power of special tokens out of a user's words.
 
     ``<region3>``, ``<ground>``, ``<|im_end|>`` and the like lose their brackets (``region3``,
     ``ground``, ``im_end``), so no text of a user can name a region, open an answer or end a turn.
@@ -411,30 +387,38 @@ def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[
     Args:
         text: What a user typed: a label or a question.
         vocabulary: The checkpoint's markup.
-        reserved: Further tokens to disarm, e.g. the tokenizer's own special tokens.
+        reserved: Further tokens to escape, e.g. the tokenizer's own special tokens.
+        keep_markup: Whether the vocabulary's tokens pass, as they must in a question made from a
+            template; placeholders of features, and tags of regions that cannot be, never do.
 
     Returns:
         The text with none of these tokens in it, however they were nested.
     """
+    if keep_markup:
+        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
+        longest_first = sorted(own, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        parts[::2] = [escape_special_tokens(part, vocabulary, reserved) for part in parts[::2]]
+        return "".join(parts)
     before, after = map(re.escape, vocabulary.region_tag.split("{}"))
     tokens = {*vocabulary.fixed_tokens(), *reserved}
     patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
     patterns += [
         re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
     ]
-    armed = re.compile("|".join(patterns))
+    special = re.compile("|".join(patterns))
 
-    def disarm(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         bare = _without_brackets(match.group())
         return "" if bare == match.group() else bare  # nothing to take off: drop the whole token
 
     for _ in range(_MAX_NESTING):
-        if not armed.search(text):
+        if not special.search(text):
             return text
-        text = armed.sub(disarm, text)
+        text = special.sub(escape, text)
     text = _without_brackets(text)  # only text built to get through comes here
-    while armed.search(text):
-        text = armed.sub("", text)
+    while special.search(text):
+        text = special.sub("", text)
     return text
 
 

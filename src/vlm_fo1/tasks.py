@@ -1,7 +1,7 @@
 """What can be asked: one table of tasks, a request as a value, and the text of its question.
 
 The templates are the released model's own (frozen as data: a changed word is another prompt to it).
-User words go through `markup.neutralise` first, so they cannot forge tokens.
+User words go through `markup.escape_special_tokens` first, so they cannot forge tokens.
 """
 
 import operator
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from vlm_fo1.errors import PromptError
-from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
+from vlm_fo1.markup import RELEASED, Vocabulary, escape_special_tokens
 
 
 class Task(StrEnum):
@@ -282,8 +282,6 @@ class Request:
 MAX_NEW_TOKENS = 4096
 """Default length limit of an answer, in tokens; the model's context may leave less."""
 
-SYSTEM = "You are a helpful assistant."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -293,7 +291,7 @@ class Question:
     text: str
     """What stands in the user's turn after the line of regions."""
     labels: tuple[str, ...] = ()
-    """The labels asked for, in order, without repeats; as the user wrote them but disarmed."""
+    """The labels asked for, in order, without repeats; as the user wrote them but escaped."""
     notes: tuple[str, ...] = ()
     """What was changed on the way (repeated labels); ends up in `Answer.problems`."""
     spelt: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -312,8 +310,8 @@ def ask_labels(
     Args:
         task: One that takes labels.
         labels: One label or several; several are joined with a comma.
-        vocabulary: The checkpoint's markup, disarmed in the labels.
-        reserved: The tokenizer's special tokens, disarmed as well.
+        vocabulary: The checkpoint's markup, escaped in the labels.
+        reserved: The tokenizer's special tokens, escaped as well.
 
     Returns:
         The question; repeated labels are asked once and noted.
@@ -330,7 +328,7 @@ def ask_labels(
     spelt: dict[str, str] = {}
     for index, label in enumerate(given):
         plain = checked_text(label, f"label {index}")
-        words = " ".join(neutralise(plain, vocabulary, reserved).split())
+        words = " ".join(escape_special_tokens(plain, vocabulary, reserved).split())
         spelt |= {label: words} if label != words else {}
         if not words:
             raise PromptError(f"label {index} = {label!r} is empty: name the thing to look for")
@@ -422,15 +420,15 @@ def ask_text(
         text: The question. Each ``{}`` in it stands for a region of ``about``, in order.
         about: Regions the question names, e.g. ``ask_text(task, "Is {} ripe?", about=[3], ...)``.
         count: How many regions the image has.
-        vocabulary: How tags are spelt; disarmed in ``text``.
-        reserved: The tokenizer's special tokens, disarmed as well.
+        vocabulary: How tags are spelt; escaped in ``text``.
+        reserved: The tokenizer's special tokens, escaped as well.
 
     Raises:
         PromptError: An empty question, ``{}`` and ``about`` differ in number, a region that does
             not exist, or a task of another kind.
     """
     _check_takes(task, "text")
-    words = neutralise(checked_text(text, "the question"), vocabulary, reserved).strip()
+    words = escape_special_tokens(checked_text(text, "the question"), vocabulary, reserved).strip()
     about = as_list(about, "about")
     if not words:
         raise PromptError("the question is empty: write what you want to know")
@@ -468,8 +466,8 @@ def questions_of(
     Args:
         request: What is asked.
         count: How many regions the image has.
-        vocabulary: How the checkpoint spells its markup; disarmed in what the user wrote.
-        reserved: The tokenizer's special tokens, disarmed as well.
+        vocabulary: How the checkpoint spells its markup; escaped in what the user wrote.
+        reserved: The tokenizer's special tokens, escaped as well.
 
     Returns:
         One; of a task that asks about each region as many as the request names.

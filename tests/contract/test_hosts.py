@@ -151,9 +151,9 @@ def test_region_features_are_of_what_stands_in_the_box(prompter: Prompter) -> No
     model, change = prompter.model, []
     for shown in (before, after):
         inputs = prompter.batch([QUESTION], [shown], [boxes])
-        backbone, host = model.backbone, model.config.host
-        grid = backbone.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
-        primary = backbone.encode_images(model.host, inputs["pixel_values"], grid).maps[0]
+        adapter, host = model.host_adapter, model.config.host
+        grid = adapter.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
+        primary = adapter.encode_images(model.host, inputs["pixel_values"], grid).maps[0]
         factor = torch.tensor(primary.size_wh) / torch.tensor([128.0, 64.0])
         cut = boxes * factor.repeat(2)
         change.append(pool_mean(primary.map_CHW, cut, 1 / primary.stride))
@@ -274,7 +274,7 @@ def test_every_region_parameter_trains(prompter: Prompter) -> None:
 def test_default_pyramid_spans_the_hosts_map_from_a_quarter_to_twice_its_stride(
     prompter: Prompter,
 ) -> None:
-    stride = prompter.model.backbone.map_stride(prompter.model.config.host)
+    stride = prompter.model.host_adapter.map_stride(prompter.model.config.host)
     strides = tuple(prompter.model.config.regions.pyramid_strides)
     assert strides == pyramid_strides(stride)
     assert pyramid_strides(16.0) == (4, 8, 16, 32)
@@ -311,15 +311,15 @@ def test_a_square_that_patches_do_not_fill_keeps_its_27_cells_at_their_pixels(
     prompter: Prompter,
 ) -> None:
     model = prompter.model
-    backbone, host = model.backbone, model.config.host
+    adapter, host = model.host_adapter, model.config.host
     dark, bright = torch.zeros(2, 1, 3, 384, 384)
     bright[..., 14 * 13 : 14 * 14, 14 * 26 : 14 * 27] = 1.0  # row 13, the last of 27 columns
-    grid = backbone.image_grid(host, dark, None)
+    grid = adapter.image_grid(host, dark, None)
     assert grid.tolist() == [[1, 27, 27]]
-    assert backbone.tokens_per_image(host, grid) == [81]
+    assert adapter.tokens_per_image(host, grid) == [81]
     embed = model.host.model.vision_model.embeddings
     before, after = (
-        backbone.encode_images(model.host, pixels, grid).maps[0] for pixels in (dark, bright)
+        adapter.encode_images(model.host, pixels, grid).maps[0] for pixels in (dark, bright)
     )
     assert before.size_wh == (384, 384)
     change = (after.map_CHW - before.map_CHW).norm(dim=0)

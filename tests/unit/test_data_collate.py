@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.helpers_tokenizer import char_tokenizer
 
@@ -133,3 +134,16 @@ def test_synthetic_images_collate(processor):
     batch = Collator(processor)([source.example(index) for index in range(4)])
     for row, boxes in zip(batch["input_ids"], batch["region_boxes"], strict=True):
         assert int((row == processor.region_token_id).sum()) == len(boxes)
+
+
+def test_a_model_with_tags_of_its_own_learns_tags_and_not_their_letters():
+    own = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>")
+    processor = FO1Processor(FO1ImageProcessor(), char_tokenizer(own), vocabulary=own)
+    answer = "<ground>dog</ground><objects><region0><region1></objects>"
+    record = example(("Where?", answer), ("What is <region0>?", "It is like <region1>."))
+    labels = Collator(processor)([record])["labels"]
+    tags = torch.tensor(processor.region_tag_ids())
+    assert torch.isin(labels, tags).sum() == 3
+    assert text(processor, labels[labels != IGNORED]) == (
+        "<ground>dog</ground><objects><obj0><obj1></objects><|im_end|>It is like <obj1>.<|im_end|>"
+    )

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families.florence2 import davit_sizes
 from vlm_fo1.fo1 import FO1
-from vlm_fo1.model.configuration import davit_sizes
 from vlm_fo1.model.graft import graft
 from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 

@@ -343,7 +343,7 @@ def test_the_tags_of_a_question_stay_tokens(processor):
     ]
 
 
-def test_a_tag_that_does_not_exist_is_disarmed(processor):
+def test_a_tag_that_does_not_exist_is_escaped(processor):
     assert "is region100 red" in processor.prompt("is <region100> red", 1)
 
 

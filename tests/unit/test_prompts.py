@@ -1,9 +1,9 @@
 import pytest
 
 from vlm_fo1.errors import PromptError
+from vlm_fo1.families.omchat_qwen2_5_vl import CHAT
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.tasks import (
-    SYSTEM,
     TASKS,
     Request,
     Task,
@@ -55,7 +55,7 @@ def templates():
 
 def test_the_templates_are_word_for_word_those_of_the_released_model():
     assert {str(task): text for task, text in templates()} == FROZEN
-    assert SYSTEM == "You are a helpful assistant."
+    assert CHAT["opening"].split("\n")[1] == "You are a helpful assistant.<|im_end|>"
 
 
 def test_every_task_has_one_way_to_be_asked():
@@ -138,13 +138,13 @@ def test_braces_in_a_label_are_ordinary_text():
         ("<reg<ground>ion3>", "<reggroundion3>"),
     ],
 )
-def test_markup_in_a_label_is_disarmed(label, asked):
+def test_markup_in_a_label_is_escaped(label, asked):
     question = ask_labels(Task.DETECTION, [label])
     assert question.labels == (asked,)
     assert question.text == TASKS[Task.DETECTION].template.replace("{}", asked)
 
 
-def test_special_tokens_of_the_tokenizer_are_disarmed_where_named():
+def test_special_tokens_of_the_tokenizer_are_escaped_where_named():
     reserved = ("<start_of_turn>", "[INST]")
     assert ask_labels(Task.DETECTION, "a <start_of_turn>", reserved=reserved).labels == (
         "a start_of_turn",

@@ -380,6 +380,8 @@ def test_configurations_that_are_none_of_upns_are_refused():
         UPNConfig.from_dict(official)
     with pytest.raises(ConfigError, match="no UPN's configuration"):
         UPNConfig.from_dict({"model_type": "detr"})
+    with pytest.raises(ConfigError, match="unknown key 'querys': did you mean 'queries'"):
+        UPNConfig.from_dict({**TINY.to_dict(), "querys": 3})
     with pytest.raises(ConfigError, match="do not divide into 3 heads"):
         UPNConfig(heads=3)
     with pytest.raises(ConfigError, match="one number for each of 4 stages"):

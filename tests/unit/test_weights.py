@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.markup import flat_released, released_region_token_id
+from vlm_fo1.families.omchat_qwen2_5_vl import region_token_id
 from vlm_fo1.model.configuration import FO1Config, from_released
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import rename_released
@@ -72,7 +72,6 @@ def test_the_released_3b_configuration_is_understood() -> None:
     assert config.region_width == 5888
     assert config.hidden_size == 2048
     assert config.region_token_id == 151656
-    assert config.auxiliary_image == {"size": 1024, "mode": "dynamic"}
 
 
 @pytest.mark.parametrize(
@@ -257,12 +256,12 @@ def test_a_stored_head_gives_way_to_the_embeddings_where_the_configuration_ties_
 
 
 def test_the_placeholder_of_regions_is_that_of_videos_unless_the_configuration_names_one() -> None:
-    assert released_region_token_id({"vocab_size": 151771}) == 151656
-    assert released_region_token_id({"vocab_size": 400, "video_token_id": 256}) == 256
-    assert released_region_token_id({"vocab_size": 400, "region_token_id": 9}) == 9
-    assert released_region_token_id({"vocab_size": 400}) == 399
-    nested = flat_released({"text_config": {"vocab_size": 400}, "video_token_id": 7})
-    assert released_region_token_id(nested) == 7
+    assert region_token_id({"vocab_size": 151771}) == 151656
+    assert region_token_id({"vocab_size": 400, "video_token_id": 256}) == 256
+    assert region_token_id({"vocab_size": 400, "region_token_id": 9}) == 9
+    assert region_token_id({"vocab_size": 400}) == 399
+    nested = {"text_config": {"vocab_size": 400}, "video_token_id": 7}
+    assert region_token_id(nested) == 7
 
 
 def test_a_pickle_that_runs_code_is_not_run(folder: Path) -> None:

@@ -108,7 +108,6 @@ def _graft(
         model.config.host.to_dict(),
         tokenizer,
         vocabulary=vocabulary,
-        auxiliary_image=model.config.auxiliary_image,
         preprocessor=read_object(preprocessor, CheckpointError) if preprocessor.is_file() else None,
     )
     model.save_pretrained(out)

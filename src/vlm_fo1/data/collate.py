@@ -1,6 +1,5 @@
 """Records to the tensors of a training step: several questions on one image in one sequence."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,6 @@ import torch
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import RELEASED, neutralise
 from vlm_fo1.model.weights import BUNDLED, resolve_folder
 from vlm_fo1.processing import FO1Processor
 
@@ -100,19 +98,12 @@ class Collator:
         Raises:
             DataError: The first question and its answer are longer than `max_tokens`.
         """
-        stop = self.processor.stop_token_id
         ids: list[int] = []
         labels: list[int] = []
         taken = 0
-        for turn in example.turns:
-            question = self._spelt(turn.question)
-            if taken == 0:
-                prompt = self.processor.encode_prompt(
-                    question, len(example.regions_xyxy), image_tokens
-                )
-            else:
-                prompt = self._later_prompt(question)
-            answer = [*self._tokenise(self._disarmed(self._spelt(turn.answer))), stop]
+        turns = ((turn.question, turn.answer) for turn in example.turns)
+        regions = len(example.regions_xyxy)
+        for prompt, answer in self.processor.encode_turns(turns, regions, image_tokens):
             if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
                 self.max_tokens
             ):
@@ -141,33 +132,3 @@ class Collator:
             mask[index, :length] = 1
             labels[index, :length] = torch.tensor(row.labels)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    def _later_prompt(self, question: str) -> list[int]:
-        # What opens the user's turn in the first prompt opens it here; a system turn comes once.
-        chat = self.processor.chat
-        opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
-        return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
-
-    def _spelt(self, text: str) -> str:
-        """A text of a record, whose regions are spelt as in released models, as this model does."""
-        own = self.processor.vocabulary
-        tokens = dict(zip(RELEASED.fixed_tokens(), own.fixed_tokens(), strict=True))
-        pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
-        return re.sub(
-            pattern, lambda found: own.tag(int(found[1])) if found[1] else tokens[found[0]], text
-        )
-
-    def _disarmed(self, text: str) -> str:
-        """A question or an answer with its markup of regions and no other control token."""
-        vocabulary = self.processor.vocabulary
-        own = [token for token in vocabulary.special_tokens() if token != vocabulary.region_feature]
-        pattern = "|".join(map(re.escape, sorted(own, key=len, reverse=True)))
-        special = self.processor.reserved_tokens()
-        parts = re.split(f"({pattern})", text)
-        parts[::2] = [neutralise(part, vocabulary, special) for part in parts[::2]]
-        return "".join(parts)
-
-    def _tokenise(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return self.processor.tokenizer([text], add_special_tokens=False)["input_ids"][0]

@@ -1,4 +1,4 @@
-"""Plug and play: an untrained VLM-FO1 from any host VLM that `backbones` has an adapter for.
+"""Plug and play: an untrained VLM-FO1 from any host VLM that `hosts` has an adapter for.
 
 The host keeps its weights and its answers: without regions the graft computes what the host did.
 """
@@ -15,9 +15,10 @@ from transformers.models.florence2.configuration_florence2 import Florence2Visio
 
 from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families.florence2 import davit_sizes
 from vlm_fo1.hub import CONFIG_FILE
 from vlm_fo1.markup import RELEASED, Vocabulary
-from vlm_fo1.model.configuration import FO1Config, davit_sizes, pyramid_strides
+from vlm_fo1.model.configuration import FO1Config, pyramid_strides
 from vlm_fo1.model.generation import without_penalties
 from vlm_fo1.model.hosts import find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
@@ -34,7 +35,6 @@ def graft(
     vocabulary: Vocabulary = RELEASED,
     pyramid_channels: int = 512,
     region_connector: str = "mlp2x_gelu",
-    auxiliary_image: dict[str, Any] | None = None,
     **load_options: Any,
 ) -> FO1ForConditionalGeneration:
     """Add regions to a host VLM.
@@ -49,7 +49,6 @@ def graft(
         vocabulary: Spelling of the region markup.
         pyramid_channels: Width of each level of the region pyramid.
         region_connector: See `FO1Config`.
-        auxiliary_image: See `FO1Config`.
         **load_options: For ``from_pretrained`` of a host given by name: ``dtype`` (default: as
             saved), ``revision``, ``local_files_only``, ...
 
@@ -65,7 +64,7 @@ def graft(
         host = load_host(host, **load_options)
     elif load_options:
         raise ConfigError(f"{', '.join(load_options)}: options for loading, but the host is loaded")
-    backbone = find_host(host.config.model_type)
+    adapter = find_host(host.config.model_type)
     tower: dict[str, Tensor] | None = None
     if auxiliary_weights is not None:
         sizes, tower = read_florence_tower(resolve_folder(auxiliary_weights))
@@ -79,13 +78,11 @@ def graft(
         auxiliary_config=auxiliary,
         region_config={
             "pyramid_channels": pyramid_channels,
-            "pyramid_strides": pyramid_strides(backbone.map_stride(host.config)),
+            "pyramid_strides": pyramid_strides(adapter.map_stride(host.config)),
         },
         region_connector=region_connector,
         image_token_id=host.config.image_token_id,
         region_token_id=tokenizer.convert_tokens_to_ids(vocabulary.region_feature),
-        vocabulary=vocabulary.to_dict(),
-        auxiliary_image=auxiliary_image,
         dtype=host.dtype,
     )
     for module in host.modules():

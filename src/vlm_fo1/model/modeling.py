@@ -46,7 +46,7 @@ class EncodedImages:
 
 
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """VLM-FO1 on any host that `backbones` has an adapter for.
+    """VLM-FO1 on any host that `hosts` has an adapter for.
 
     Args:
         config: Sizes of everything.
@@ -68,7 +68,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         warn_of_untested_transformers()
         super().__init__(config)
         host, regions = config.host, config.regions
-        self.backbone = find_host(host.model_type)
+        self.host_adapter = find_host(host.model_type)
         self.host: Any = (
             AutoModelForImageTextToText.from_config(host) if host_model is None else host_model
         )
@@ -79,7 +79,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.auxiliary, tuple(map(float, regions.auxiliary_strides))
         )
         self.region_encoder = HybridRegionEncoder(
-            regions, self.backbone.map_channels(host), self.backbone.map_stride(host)
+            regions, self.host_adapter.map_channels(host), self.host_adapter.map_stride(host)
         )
         self.region_connector = build_connector(
             config.region_connector, config.region_width, config.hidden_size
@@ -139,7 +139,9 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             SpliceError: No grid, or lists that do not have one entry per image.
         """
-        image_grid_thw = self.backbone.image_grid(self.config.host, pixel_values, image_grid_thw)
+        image_grid_thw = self.host_adapter.image_grid(
+            self.config.host, pixel_values, image_grid_thw
+        )
         images = len(image_grid_thw)
         if region_boxes is None:
             region_boxes = [pixel_values.new_zeros(0, 4)] * images
@@ -155,7 +157,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise SpliceError(
                     f"{len(values)} {name} for {images} images: pass one entry per image"
                 )
-        primary = self.backbone.encode_images(self.host, pixel_values, image_grid_thw)
+        primary = self.host_adapter.encode_images(self.host, pixel_values, image_grid_thw)
         regions = [
             self._encode_regions(primary_map, pixels, boxes)
             for primary_map, pixels, boxes in zip(
@@ -235,7 +237,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if encoded is not None:
             embeds = splice(embeds, is_image, encoded.image_tokens)
             embeds = splice(embeds, is_region, encoded.region_tokens)
-        positions = self.backbone.position_ids(
+        positions = self.host_adapter.position_ids(
             self.host,
             input_ids,
             attention_mask,
@@ -318,7 +320,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "position_ids are needed with inputs_embeds or a started cache: "
                 "embed_prompt returns those of the prompt"
             )
-        outputs = self.backbone.decode(
+        outputs = self.host_adapter.decode(
             self.host,
             embeds,
             position_ids,

@@ -1,6 +1,6 @@
 """Checkpoints to models: released folders, our own folders, Hub ids.
 
-Released tensors are renamed by one table (`released_table`). Every place must find its tensor, or
+Released tensors are renamed by the table of their family. Every place must find its tensor, or
 the error says which are missing or of another shape; a tensor without a place is named in a
 warning.
 """
@@ -18,13 +18,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families import FAMILIES, family_of_tensors
+from vlm_fo1.families.florence2 import davit_table, read_davit_sizes
 from vlm_fo1.hub import CONFIG_FILE, fetch, first_line, is_hub_id
-from vlm_fo1.model.configuration import (
-    RELEASED_MODEL_TYPE,
-    FO1Config,
-    from_released,
-    read_davit_sizes,
-)
+from vlm_fo1.model.configuration import FO1Config, from_released
 from vlm_fo1.model.generation import without_penalties
 from vlm_fo1.model.hosts import HOSTS
 from vlm_fo1.model.load_options import load_options
@@ -107,7 +104,10 @@ def read_config(folder: Path) -> FO1Config:
     path = folder / CONFIG_FILE
     values = read_object(path, CheckpointError)
     kind = values.get("model_type")
-    readers = {FO1Config.model_type: FO1Config.from_dict, RELEASED_MODEL_TYPE: from_released}
+    readers = {
+        FO1Config.model_type: FO1Config.from_dict,
+        **dict.fromkeys(FAMILIES, from_released),
+    }
     if kind in readers:
         try:
             return readers[kind](values)
@@ -121,64 +121,19 @@ def read_config(folder: Path) -> FO1Config:
     if kind in HOSTS:
         hint = f"; this is a host without regions: `fo1 graft {folder} --out FOLDER` adds them"
     raise CheckpointError(
-        f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has {FO1Config.model_type!r} or "
-        f"{RELEASED_MODEL_TYPE!r}{hint}"
+        f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has "
+        f"{' or '.join(map(repr, readers))}{hint}"
     )
 
 
-def released_table(config: FO1Config) -> list[tuple[str, str]]:
-    """Released tensor names to ours, as full-match patterns and replacements; first match wins.
-
-    Source: REFERENCE, "The model"; the names recorded from the official code.
-    """
-    table = [
-        *davit_table(r"model\.vision_tower_aux\.image_tower\.", "auxiliary.tower."),
-        (r"model\.vision_tower\.image_tower\.(.+)", r"host.model.visual.\1"),
-        (r"model\.mm_projector\.(.+)", r"image_connector.\1"),
-        (r"model\.mm_projector_aux\.(.+)", r"region_connector.\1"),
-        (r"model\.((?:embed_tokens|layers|norm)\..+)", r"host.model.language_model.\1"),
-        (r"lm_head\.(.+)", r"host.lm_head.\1"),
-    ]
-    stride = config.host.vision_config.patch_size
-    for number, level_stride in enumerate(config.regions.pyramid_strides):
-        # Layers before the 1x1 convolution, numbered as in the official sequence: a max pool, or
-        # transposed convolutions with norm and GELU between.
-        layers = {0.5: 1, 1.0: 0, 2.0: 1, 4.0: 4, 8.0: 7}[stride / level_stride]
-        old = rf"model\.object_vp_extractor\.simple_fpn\.simfp_{number + 1}\."
-        new = f"region_encoder.pyramid.levels.{number}."
-        for position, name in ((layers, "project"), (layers + 1, "smooth")):
-            table.append((rf"{old}{position}\.norm\.(.+)", rf"{new}{name}_norm.\1"))
-            table.append((rf"{old}{position}\.(.+)", rf"{new}{name}.\1"))
-        table.append((rf"{old}(\d+\..+)", rf"{new}resample.\1"))
-    return table
-
-
 def rename_released(names: Iterable[str], config: FO1Config) -> dict[str, str]:
-    """Released name to ours for every name that the table knows; the others map to themselves."""
-    return rename(names, released_table(config))
-
-
-def davit_table(old: str, new: str) -> list[tuple[str, str]]:
-    """Names of a DaViT as Florence-2's own code writes them, to ours.
-
-    Args:
-        old: Pattern of the prefix in the checkpoint.
-        new: Prefix of ours.
-
-    Returns:
-        Rows as in `released_table`.
-    """
-    block = rf"{old}blocks\.(\d+\.\d+)\.(spatial|channel)_block\."
-    to_block = rf"{new}blocks.\1.\2_block."
-    return [
-        (rf"{old}convs\.(\d+)\.proj\.(.+)", rf"{new}convs.\1.conv.\2"),
-        (rf"{old}convs\.(\d+)\.norm\.(.+)", rf"{new}convs.\1.norm.\2"),
-        (rf"{block}(conv[12])\.fn\.dw\.(.+)", rf"{to_block}\3.\4"),
-        (rf"{block}(?:window|channel)_attn\.norm\.(.+)", rf"{to_block}norm1.\3"),
-        (rf"{block}(window|channel)_attn\.fn\.(.+)", rf"{to_block}\3_attn.\4"),
-        (rf"{block}ffn\.norm\.(.+)", rf"{to_block}norm2.\3"),
-        (rf"{block}ffn\.fn\.net\.(fc[12])\.(.+)", rf"{to_block}ffn.\3.\4"),
-    ]
+    """Released name to ours for every name that its family knows; others map to themselves."""
+    known = list(names)
+    family = family_of_tensors(known)
+    if family is None:
+        return {name: name for name in known}
+    strides = config.regions.pyramid_strides
+    return rename(known, family.tensor_table(config.host.vision_config.patch_size, strides))
 
 
 def rename(names: Iterable[str], table: list[tuple[str, str]]) -> dict[str, str]:
@@ -294,9 +249,7 @@ def _fitting(
     Raises:
         CheckpointError: Some are missing, of another shape, or for ``strict`` left over.
     """
-    names = {name: name for name in state}
-    if any(name.startswith("model.vision_tower.") for name in state):
-        names = rename_released(state, config)
+    names = rename_released(state, config)
     state = {names[name]: value for name, value in state.items()}
     with torch.device("meta"):  # takes no memory
         expected = {name: value.shape for name, value in model_class(config).state_dict().items()}

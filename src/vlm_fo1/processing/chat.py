@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vlm_fo1.errors import ConfigError, PromptError
-from vlm_fo1.tasks import SYSTEM, checked_text
+from vlm_fo1.families.omchat_qwen2_5_vl import CHAT
+from vlm_fo1.tasks import checked_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +23,22 @@ class ChatFormat:
     Source: REFERENCE, "Preprocessing and prompt".
     """
 
-    opening: str = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
+    opening: str = CHAT["opening"]
     """Everything up to what the user shows or asks."""
-    system_opening: str = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n"
+    system_opening: str = CHAT["system_opening"]
     """Stands for `opening` where a system message is given, which ``{}`` stands for; empty where
     the host takes none."""
-    before_image: str = "<|vision_start|>"
+    before_image: str = CHAT["before_image"]
     """Stands right before the image; absent without one."""
-    after_image: str = "<|vision_end|>\n"
+    after_image: str = CHAT["after_image"]
     """Stands right after the image; absent without one."""
-    after_regions: str = "\n"
+    after_regions: str = CHAT["after_regions"]
     """Ends the line of regions; absent without regions."""
-    closing: str = "<|im_end|>\n<|im_start|>assistant\n"
+    closing: str = CHAT["closing"]
     """Everything between the question and the answer."""
-    image_token: str = "<|image_pad|>"
+    image_token: str = CHAT["image_token"]
     """The token that one merged image patch takes the place of."""
-    stop_token: str = "<|im_end|>"
+    stop_token: str = CHAT["stop_token"]
     """The token that ends an answer."""
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def processor_for_host(
         host: The host's ``config.json``.
         tokenizer: The host's tokenizer, the vocabulary's tokens already added.
         vocabulary: Spelling of the region markup.
-        auxiliary_image: ``{"size": 768, "mode": "dynamic"}``, as in the model's configuration.
+        auxiliary_image: ``{"size": 768, "mode": "dynamic"}``.
         preprocessor: The host's ``preprocessor_config.json``: its mean and deviation are taken.
         chat: Instead of `chat_for_host`.
 

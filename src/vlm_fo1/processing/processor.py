@@ -1,7 +1,6 @@
 """Questions about images with regions to a batch of token ids, and ids back to text."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,7 +8,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
-from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
+from vlm_fo1.markup import RELEASED, Vocabulary, escape_special_tokens, respelt
 from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
 from vlm_fo1.processing.image import FO1ImageProcessor
 from vlm_fo1.processing.released import read_released
@@ -140,7 +139,7 @@ class FO1Processor(ProcessorMixin):
             images: One image for one question, or a list with one entry per question, None where a
                 question goes without; whatever `vlm_fo1.images.read_image` takes.
             questions: A question or a list of them. Tags of the vocabulary keep their meaning;
-                every other control token is disarmed.
+                every other control token is escaped.
             boxes: As `FO1ImageProcessor` takes them: (N, 4) xyxy in pixels of the image, or a list
                 of such if `images` is a list.
             padding: Fill rows on the left to one length.
@@ -230,7 +229,7 @@ class FO1Processor(ProcessorMixin):
         Args:
             count: Number of regions.
             image_tokens: Merged patches of the image; 0 gives an empty list.
-            system: A system message in place of the chat's own; control tokens in it are disarmed.
+            system: A system message in place of the chat's own; control tokens in it are escaped.
 
         Returns:
             Token ids.
@@ -241,7 +240,7 @@ class FO1Processor(ProcessorMixin):
         """
         if system is not None:
             plain = checked_text(system, "the system message")
-            system = neutralise(plain, self.vocabulary, self.reserved_tokens())
+            system = escape_special_tokens(plain, self.vocabulary, self.reserved_tokens())
         pieces = self._shared_pieces(count, image_tokens > 0, system)[:-1]
         if not pieces:
             return []
@@ -274,7 +273,7 @@ class FO1Processor(ProcessorMixin):
             return self._tokenise(self._pieces(question, count, image)[-1:])[0]
         chat, (texts, order) = self.chat, place_images(question, len(more_images))
         opened = self._shared_pieces(count, image)[-1]
-        pieces = [opened + self._disarm(texts[0]), *map(self._disarm, texts[1:])]
+        pieces = [opened + self._escaped(texts[0]), *map(self._escaped, texts[1:])]
         pieces[-1] += chat.closing
         for place in range(len(order)):
             pieces[place] += chat.before_image
@@ -282,6 +281,37 @@ class FO1Processor(ProcessorMixin):
         slots = [*([self.image_token_id] * more_images[which] for which in order), []]
         encoded = self._tokenise(pieces)
         return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
+
+    def encode_turns(
+        self, turns: Iterable[tuple[str, str]], count: int = 0, image_tokens: int = 0
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Token ids of a conversation to be learnt from.
+
+        Records are written in the canonical spelling (`markup.RELEASED`); here, and here alone,
+        they take that of `vocabulary`. The first question comes in the prompt of `encode_prompt`,
+        later ones in a user's turn of their own.
+
+        Args:
+            turns: Questions and their answers.
+            count: Number of regions.
+            image_tokens: Merged patches of the image; 0 is a conversation without an image.
+
+        Yields:
+            Ids of what stands before an answer, and of the answer with the token that ends it.
+
+        Raises:
+            PromptError: As `encode_prompt`, of the first question.
+            BoxError: More regions than tags.
+        """
+        opening = self.chat.opening.rpartition(self.chat.stop_token)[2].lstrip("\n")
+        for index, turn in enumerate(turns):
+            question, answer = (respelt(text, self.vocabulary) for text in turn)
+            if index == 0:
+                prompt = self.encode_prompt(question, count, image_tokens)
+            else:  # a system turn comes once
+                later = f"\n{opening}{self._escaped(question)}{self.chat.closing}"
+                prompt = self._tokenise([later])[0]
+            yield prompt, [*self._tokenise([self._escaped(answer)])[0], self.stop_token_id]
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
         """What the model wrote: special tokens kept, cut before the stop token.
@@ -327,7 +357,7 @@ class FO1Processor(ProcessorMixin):
     def _pieces(self, question: str, count: int, image: bool) -> list[str]:
         """The text before, between and after the placeholders: the image, then each region."""
         *before, last = self._shared_pieces(count, image)
-        return [*before, last + self._disarm(checked_question(question)) + self.chat.closing]
+        return [*before, last + self._escaped(checked_question(question)) + self.chat.closing]
 
     def _shared_pieces(self, count: int, image: bool, system: str | None = None) -> list[str]:
         # What stands before the question; its last piece goes on with the question.
@@ -349,15 +379,11 @@ class FO1Processor(ProcessorMixin):
             pieces[-1] = chat.after_regions
         return pieces
 
-    def _disarm(self, question: str) -> str:
+    def _escaped(self, question: str) -> str:
         # The vocabulary's own tags pass (the templates name regions); between them nothing does.
-        vocabulary = self.vocabulary
-        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
-        longest_first = sorted(own, key=len, reverse=True)
-        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
-        parts = re.split(pattern, question)
-        parts[::2] = [neutralise(part, vocabulary, self.reserved_tokens()) for part in parts[::2]]
-        return "".join(parts)
+        return escape_special_tokens(
+            question, self.vocabulary, self.reserved_tokens(), keep_markup=True
+        )
 
     def _tokenise(self, pieces: list[str]) -> list[list[int]]:
         return self.tokenizer(pieces, add_special_tokens=False)["input_ids"]

@@ -26,13 +26,13 @@ def fo1():
 def passes(fo1, monkeypatch):
     """The rows of every pass through the language model."""
     rows = []
-    decode = type(fo1.model.backbone).decode
+    decode = type(fo1.model.host_adapter).decode
 
     def counting(self, host, embeds, *args, **options):
         rows.append(len(embeds))
         return decode(self, host, embeds, *args, **options)
 
-    monkeypatch.setattr(type(fo1.model.backbone), "decode", counting)
+    monkeypatch.setattr(type(fo1.model.host_adapter), "decode", counting)
     return rows
 
 

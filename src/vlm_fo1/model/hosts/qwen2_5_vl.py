@@ -3,37 +3,14 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.vision_utils import get_vision_window_index
 
-from vlm_fo1.model.hosts import qwen
+from vlm_fo1.model.hosts.qwen import QwenVLHost, patches_to_maps
 from vlm_fo1.model.primary import PrimaryFeatures, window_order_to_merge_order
 
 
-class Qwen25VLHost:
+class Qwen25VLHost(QwenVLHost):
     """Regions are cut from the ViT's last full-attention block, unmerged, at the patch stride."""
-
-    def map_channels(self, config: PreTrainedConfig) -> int:
-        """Width of the ViT."""
-        return config.vision_config.hidden_size
-
-    def map_stride(self, config: PreTrainedConfig) -> float:
-        """Side of a patch."""
-        return float(config.vision_config.patch_size)
-
-    def image_grid(
-        self,
-        config: PreTrainedConfig,  # noqa: ARG002 - the contract's signature
-        pixel_values: Tensor,  # noqa: ARG002
-        image_grid_thw: Tensor | None,
-    ) -> Tensor:
-        """The grid as given; see `qwen.given_grid`."""
-        return qwen.given_grid(image_grid_thw)
-
-    def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
-        """Patches over merge^2."""
-        return qwen.merged_tokens(config, image_grid_thw)
 
     def encode_images(
         self,
@@ -72,30 +49,5 @@ class Qwen25VLHost:
         )
         return PrimaryFeatures(
             list(output.pooler_output.split(self.tokens_per_image(host.config, image_grid_thw))),
-            qwen.patches_to_maps(ordered_PC, host.config, image_grid_thw),
-        )
-
-    def position_ids(
-        self,
-        host: Any,
-        input_ids_BT: Tensor,
-        attention_mask_BT: Tensor | None,
-        image_grid_thw: Tensor | None,
-        image_token_id: int,
-    ) -> Tensor:
-        """M-RoPE positions (3, B, T); see `qwen.mrope_positions`."""
-        return qwen.mrope_positions(
-            host, input_ids_BT, attention_mask_BT, image_grid_thw, image_token_id
-        )
-
-    def decode(
-        self,
-        host: Any,
-        inputs_embeds_BTD: Tensor,
-        position_ids: Tensor | None,
-        **inputs: Any,
-    ) -> BaseModelOutputWithPast:
-        """The text model alone; the host's own forward keeps position offsets on the module."""
-        return host.model.language_model(
-            inputs_embeds=inputs_embeds_BTD, position_ids=position_ids, **inputs
+            patches_to_maps(ordered_PC, host.config, image_grid_thw),
         )

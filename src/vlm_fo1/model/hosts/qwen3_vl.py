@@ -7,36 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from vlm_fo1.model.hosts import qwen
+from vlm_fo1.model.hosts.qwen import QwenVLHost, patches_to_maps
 from vlm_fo1.model.primary import PrimaryFeatures
 
 
-class Qwen3VLHost:
+class Qwen3VLHost(QwenVLHost):
     """Regions are cut from the ViT's last block, unmerged, at the patch stride."""
-
-    def map_channels(self, config: PreTrainedConfig) -> int:
-        """Width of the ViT."""
-        return config.vision_config.hidden_size
-
-    def map_stride(self, config: PreTrainedConfig) -> float:
-        """Side of a patch."""
-        return float(config.vision_config.patch_size)
-
-    def image_grid(
-        self,
-        config: PreTrainedConfig,  # noqa: ARG002 - the contract's signature
-        pixel_values: Tensor,  # noqa: ARG002
-        image_grid_thw: Tensor | None,
-    ) -> Tensor:
-        """The grid as given; see `qwen.given_grid`."""
-        return qwen.given_grid(image_grid_thw)
-
-    def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
-        """Patches over merge^2."""
-        return qwen.merged_tokens(config, image_grid_thw)
 
     def encode_images(
         self,
@@ -60,21 +38,8 @@ class Qwen3VLHost:
         deep = output.deepstack_features
         return PrimaryFeatures(
             list(output.pooler_output.split(sizes)),
-            qwen.patches_to_maps(output.last_hidden_state, host.config, image_grid_thw),
+            patches_to_maps(output.last_hidden_state, host.config, image_grid_thw),
             list(torch.stack(deep, dim=1).split(sizes)) if deep else [],
-        )
-
-    def position_ids(
-        self,
-        host: Any,
-        input_ids_BT: Tensor,
-        attention_mask_BT: Tensor | None,
-        image_grid_thw: Tensor | None,
-        image_token_id: int,
-    ) -> Tensor:
-        """M-RoPE positions (3, B, T); see `qwen.mrope_positions`."""
-        return qwen.mrope_positions(
-            host, input_ids_BT, attention_mask_BT, image_grid_thw, image_token_id
         )
 
     def decode(
@@ -85,7 +50,7 @@ class Qwen3VLHost:
         deepstack_embeds: Tensor | None = None,
         **inputs: Any,
     ) -> BaseModelOutputWithPast:
-        """The text model alone; the host's own forward keeps position offsets on the module.
+        """The text model alone, which sees the image again in its first layers.
 
         Args:
             host: A ``Qwen3VLForConditionalGeneration``.
@@ -105,6 +70,4 @@ class Qwen3VLHost:
             inputs["deepstack_visual_embeds"] = [
                 layer_BTD.flatten(0, 1) for layer_BTD in deepstack_embeds.unbind(2)
             ]
-        return host.model.language_model(
-            inputs_embeds=inputs_embeds_BTD, position_ids=position_ids, **inputs
-        )
+        return super().decode(host, inputs_embeds_BTD, position_ids, **inputs)
