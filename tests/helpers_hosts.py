@@ -179,7 +179,8 @@ class Prompter:
         return {"pixel_values": torch.stack([_resize(picture, square) for picture in pictures])}
 
     def ids(self, question: str, *, image_tokens: int = 0, regions: int = 0) -> list[int]:
-        line = VOCABULARY.with_features(regions).replace("><", "> <")
+        tags = (VOCABULARY.tag(index) + VOCABULARY.region_feature for index in range(regions))
+        line = "".join(tags).replace("><", "> <")
         text = " ".join(["what", *["<image>"] * image_tokens, line, question, ":"])
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 

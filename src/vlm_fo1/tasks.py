@@ -210,7 +210,7 @@ def spec_of(task: str) -> TaskSpec:
     """
     if task in TASKS:
         return TASKS[task]
-    near = get_close_matches(str(task), TASKS, 1)
+    near = get_close_matches(str(task), map(str, TASKS), 1)
     raise PromptError(
         f"there is no task {task!r}: one of {', '.join(TASKS)} is needed"
         + (f"; did you mean {near[0]!r}?" if near else "")

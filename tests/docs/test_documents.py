@@ -124,7 +124,7 @@ def run(words: list[str], folder: Path, where: str) -> str:
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
             "NO_COLOR": "1",

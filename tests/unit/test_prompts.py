@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from vlm_fo1.errors import PromptError
@@ -62,7 +64,7 @@ def test_every_task_has_one_way_to_be_asked():
     assert sorted(TASKS) == sorted(Task)
     said = {"labels": {"labels": ("cat",)}, "label": {"labels": ("cat",)}, "text": {"text": "Why?"}}
     for task, spec in TASKS.items():
-        values = said.get(spec.takes, {"regions": (0,)} if spec.takes == "regions" else {})
+        values: Any = said.get(spec.takes, {"regions": (0,)} if spec.takes == "regions" else {})
         (question,) = questions_of(Request(task=task, **values), 1)
         assert question.task == task
 
@@ -277,7 +279,7 @@ def test_questions_that_cannot_be_asked_are_refused(text, about, message):
     [
         (lambda: ask_labels(Task.FREE, "cat"), "free does not take labels: one of counting, "),
         (lambda: ask_regions(Task.COUNTING, [0], 1), "counting does not take regions"),
-        (lambda: ask_text(Task.GROUNDED_CAPTION, "x"), "grounded_caption does not take a text"),
+        (lambda: ask_text(Task.GROUNDED_CAPTION, "x"), "grounded_caption does not take text"),
     ],
 )
 def test_a_task_of_another_kind_is_refused(ask, message):
