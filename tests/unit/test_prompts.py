@@ -73,14 +73,15 @@ def test_a_request_is_plain_data_and_says_what_is_wrong_with_it():
     request = Request(task="detection", labels=("cat", "dog"))
     assert Request(**request.to_dict()) == request
     assert request.to_dict() == {"task": "detection", "labels": ["cat", "dog"]}
-    for values, said in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"task": "detecton"}, "did you mean 'detection'"),
         ({"task": "detection"}, "at least one label"),
         ({"task": "free"}, "the question is empty"),
         ({"task": "grounded_caption", "labels": ("cat",)}, "takes no labels"),
         ({"task": "free", "text": "Why?", "labels": ("cat",)}, "free takes no labels"),
         ({"task": "brief_caption", "regions": ("one",)}, "the number of a region is needed"),
-    ):
+    ]
+    for values, said in wrong:
         with pytest.raises(PromptError, match=said):
             Request(**values)
 
