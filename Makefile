@@ -3,14 +3,18 @@
 
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 NEWEST := .venv-newest
 BIN := $(VENV)/bin
 PIP = -m pip --disable-pip-version-check install --quiet
 DEMO := src/vlm_fo1/assets/demo
-NOT_HERE := not gpu and not weights and not network and not browser
+NOT_HERE := not weights and not network and not browser$(if $(shell command -v nvidia-smi),, and not gpu)
+# What pyproject.toml asks for at least: the version that test-oldest tests.
+FLOOR := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
+EVERY_VERSION := tests/unit tests/parity tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all test-page test-newest bench docs
+.PHONY: help demo app test test-all test-page test-oldest test-newest bench docs
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,8 +33,11 @@ app: $(VENV)/.app ## show the page with the bundled model (http://127.0.0.1:7860
 test: $(VENV)/.dev ## format, lint, types, imports and tests: all that CI checks
 	scripts/check.sh
 
-test-all: $(VENV)/.dev ## the same with the slow tests
+test-all: $(VENV)/.dev ## all that this machine can run: slow tests too, the oldest and the newest transformers
 	scripts/check.sh -m '$(NOT_HERE)'
+	$(MAKE) test-oldest test-newest
+	@if command -v chromium >/dev/null; then $(MAKE) test-page; \
+	  else echo "The page was not driven: there is no chromium (make test-page installs it)"; fi
 
 test-page: $(VENV)/.browser ## drive the page in Debian's Chromium; screenshots in outputs/page
 	@command -v chromium >/dev/null || { \
@@ -38,12 +45,18 @@ test-page: $(VENV)/.browser ## drive the page in Debian's Chromium; screenshots 
 	  chromium fonts-dejavu-core >/dev/null; }
 	$(BIN)/python -m pytest tests/browser -m browser
 
-test-newest: $(NEWEST)/.dev ## parity with the recorded numbers on the newest transformers 5
-	$(NEWEST)/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
-	$(NEWEST)/bin/python -m pytest tests/parity -m '$(NOT_HERE)'
+test-oldest: $(OLDEST)/.dev ## unit, parity and contract tests on the oldest transformers that we ask for
+	VENV=$(OLDEST) scripts/test.sh $(EVERY_VERSION)
+
+test-newest: $(NEWEST)/.dev ## the same on the newest transformers 5; says when it may be called tested
+	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt --upgrade 'transformers<6'
+	VENV=$(NEWEST) scripts/test.sh $(EVERY_VERSION)
+	@$(NEWEST)/bin/python -c 'from vlm_fo1._extras import untested_transformers as newer; print( \
+	  newer() and "All passed: name this version in NEWEST_TRANSFORMERS of src/vlm_fo1/_extras.py, and it and " \
+	  "the tokenizers, huggingface-hub, hf-xet and safetensors that came with it in constraints.txt.\n" + newer())'
 
 bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that was taken here
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
@@ -58,19 +71,36 @@ define new_venv
 endef
 
 # torch goes first and alone: see the head of constraints.txt
-$(VENV)/.core: pyproject.toml constraints.txt
-	$(call new_venv,$(VENV))
-	@echo "Installing vlm_fo1 into $(VENV): the first time takes a few minutes"
-	@$(BIN)/python $(PIP) -c constraints.txt pip
-	@$(BIN)/python $(PIP) -c constraints.txt torch
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision]'
-	@touch $@
+# $(1) is an environment, $(2) the versions that it gets.
+define torch_first
+	@$(1)/bin/python $(PIP) -c $(2) pip
+	@$(1)/bin/python $(PIP) -c $(2) torch
+endef
 
 # ocr, photo, onnx and scikit-image are about 220 MB of wheels, so that the tests find real text and things;
 # app is so that every call of docs/app.md is made
+FOR_TESTS := -e '.[supervision,train,detectors,ocr,photo,video,onnx,app,eval]' --group dev
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(call new_venv,$(VENV))
+	@echo "Installing vlm_fo1 into $(VENV): the first time takes a few minutes"
+	$(call torch_first,$(VENV),constraints.txt)
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for tests into $(VENV)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision,train,detectors,ocr,photo,video,onnx,app,eval]' --group dev
+	@$(BIN)/python $(PIP) -c constraints.txt $(FOR_TESTS)
+	@touch $@
+
+$(OLDEST)/.dev: TRANSFORMERS := transformers==$(FLOOR)
+$(NEWEST)/.dev: TRANSFORMERS := transformers<6
+$(OLDEST)/.dev $(NEWEST)/.dev: pyproject.toml constraints.txt
+	$(call new_venv,$(@D))
+	@echo "Installing vlm_fo1 with $(TRANSFORMERS) into $(@D)"
+	@grep -vE '^(transformers|tokenizers|huggingface-hub|hf-xet|safetensors)==' constraints.txt > $(@D)/constraints.txt
+	$(call torch_first,$(@D),$(@D)/constraints.txt)
+	@$(@D)/bin/python $(PIP) -c $(@D)/constraints.txt $(FOR_TESTS) '$(TRANSFORMERS)'
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core
@@ -86,14 +116,4 @@ $(VENV)/.browser: $(VENV)/.dev
 $(VENV)/.docs: $(VENV)/.core
 	@echo "Installing the tools for the documentation into $(VENV)"
 	@$(BIN)/python $(PIP) -c constraints.txt --group docs
-	@touch $@
-
-$(NEWEST)/.dev: pyproject.toml constraints.txt
-	$(call new_venv,$(NEWEST))
-	@echo "Installing vlm_fo1 with the newest transformers 5 into $(NEWEST)"
-	@$(NEWEST)/bin/python $(PIP) -c constraints.txt pip
-	@$(NEWEST)/bin/python $(PIP) -c constraints.txt torch
-	@grep -vE '^(transformers|tokenizers|huggingface-hub|hf-xet|safetensors)==' constraints.txt > $(NEWEST)/constraints.txt
-	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt -e '.[supervision,train,video]' --group dev
-	@$(NEWEST)/bin/python $(PIP) -c $(NEWEST)/constraints.txt --upgrade 'transformers<6'
 	@touch $@

@@ -5,7 +5,7 @@ the bundled model sees each thing well enough in the whole picture, so that only
 regions decides; in the crowded ones things are a little too small for it, and in the large ones
 only tiles let the model see them. Asked for are a picture's most frequent kinds and one that is not
 in it.
-Run: ``python benchmarks/many_regions.py --sprites FOLDER`` (plain shapes without a folder).
+Run: ``python -m benchmarks.many_regions --sprites FOLDER`` (plain shapes without a folder).
 """
 
 import argparse
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from recipes.synthetic import SyntheticConfig
+from recipes.synthetic.render import RenderedImage, available_kinds, render
+from recipes.synthetic.sprites import load_sprites
+from recipes.tiny.recipe import RECIPE, read_recipe
 from vlm_fo1 import FO1, Answer
-from vlm_fo1.data.scenes import SceneConfig
-from vlm_fo1.data.scenes.render import RenderedScene, available_kinds, render
-from vlm_fo1.data.scenes.sprites import load_sprites
-from vlm_fo1.pipeline import Tile
-from vlm_fo1.structures import Regions
-from vlm_fo1.train.tiny.recipe import read_recipe
+from vlm_fo1.fo1 import Tile
+from vlm_fo1.regions import Regions
 
 PATHS = ("sprites", "save_pictures")
 """Options that are nobody else's business."""
@@ -39,34 +39,32 @@ class Crowd:
     canvas: int
     smallest: int
     largest: int
-    scenes: int
+    images: int
 
 
 CROWDS = {
-    "dense": Crowd(objects=60, canvas=300, smallest=28, largest=36, scenes=12),
-    "crowded": Crowd(objects=64, canvas=400, smallest=30, largest=42, scenes=8),
-    "large": Crowd(objects=250, canvas=1024, smallest=20, largest=44, scenes=4),
+    "dense": Crowd(objects=60, canvas=300, smallest=28, largest=36, images=12),
+    "crowded": Crowd(objects=64, canvas=400, smallest=30, largest=42, images=8),
+    "large": Crowd(objects=250, canvas=1024, smallest=20, largest=44, images=4),
 }
 
 LABELS = 2
 """Kinds asked for in each picture, one more that is absent not counted."""
 
-RECIPE = Path(__file__).parents[1] / "configs" / "train" / "tiny.yaml"  # what the model knows
 
-
-def draw(options: argparse.Namespace, crowd: Crowd, number: int) -> tuple[RenderedScene, list[str]]:
+def draw(options: argparse.Namespace, crowd: Crowd, number: int) -> tuple[RenderedImage, list[str]]:
     """A picture of about so many things, none hiding another, and kinds that are not in it.
 
     The same for the same number.
     """
-    config = SceneConfig(
+    config = SyntheticConfig(
         sprites=options.sprites,
         styles=tuple(options.style),
         width=(crowd.canvas, crowd.canvas),
         height=(crowd.canvas, crowd.canvas),
         objects=(crowd.objects, crowd.objects),
         object_size=(crowd.smallest, crowd.largest),
-        kinds=tuple(read_recipe(RECIPE).scenes["kinds"]) if options.sprites else None,
+        kinds=tuple(read_recipe(RECIPE).images["kinds"]) if options.sprites else None,
         overlap=0.0,
         signs=(0, 0),
         effects=0.0,
@@ -75,22 +73,22 @@ def draw(options: argparse.Namespace, crowd: Crowd, number: int) -> tuple[Render
     rng = np.random.default_rng([options.seed, number])
     kinds = rng.permutation(available_kinds(config, sprites)).tolist()
     shown = min(options.kinds, len(kinds) - 1)
-    scene = render(replace(config, kinds=tuple(kinds[:shown])), sprites, rng)
-    return scene, kinds[shown:]
+    rendered = render(replace(config, kinds=tuple(kinds[:shown])), sprites, rng)
+    return rendered, kinds[shown:]
 
 
-def question(scene: RenderedScene, absent: list[str]) -> list[str]:
+def question(rendered: RenderedImage, absent: list[str]) -> list[str]:
     """What is asked of a picture: its most frequent kinds and one that is not there."""
-    names, times = np.unique([thing.name for thing in scene.objects], return_counts=True)
+    names, times = np.unique([thing.name for thing in rendered.objects], return_counts=True)
     present = [str(name) for name in names[np.argsort(-times, kind="stable")][:LABELS]]
     return [*present, absent[0]]
 
 
-def shuffled(scene: RenderedScene, rng: np.random.Generator) -> tuple[Regions, list[str]]:
+def shuffled(rendered: RenderedImage, rng: np.random.Generator) -> tuple[Regions, list[str]]:
     """Every thing as a region, in any order, and what each is."""
-    order = rng.permutation(len(scene.objects))
-    names = [scene.objects[int(index)].name for index in order]
-    return Regions(scene.boxes_xyxy[order], scene.image.size), names
+    order = rng.permutation(len(rendered.objects))
+    names = [rendered.objects[int(index)].name for index in order]
+    return Regions(rendered.boxes_xyxy[order], rendered.image.size), names
 
 
 def hits(answer: Answer, names: list[str], labels: list[str]) -> tuple[int, int, int]:
@@ -114,17 +112,17 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
     windows = dict.fromkeys(ways, 0)
     sides = {way: list[int]() for way in ways}
     offered = 0
-    for number in range(crowd.scenes):
-        scene, absent = draw(options, crowd, number)
-        labels = question(scene, absent)
-        regions, names = shuffled(scene, np.random.default_rng([options.seed, number, 1]))
+    for number in range(crowd.images):
+        rendered, absent = draw(options, crowd, number)
+        labels = question(rendered, absent)
+        regions, names = shuffled(rendered, np.random.default_rng([options.seed, number, 1]))
         offered += len(regions)
         if options.save_pictures and not number:
             options.save_pictures.mkdir(parents=True, exist_ok=True)
-            scene.image.save(options.save_pictures / f"{name}.png")
+            rendered.image.save(options.save_pictures / f"{name}.png")
         for way, (limit, tile) in ways.items():
             start = time.perf_counter()
-            opened = fo1.open(scene.image, regions[:limit], tile=tile)
+            opened = fo1.open(rendered.image, regions[:limit], tile=tile)
             answer = opened.detect(labels, max_new_tokens=options.max_new_tokens)
             seconds[way].append(time.perf_counter() - start)
             windows[way] += answer.windows
@@ -139,8 +137,8 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
                 "f1": round(2 * right / max(chosen + wanted, 1), 4),
                 "precision": round(right / max(chosen, 1), 4),
                 "recall": round(right / max(wanted, 1), 4),
-                "regions": round(offered / crowd.scenes, 1),
-                "windows": round(windows[way] / crowd.scenes, 1),
+                "regions": round(offered / crowd.images, 1),
+                "windows": round(windows[way] / crowd.images, 1),
                 "tile": round(statistics.mean(sides[way])) if sides[way] else None,
                 "seconds": round(statistics.median(seconds[way]), 3),
             }
@@ -149,7 +147,7 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
 
 
 def main() -> None:
-    """Print rows for docs/proposers.md; with sprites, write the figures to a file."""
+    """Print rows for docs/proposers/many.md; with sprites, write the figures to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sprites", help="sprite folder; plain shapes without")
     parser.add_argument("--style", nargs="*", default=[], help="styles; all that train by default")

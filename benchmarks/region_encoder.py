@@ -2,7 +2,7 @@
 
 Both ways get the same maps (four DaViT-large stages of a 768-pixel image, the last full-attention
 map's four pyramid levels) and the same 100 boxes, and give 5888 numbers a box. Each runs in a
-process of its own, so that peak memory is its own. Run: ``python benchmarks/region_encoder.py``.
+process of its own, so that peak memory is its own. Run: ``python -m benchmarks.region_encoder``.
 """
 
 import argparse

@@ -9,7 +9,7 @@ recipe's own stages, all with the recipe's seed and on the same pictures and row
   general data. Features of regions are kept once; the region connector trains with the language
   model, the towers stand still.
 
-Run ``python benchmarks/tiny_ablation.py --run runs/tiny --out runs/ablation``; the same command
+Run ``python -m benchmarks.tiny_ablation --run runs/tiny --out runs/ablation``; the same command
 goes on where it stopped. About 15 minutes of one core. ``--align-steps`` with another number adds
 alignments of that length, and with the recipe's own number "both" is the run itself;
 ``--aligned RUN/align.safetensors`` tunes on its towers. The figures go to
@@ -31,21 +31,21 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from vlm_fo1.data.scenes.view import View
-from vlm_fo1.train.journal import read_log
+from recipes.synthetic.view import View
+from recipes.tiny import shards, states
+from recipes.tiny.align import Lesson, fold
+from recipes.tiny.network import build
+from recipes.tiny.phases import PhaseTraining
+from recipes.tiny.pool import list_shards, load, to_unit
+from recipes.tiny.recipe import RECIPE, Phase, Recipe, read_recipe
+from recipes.tiny.rows import Sampler
+from recipes.tiny.run import Run, columns
+from recipes.tiny.seen import Seen, read
+from recipes.tiny.speak import right_by_task
+from recipes.tiny.tower_training import put_back, train_towers
+from recipes.tiny.towers import BOTH, Tower, attend_at_once, encode
+from vlm_fo1.train.metrics import read_log
 from vlm_fo1.train.stop import Stop, stop_on_signals
-from vlm_fo1.train.tiny import shards, states
-from vlm_fo1.train.tiny.align import Lesson, fold
-from vlm_fo1.train.tiny.network import build
-from vlm_fo1.train.tiny.phases import PhaseTraining
-from vlm_fo1.train.tiny.pool import list_shards, load, to_unit
-from vlm_fo1.train.tiny.recipe import Phase, Recipe, read_recipe
-from vlm_fo1.train.tiny.rows import Sampler
-from vlm_fo1.train.tiny.run import Run, columns
-from vlm_fo1.train.tiny.seen import Seen, read
-from vlm_fo1.train.tiny.speak import right_by_task
-from vlm_fo1.train.tiny.tower_training import put_back, train_towers
-from vlm_fo1.train.tiny.towers import BOTH, Tower, attend_at_once, encode
 
 ROOT = Path(__file__).parents[1]
 WAYS: dict[str, tuple[Tower, ...]] = {
@@ -214,7 +214,7 @@ class Ablation:
 
     @torch.no_grad()
     def _answers(self, training: PhaseTraining, like: Phase, check: Seen) -> dict[str, Any]:
-        """Share of answers right in every token, of fresh scenes, the same for every run."""
+        """Share of answers right in every token, of fresh images, the same for every run."""
         training.model.eval()
         shares: dict[str, Any] = {}
         tasks = {task: often for task, often in like.tasks.items() if task != GENERAL}
@@ -222,7 +222,7 @@ class Ablation:
             phase = replace(
                 like, plain_share=plain, seen_share=1 - plain, tasks=tasks, question_batch=None
             )
-            words = tuple(self.recipe.scenes["words"])
+            words = tuple(self.recipe.images["words"])
             packer = training.speaker.packer
             sampler = Sampler(phase, packer, training.kinds, words, check, check)
             right: dict[str, int] = {}
@@ -337,7 +337,7 @@ def table(told: Mapping[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "configs" / "train" / "tiny.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run; only read")
     parser.add_argument("--out", type=Path, required=True, help="folder of the short runs")
     names = (*WAYS, *TUNED)

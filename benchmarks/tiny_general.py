@@ -1,7 +1,7 @@
 """General questions about whole pictures, without regions, before and after regions were added.
 
 Before is the host after stage 0, after is the model at the end of stage 2, both from a run of the
-recipe: ``python benchmarks/tiny_general.py --run runs/tiny``. An answer counts when every token of
+recipe: ``python -m benchmarks.tiny_general --run runs/tiny``. An answer counts when every token of
 it is the likeliest one. The figures go to ``benchmarks/results/tiny_general.json``.
 """
 
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from recipes.tiny import seen
+from recipes.tiny.packing import Packer
+from recipes.tiny.phases import PhaseTraining
+from recipes.tiny.pool import list_shards, load
+from recipes.tiny.recipe import RECIPE, read_recipe
+from recipes.tiny.rows import Sampler
+from recipes.tiny.run import Run
+from recipes.tiny.shards import write
+from recipes.tiny.speak import right_by_task
 from vlm_fo1.train.stop import stop_on_signals
-from vlm_fo1.train.tiny import seen
-from vlm_fo1.train.tiny.packing import Packer
-from vlm_fo1.train.tiny.phases import PhaseTraining
-from vlm_fo1.train.tiny.pool import list_shards, load
-from vlm_fo1.train.tiny.recipe import read_recipe
-from vlm_fo1.train.tiny.rows import Sampler
-from vlm_fo1.train.tiny.run import Run
-from vlm_fo1.train.tiny.shards import write
-from vlm_fo1.train.tiny.speak import right_by_task
 
 ROOT = Path(__file__).parents[1]
 BATCHES, ROWS = 24, 16
@@ -47,7 +47,7 @@ def share_right(run: Run, name: str, folder: Path) -> tuple[float, int]:
     run.recipe = recipe
     training.model.eval()
     packer: Packer = training.speaker.packer
-    words = tuple(recipe.scenes["words"])
+    words = tuple(recipe.images["words"])
     sampler = Sampler(asked, packer, training.kinds, words, seen.read(folder), None)
     right = total = 0
     for number in range(BATCHES):
@@ -63,7 +63,7 @@ def share_right(run: Run, name: str, folder: Path) -> tuple[float, int]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "configs" / "train" / "tiny.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--before", default="phrases-slowly", help="last phase of stage 0")
     parser.add_argument("--after", help="last phase of stage 2; the recipe's last without it")

@@ -1,6 +1,6 @@
-"""What the bundled model can do: every task on scenes it never saw, beside three baselines.
+"""What the bundled model can do: every task on images it never saw, beside three baselines.
 
-Run ``python benchmarks/tiny_model.py --sprites DIR --out results.json``. Boxes are given (things,
+Run ``python -m benchmarks.tiny_model --sprites DIR --out results.json``. Boxes are given (things,
 shifted as proposals are, and boxes around nothing); everything else comes from the picture, through
 the same processor, network and parser that `FO1` uses, in batches.
 """
@@ -19,26 +19,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from recipes.synthetic.kinds import SIGN
+from recipes.synthetic.questions import ASKERS
+from recipes.synthetic.referring import phrases
+from recipes.synthetic.render import render
+from recipes.synthetic.sprites import load_sprites
+from recipes.synthetic.view import View, brief
+from recipes.tiny.recipe import Recipe, read_recipe
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer
 from vlm_fo1.data.regions import build_regions
-from vlm_fo1.data.scenes.kinds import SIGN
-from vlm_fo1.data.scenes.questions import ASKERS
-from vlm_fo1.data.scenes.referring import phrases
-from vlm_fo1.data.scenes.render import render
-from vlm_fo1.data.scenes.sprites import load_sprites
-from vlm_fo1.data.scenes.view import View, brief
 from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Question, Task, ask_labels, ask_regions
-from vlm_fo1.structures import Answer, Regions
-from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task, ask_labels, ask_regions
 
 
 @dataclass
 class Asked:
-    """A question on one scene and what is right."""
+    """A question on one image and what is right."""
 
-    scene: int
+    number: int
     task: str
     question: Question
     truth: Any
@@ -46,75 +47,75 @@ class Asked:
     answer: Answer | None = field(default=None, repr=False)
 
 
-def make_scenes(
+def make_images(
     recipe: Recipe, sprites: str, styles: tuple[str, ...], count: int, seed: int
 ) -> list[View]:
-    """Scenes of the recipe's kind with 8 to 30 regions, from another seed."""
-    config = recipe.scene_config(sprites, styles=styles, objects=(6, 22), distractors=(0, 7))
+    """Images of the recipe's kind with 8 to 30 regions, from another seed."""
+    config = recipe.image_config(sprites, styles=styles, objects=(6, 22), distractors=(0, 7))
     views: list[View] = []
     index = 0
     while len(views) < count:
         streams = [np.random.default_rng([seed, index, part]) for part in range(2)]
         index += 1
-        scene = render(config, load_sprites(sprites), streams[0])
+        rendered = render(config, load_sprites(sprites), streams[0])
         regions = build_regions(
-            scene.boxes_xyxy, scene.image.size, streams[1], distractors=config.distractors
+            rendered.boxes_xyxy, rendered.image.size, streams[1], distractors=config.distractors
         )
         if 8 <= len(regions.xyxy) <= 30:
-            views.append(View(scene, regions, config))
+            views.append(View(rendered, regions, config))
     return views
 
 
 def make_questions(views: Sequence[View], seed: int) -> list[Asked]:
     """One detection and counting, up to two referring, three captions, all signs, one match."""
     asked: list[Asked] = []
-    for scene, view in enumerate(views):
-        rng = np.random.default_rng([seed, 9, scene])
+    for number, view in enumerate(views):
+        rng = np.random.default_rng([seed, 9, number])
         count = len(view.regions.xyxy)
         present = [str(name) for name in rng.permutation(sorted(view.by_name))[:2]]
         absent = view.absent(rng, present[0] if rng.random() < 0.5 else None)
         labels = [str(name) for name in rng.permutation([*present, absent])]
         truth = {name: {i.region for i in view.by_name.get(name, ())} for name in labels}
-        asked.append(Asked(scene, "detection", ask_labels(Task.DETECTION, labels), truth))
+        asked.append(Asked(number, "detection", ask_labels(Task.DETECTION, labels), truth))
         item = view.items[rng.integers(len(view.items))]
         name = item.thing.name
         question = ask_labels(Task.COUNTING, name)
-        asked.append(Asked(scene, "counting", question, len(view.by_name[name])))
+        asked.append(Asked(number, "counting", question, len(view.by_name[name])))
         forms = phrases(view)
         if len(forms) > 1:
             forms.pop("only", None)
         for form in rng.permutation(sorted(forms))[:2]:
             phrase, target = forms[form][rng.integers(len(forms[form]))]
             question = ask_labels(Task.REFERRING, phrase)
-            asked.append(Asked(scene, "referring", question, {target.region}, str(form)))
+            asked.append(Asked(number, "referring", question, {target.region}, str(form)))
         for at in rng.permutation(len(view.items))[:3]:
             item = view.items[at]
             question = ask_regions(Task.BRIEF_CAPTION, [item.region], count)
-            asked.append(Asked(scene, "caption", question, item.thing))
+            asked.append(Asked(number, "caption", question, item.thing))
         for item in view.by_name.get(SIGN, ()):
             question = ask_regions(Task.REGION_OCR, [item.region], count)
-            asked.append(Asked(scene, "ocr", question, item.thing.text))
+            asked.append(Asked(number, "ocr", question, item.thing.text))
         groups = [g for g in view.by_name.values() if len(g) > 1]
         if groups:
             group = groups[rng.integers(len(groups))]
             item = group[rng.integers(len(group))]
             question = ask_regions(Task.VISUAL_PROMPT, [item.region], count)
             others = {other.region for other in group} - {item.region}
-            asked.append(Asked(scene, "visual_prompt", question, others))
+            asked.append(Asked(number, "visual_prompt", question, others))
         for task in (Task.FREE, Task.REASONING):
             turn = ASKERS[task](view, rng)
             if turn is not None:
                 question = Question(task=task, text=turn.question)
-                asked.append(Asked(scene, str(task), question, turn.answer))
+                asked.append(Asked(number, str(task), question, turn.answer))
     return asked
 
 
 @torch.inference_mode()
 def encode(fo1: FO1, views: Sequence[View]) -> list[EncodedImages]:
-    """Every scene once, from its picture and its boxes."""
+    """Every image once, from its picture and its boxes."""
     encoded: list[EncodedImages] = []
     for view in views:
-        inputs = fo1.processor.image_processor(view.scene.image, view.regions.xyxy)
+        inputs = fo1.processor.image_processor(view.rendered.image, view.regions.xyxy)
         encoded.append(
             fo1.model.encode_images(
                 inputs["pixel_values"], inputs["image_grid_thw"], inputs["aux_pixel_values"],
@@ -133,8 +134,8 @@ def answer_all(
     processor = fo1.processor
     prompts = {
         id(item): processor.encode_prompt(
-            item.question.text, len(views[item.scene].regions.xyxy),
-            len(encoded[item.scene].image_tokens[0]),
+            item.question.text, len(views[item.number].regions.xyxy),
+            len(encoded[item.number].image_tokens[0]),
         )
         for item in asked
     }  # fmt: skip
@@ -146,9 +147,9 @@ def answer_all(
         ids = [[pad] * (longest - len(prompts[id(i)])) + prompts[id(i)] for i in rows]
         mask = [[0] * (longest - len(prompts[id(i)])) + [1] * len(prompts[id(i)]) for i in rows]
         images = EncodedImages(
-            [encoded[i.scene].image_tokens[0] for i in rows],
-            [encoded[i.scene].region_tokens[0] for i in rows],
-            torch.cat([encoded[i.scene].image_grid_thw for i in rows]),
+            [encoded[i.number].image_tokens[0] for i in rows],
+            [encoded[i.number].region_tokens[0] for i in rows],
+            torch.cat([encoded[i.number].image_grid_thw for i in rows]),
         )
         ids_BT = torch.tensor(ids)
         found = fo1.model.generate(
@@ -156,8 +157,8 @@ def answer_all(
             eos_token_id=processor.stop_token_id, pad_token_id=processor.stop_token_id,
         )  # fmt: skip
         for item, new in zip(rows, found[:, longest:], strict=True):
-            view = views[item.scene]
-            regions = Regions(view.regions.xyxy, view.scene.image.size)
+            view = views[item.number]
+            regions = Regions(view.regions.xyxy, view.rendered.image.size)
             item.answer = parse(processor.decode(new), regions, item.question)
 
 
@@ -241,7 +242,7 @@ def baselines(views: Sequence[View], asked: Sequence[Asked]) -> dict[str, dict[s
     counts = [int(modes.get("counting", 0))] * len(asked)
     rng = np.random.default_rng(0)
     for item in asked:
-        things = [thing.region for thing in views[item.scene].items]
+        things = [thing.region for thing in views[item.number].items]
         labels = list(item.truth) if item.task == "detection" else ["it"]
         constant.append({label: {0} for label in labels})
         one = {int(things[rng.integers(len(things))])}
@@ -259,7 +260,7 @@ def timed(fo1: FO1, views: Sequence[View]) -> dict[str, float]:
     spent: list[float] = []
     for view in views:
         start = time.perf_counter()
-        fo1.detect(view.scene.image, sorted(view.by_name)[:3], boxes=view.regions.xyxy)
+        fo1.detect(view.rendered.image, sorted(view.by_name)[:3], boxes=view.regions.xyxy)
         spent.append(time.perf_counter() - start)
     return {"median_s": round(float(np.median(spent)), 3), "worst_s": round(max(spent), 3)}
 
@@ -268,9 +269,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--recipe", type=Path, default=Path("configs/train/tiny.yaml"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/tiny/tiny.yaml"))
     parser.add_argument("--sprites", required=True)
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--shuffled", type=int, default=100)
     parser.add_argument("--seed", type=int, default=90210)
     parser.add_argument("--out", type=Path, required=True)
@@ -281,12 +282,12 @@ def main() -> None:
     fo1 = FO1.from_pretrained(options.model)
     load_s = round(time.perf_counter() - start, 2)
     report: dict[str, Any] = {
-        "model": options.model, "scenes": options.scenes, "seed": options.seed,
+        "model": options.model, "images": options.images, "seed": options.seed,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
         "load_s": load_s,
     }  # fmt: skip
     for name, styles in (("training styles", ("google", "fluent")), ("held-out", ("twitter",))):
-        views = make_scenes(recipe, options.sprites, styles, options.scenes, options.seed)
+        views = make_images(recipe, options.sprites, styles, options.images, options.seed)
         encoded = encode(fo1, views)
         asked = make_questions(views, options.seed)
         answer_all(fo1, views, encoded, asked)
@@ -298,7 +299,7 @@ def main() -> None:
             **baselines(views, asked),
         }  # fmt: skip
         rng = np.random.default_rng(1)
-        few = [item for item in asked if item.scene < options.shuffled]
+        few = [item for item in asked if item.number < options.shuffled]
         mixed = [
             EncodedImages(
                 e.image_tokens,

@@ -1,9 +1,9 @@
-"""The bundled proposer on fresh scenes, beside boxes that need no training, and how fast it is.
+"""The bundled proposer on fresh images, beside boxes that need no training, and how fast it is.
 
 Recall at IoU 0.5 and class-agnostic average precision at 50 boxes a picture, on the styles it was
 trained on and on the one held out. Run:
-``python benchmarks/tiny_proposer.py --sprites DIR`` (a folder that
-``python -m vlm_fo1.data.scenes.build --out DIR`` made; without it the lines with figures for drawn
+``python -m benchmarks.tiny_proposer --sprites DIR`` (a folder that
+``python -m recipes.synthetic.build --out DIR`` made; without it the lines with figures for drawn
 shapes mean little).
 """
 
@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm_fo1 import load_proposer, settings
-from vlm_fo1.data.scenes.config import SceneConfig
-from vlm_fo1.data.scenes.sprites import load_sprites
+from recipes.synthetic.config import SyntheticConfig
+from recipes.synthetic.sprites import load_sprites
+from recipes.tiny_proposer.data import fresh_images
+from recipes.tiny_proposer.loss import recall_and_precision
+from recipes.tiny_proposer.training import RECIPE, ProposerTraining, style_groups
+from vlm_fo1 import load_proposer
+from vlm_fo1.config import read
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.proposers.base import select
 from vlm_fo1.proposers.bundled import BundledProposer
-from vlm_fo1.structures import Regions
-from vlm_fo1.train.proposer import ProposerTraining, style_groups
-from vlm_fo1.train.proposer_data import fresh_scenes
-from vlm_fo1.train.proposer_loss import recall_and_precision
+from vlm_fo1.regions import Regions
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 50
@@ -47,10 +48,10 @@ def grid(image: Image.Image) -> Regions:
     return Regions(boxes.astype(np.float32), image.size)
 
 
-def milliseconds(proposer: BundledProposer, scenes: SceneConfig, runs: int = 20) -> float:
-    """Median time of a scene of 320 x 288 pixels with as many threads as torch now uses."""
-    size = replace(scenes, width=(320, 320), height=(288, 288))
-    image = fresh_scenes(size, SEED, 1)[0][0]
+def milliseconds(proposer: BundledProposer, kind: SyntheticConfig, runs: int = 20) -> float:
+    """Median time of an image of 320 x 288 pixels with as many threads as torch now uses."""
+    size = replace(kind, width=(320, 320), height=(288, 288))
+    image = fresh_images(size, SEED, 1)[0][0]
     times: list[float] = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -63,10 +64,10 @@ def measure(
     proposer: BundledProposer, config: ProposerTraining, sprites: str | None, selective: int
 ) -> list[dict[str, Any]]:
     """Figures of every way, for each group of styles; selective search is slow and sees fewer."""
-    scenes = config.scene_configs(sprites)[0]
+    kind = config.image_configs(sprites)[0]
     rows: list[dict[str, Any]] = []
-    for group, styles in style_groups(load_sprites(sprites), scenes).items():
-        images, truths = fresh_scenes(replace(scenes, styles=styles), SEED, config.test)
+    for group, styles in style_groups(load_sprites(sprites), kind).items():
+        images, truths = fresh_images(replace(kind, styles=styles), SEED, config.test)
         ways: dict[str, Sequence[Regions]] = {
             "bundled": proposer.propose(images),
             "grid": [grid(image) for image in images],
@@ -75,47 +76,47 @@ def measure(
             search = load_proposer("selective", keep=LIMIT)
             ways["selective search"] = search.propose(images[:selective])
         for way, found in ways.items():
-            row = {"way": way, "group": group, "styles": styles, "scenes": len(found)}
+            row = {"way": way, "group": group, "styles": styles, "images": len(found)}
             rows.append({**row, **recall_and_precision(found, truths[: len(found)], LIMIT)})
     return rows
 
 
-def draw(proposer: BundledProposer, scenes: SceneConfig, folder: Path) -> None:
+def draw(proposer: BundledProposer, kind: SyntheticConfig, folder: Path) -> None:
     """Four pictures with the boxes that `FO1` would use."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(fresh_scenes(scenes, SEED, 4)[0]):
+    for number, image in enumerate(fresh_images(kind, SEED, 4)[0]):
         regions = select(proposer.propose([image])[0], proposer.selection)
         drawn = draw_regions(image, regions, show_scores=True)
-        drawn.save(folder / f"{'-'.join(scenes.styles)}-{number}.png")
+        drawn.save(folder / f"{'-'.join(kind.styles)}-{number}.png")
 
 
 def main() -> None:
     """Measure, print the table's rows, and write ``benchmarks/results/tiny_proposer.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
-    parser.add_argument("--scenes", type=int, default=500, help="per group of styles")
+    parser.add_argument("--images", type=int, default=500, help="per group of styles")
     parser.add_argument("--weights", default="", help="folder of other weights")
     parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some boxes")
     parser.add_argument(
-        "--selective", type=int, default=50, help="scenes of selective search; 0 for none"
+        "--selective", type=int, default=50, help="images of selective search; 0 for none"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = settings.read(
-        ROOT / "configs" / "train" / "tiny-proposer.yaml",
+    config = read(
+        RECIPE,
         ProposerTraining,
-        [f"test={options.scenes}"],
+        [f"test={options.images}"],
     )
     proposer = BundledProposer.from_pretrained(options.weights)
     if options.save_pictures:
-        scenes = config.scene_configs(options.sprites)[0]
-        for styles in style_groups(load_sprites(options.sprites), scenes).values():
-            draw(proposer, replace(scenes, styles=styles), options.save_pictures)
+        kind = config.image_configs(options.sprites)[0]
+        for styles in style_groups(load_sprites(options.sprites), kind).values():
+            draw(proposer, replace(kind, styles=styles), options.save_pictures)
     result = {
-        "scenes": options.scenes,
+        "images": options.images,
         "limit": LIMIT,
         "rows": measure(proposer, config, options.sprites, options.selective),
-        "milliseconds": round(milliseconds(proposer, config.scene_configs(options.sprites)[0]), 1),
+        "milliseconds": round(milliseconds(proposer, config.image_configs(options.sprites)[0]), 1),
         "torch": torch.__version__,
         "machine": platform.machine(),
     }

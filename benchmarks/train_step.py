@@ -1,10 +1,10 @@
 """A training step of the bundled model's alignment, with our separable pooling and without it.
 
-Both ways run the recipe's own step (forward, backward, update) on the same rendered scenes, each
+Both ways run the recipe's own step (forward, backward, update) on the same rendered images, each
 time from the same weights, in turn, so that a busy moment hits both; the processor's seconds count.
 The other way pools as compiled RoIAligns do: maps resized to the finest, every bin sampled
 adaptively box after box, then the mean. Losses must be equal.
-Run ``python benchmarks/train_step.py``; with ``--run FOLDER`` of a run of the recipe it also tells
+Run ``python -m benchmarks.train_step``; with ``--run FOLDER`` of a run of the recipe it also tells
 the rates that its stages were trained at.
 """
 
@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from region_encoder import roi_mean
 from torch import Tensor
 from torch.nn import functional
 
-from vlm_fo1.data.scenes.view import View
-from vlm_fo1.train.journal import read_log
-from vlm_fo1.train.tiny import pool, tower_training, towers
-from vlm_fo1.train.tiny.align import Lesson
-from vlm_fo1.train.tiny.network import build
-from vlm_fo1.train.tiny.recipe import Recipe, read_recipe
-from vlm_fo1.train.tiny.variants import varied_sprites
+from benchmarks.region_encoder import roi_mean
+from recipes.synthetic.view import View
+from recipes.tiny import pool, tower_training, towers
+from recipes.tiny.align import Lesson
+from recipes.tiny.network import build
+from recipes.tiny.recipe import RECIPE, Recipe, read_recipe
+from recipes.tiny.variants import varied_sprites
+from vlm_fo1.train.metrics import read_log
 
 ROOT = Path(__file__).parents[1]
 PICTURE_SIDE = 288  # the recipe's sides are 256, 288 and 320
@@ -100,12 +100,12 @@ class Trainer:
 
 
 def pictures(recipe: Recipe, sprites: str | None, count: int) -> tuple[Tensor, list[View]]:
-    """(B, H, W, 3) uint8 scenes as the recipe renders them, and their truth."""
+    """(B, H, W, 3) uint8 images as the recipe renders them, and their truth."""
     side = (PICTURE_SIDE, PICTURE_SIDE)
     drawn = varied_sprites(sprites)
-    config = recipe.scene_config(sprites, width=side, height=side, styles=drawn.styles)
-    views = [pool.scene(config, drawn, 77, number) for number in range(count)]
-    return torch.from_numpy(np.stack([np.asarray(view.scene.image) for view in views])), views
+    config = recipe.image_config(sprites, width=side, height=side, styles=drawn.styles)
+    views = [pool.draw_view(config, drawn, 77, number) for number in range(count)]
+    return torch.from_numpy(np.stack([np.asarray(view.rendered.image) for view in views])), views
 
 
 def measure(
@@ -129,7 +129,7 @@ def measure(
             "losses": [round(step["loss"], 4) for step in found],
         }
         for way, found in steps.items()
-    } | {"scenes": {"pictures": batch, "regions": sum(len(v.regions.xyxy) for v in views)}}
+    } | {"images": {"pictures": batch, "regions": sum(len(v.regions.xyxy) for v in views)}}
 
 
 def rates(run: Path) -> dict[str, dict[str, float]]:
@@ -148,7 +148,7 @@ def rates(run: Path) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measure, print, and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "configs" / "train" / "tiny.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without")
     parser.add_argument("--run", type=Path, help="folder of a run, for the rates of its stages")
     parser.add_argument("--batch", type=int, default=32)

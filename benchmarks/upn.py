@@ -3,7 +3,7 @@
 Direct: transformers' layers as they come, every mask built and applied although nothing is padded,
 attention written out, samples taken level after level, whole maps at once. Both have the same
 random weights. Each way runs in a process of its own, so that peak memory is its own.
-Run: ``python benchmarks/upn.py`` on a machine that does nothing else; it writes
+Run: ``python -m benchmarks.upn`` on a machine that does nothing else; it writes
 ``benchmarks/results/upn.json``. ``--small`` only checks that it works, and writes where
 ``--out`` says.
 """

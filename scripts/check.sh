@@ -5,11 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv/bin ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 
-# One thread in each of the two test workers: no contention, and the same order of sums every time.
-export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-# Tests never reach the network; a stray download fails at once instead of hanging.
-export HF_HUB_OFFLINE=1
-
 step() {
   local started=$SECONDS
   echo "== $*"
@@ -21,5 +16,5 @@ step ruff format --check
 step ruff check
 step pyright
 step lint-imports
-step pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"
+step scripts/test.sh "$@"
 echo "== all checks passed in $SECONDS s"

@@ -68,6 +68,11 @@ _SIGLIP = {
     "scale_factor": 2,
     "pad_token_id": 0,
 }
+_SIGLIP_384 = {
+    **_SIGLIP,
+    "vision_config": {**_SIGLIP["vision_config"], "image_size": 384, "patch_size": 14},
+    "scale_factor": 3,
+}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
@@ -95,8 +100,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "idefics3": _SIGLIP,
     "smolvlm": _SIGLIP,
+    # SmolVLM-Instruct and SmolVLM2-2.2B: 27 x 27 patches of 14 pixels in a square of 384
+    "idefics3 of 384": _SIGLIP_384,
+    "smolvlm of 384": _SIGLIP_384,
 }
-"""A tiny configuration per host type."""
+"""A tiny configuration per kind of host: its ``model_type``, and what is odd about it."""
 
 AUXILIARY = {
     "depths": [1, 1, 1, 1],
@@ -112,14 +120,25 @@ AUXILIARY = {
 }
 
 
-def make_tokenizer(control: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def type_of(kind: str) -> str:
+    """The ``model_type`` of a key of `CONFIGS`."""
+    return kind.split()[0]
+
+
+def make_tokenizer(
+    control: Sequence[str] = (), bos_token: str | None = None
+) -> PreTrainedTokenizerFast:
     """Words, and control tokens of a chat; every other word is unknown."""
     words = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<end>",
+        bos_token=bos_token,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", *control]})
     return tokenizer
@@ -127,7 +146,9 @@ def make_tokenizer(control: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 def make_host(kind: str, *, tied: bool = False, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **CONFIGS[kind], image_token_id=1, tie_word_embeddings=tied)
+    config = AutoConfig.for_model(
+        type_of(kind), **CONFIGS[kind], image_token_id=1, tie_word_embeddings=tied
+    )
     return AutoModelForImageTextToText.from_config(config).eval()
 
 
@@ -154,10 +175,12 @@ class Prompter:
         config: Any = self.model.config.host
         if config.model_type.startswith("qwen"):
             return _flat_patches(pictures, config.vision_config.patch_size)
-        return {"pixel_values": torch.stack([_resize(picture, (64, 64)) for picture in pictures])}
+        square = (config.vision_config.image_size,) * 2
+        return {"pixel_values": torch.stack([_resize(picture, square) for picture in pictures])}
 
     def ids(self, question: str, *, image_tokens: int = 0, regions: int = 0) -> list[int]:
-        line = VOCABULARY.with_features(regions).replace("><", "> <")
+        tags = (VOCABULARY.tag(index) + VOCABULARY.region_feature for index in range(regions))
+        line = "".join(tags).replace("><", "> <")
         text = " ".join(["what", *["<image>"] * image_tokens, line, question, ":"])
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -169,9 +192,9 @@ class Prompter:
         inputs: dict[str, Any] = self.pixels(shown) if shown else {}
         counts: list[int] = []
         if shown:
-            backbone, host = self.model.backbone, self.model.config.host
-            grid = backbone.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
-            counts = backbone.tokens_per_image(host, grid)
+            adapter, host = self.model.host_adapter, self.model.config.host
+            grid = adapter.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
+            counts = adapter.tokens_per_image(host, grid)
             inputs["aux_pixel_values"] = shown
             inputs["region_boxes"] = boxes or [torch.zeros(0, 4)] * len(shown)
         rows: list[list[int]] = []

@@ -26,6 +26,7 @@ def save_tiny_sam3(folder: Path, *, seed: int = 0) -> Path:
     tokenizer.save_pretrained(folder)
     vision = {
         "backbone_config": {
+            "model_type": "sam3_vit_model",
             "hidden_size": 16,
             "intermediate_size": 24,
             "num_hidden_layers": 2,

@@ -1,10 +1,11 @@
 """A model that says what a test wants, with everything around it real."""
 
 import torch
-from transformers import LogitsProcessor
+
+from vlm_fo1.engine import generate, local
 
 
-class Script(LogitsProcessor):
+class Script:
     """Makes chosen tokens the likeliest, one a step, leaving the others a chance.
 
     Remembers the ids of each prompt and the probability of each token it made the model say.
@@ -17,24 +18,28 @@ class Script(LogitsProcessor):
         self.prompts: list[list[int]] = []
         self.probabilities: list[float] = []
 
-    def __call__(self, input_ids, scores):  # pyright: ignore[reportIncompatibleMethodOverride]
-        step = input_ids.shape[1] - len(self.prompts[-1])
-        wanted = self.ids[min(step, len(self.ids) - 1)]
-        scores = scores.clone()
-        scores[:, wanted] = scores.max() + 1
-        self.probabilities.append(float(torch.softmax(scores[0].float(), -1)[wanted]))
-        return scores
+    def said(self, logits_BV, rows):
+        """The logits with the wanted token of each row in front."""
+        logits_BV = logits_BV.clone()
+        for place, row in enumerate(rows):
+            wanted = self.ids[min(len(row.ids), len(self.ids) - 1)]
+            logits_BV[place, wanted] = logits_BV[place].max() + 1
+            self.probabilities.append(float(torch.softmax(logits_BV[place], -1)[wanted]))
+        return logits_BV
 
 
 def say(monkeypatch, fo1, text, *, stop=True):
     """Let `fo1` answer every question with `text`, then the stop token."""
     script = Script(fo1, text, stop=stop)
-    generate = type(fo1.model).generate
+    choose, run = generate._choose, local.generate
 
-    def scripted(input_ids, *args, logits_processor=(), **options):
-        script.prompts.append(input_ids[0].tolist())
-        processors = [script, *logits_processor]
-        return generate(fo1.model, input_ids, *args, logits_processor=processors, **options)
+    def scripted(logits_BV, rows, *rest):
+        return choose(script.said(logits_BV, rows), rows, *rest)
 
-    monkeypatch.setattr(fo1.model, "generate", scripted)
+    def recorded(model, prompts, **options):
+        script.prompts += [[*prefix.ids, *ids] for prefix, ids, _ in prompts]
+        return run(model, prompts, **options)
+
+    monkeypatch.setattr(generate, "_choose", scripted)
+    monkeypatch.setattr(local, "generate", recorded)
     return script

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from vlm_fo1.proposers.base import check_queries, ranked
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 BOXES = [[2, 3, 40, 50], [30, 20, 100, 80]]
 
@@ -22,7 +22,7 @@ class Stub:
     name = "stub"
 
     def __init__(self, *, named=False):
-        self.takes_queries = named
+        self.requires_labels = named
         self.fingerprint = f"stub {named}"
 
     @classmethod
@@ -31,7 +31,7 @@ class Stub:
         return cls(named=argument == "named")
 
     def propose(self, images, *, queries=None):
-        check_queries(self.name, queries, needed=self.takes_queries)
+        check_queries(self.name, queries, needed=self.requires_labels)
         self.asked.extend([queries] * len(images))
         return [ranked(BOXES, [0.9, 0.4], image.size, name=self.name) for image in images]
 
@@ -41,7 +41,7 @@ class Painted:
 
     name = "painted"
     fingerprint = "painted"
-    takes_queries = False
+    requires_labels = False
 
     def __init__(self):
         self.seen: list[tuple[int, int]] = []

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers_proposers import ProposerCase
+from vlm_fo1.config import plain
 from vlm_fo1.proposers.bundled import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -15,7 +16,6 @@ from vlm_fo1.proposers.bundled import (
     BoxNetworkConfig,
     BundledProposer,
 )
-from vlm_fo1.settings import plain
 
 
 def _random(folder: Path, seed: int) -> BundledProposer:

@@ -6,27 +6,30 @@ from typing import TYPE_CHECKING, Any
 from vlm_fo1._registration import register_now, register_on_use
 
 if TYPE_CHECKING:
+    from vlm_fo1.answer import Answer, Mention
+    from vlm_fo1.fo1 import FO1
     from vlm_fo1.model.configuration import FO1Config
     from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-    from vlm_fo1.pipeline import FO1
     from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
     from vlm_fo1.proposers.base import Proposer, load_proposer
+    from vlm_fo1.regions import Regions
     from vlm_fo1.scene import Scene
-    from vlm_fo1.structures import Answer, Mention, Regions
+    from vlm_fo1.tasks import Request
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FO1": "vlm_fo1.pipeline",
+    "FO1": "vlm_fo1.fo1",
     "Scene": "vlm_fo1.scene",
-    "Answer": "vlm_fo1.structures",
-    "Mention": "vlm_fo1.structures",
-    "Regions": "vlm_fo1.structures",
+    "Answer": "vlm_fo1.answer",
+    "Mention": "vlm_fo1.answer",
+    "Regions": "vlm_fo1.regions",
     "FO1Config": "vlm_fo1.model.configuration",
     "FO1ForConditionalGeneration": "vlm_fo1.model.modeling",
     "FO1ImageProcessor": "vlm_fo1.processing",
     "FO1Processor": "vlm_fo1.processing",
     "Proposer": "vlm_fo1.proposers.base",
+    "Request": "vlm_fo1.tasks",
     "load_proposer": "vlm_fo1.proposers.base",
 }
 
@@ -59,6 +62,7 @@ __all__ = [
     "Mention",
     "Proposer",
     "Regions",
+    "Request",
     "Scene",
     "load_proposer",
 ]

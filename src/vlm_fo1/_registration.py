@@ -26,11 +26,11 @@ def register_now() -> None:
     """Register configurations, model and processor; safe to repeat."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    from vlm_fo1.model.configuration import FO1Config, ReleasedConfig
+    from vlm_fo1.model.configuration import FO1Config, released_configs
     from vlm_fo1.model.modeling import FO1ForConditionalGeneration
     from vlm_fo1.processing import FO1Processor
 
-    for config in (FO1Config, ReleasedConfig):
+    for config in (FO1Config, *released_configs()):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModelForImageTextToText.register(FO1Config, FO1ForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(FO1Config, FO1Processor, exist_ok=True)
@@ -84,14 +84,14 @@ def _is_released(pretrained_model_name_or_path: Any, *args: Any, **options: Any)
     """
     from transformers import PreTrainedConfig
 
-    from vlm_fo1.model.configuration import RELEASED_MODEL_TYPE
+    from vlm_fo1.families import FAMILIES
 
     del args
     try:
         values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
     except (OSError, ValueError):
         return False  # no config.json there: the Auto class says what it thinks of that
-    return values.get("model_type") == RELEASED_MODEL_TYPE
+    return values.get("model_type") in FAMILIES
 
 
 class _Loader(importlib.abc.Loader):

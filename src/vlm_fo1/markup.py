@@ -22,7 +22,7 @@ _MAX_DIGITS = 9
 _MAX_QUOTED = 60
 """How many characters of model text a problem quotes."""
 _MAX_NESTING = 8
-"""Passes of `neutralise` before it drops every bracket: the work stays linear in the text."""
+"""Passes of `escape_special_tokens` before it drops every bracket: the work stays linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class Vocabulary:
     """Opening and closing of reasoning."""
     max_regions: int = 100
     """How many region tags exist, so how many regions one question can hold."""
+    max_labels: int = 80
+    """How many labels one question can hold; of more, several questions are asked."""
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that cannot be read back.
@@ -57,8 +59,9 @@ class Vocabulary:
         tokens = self.fixed_tokens()
         if not all(tokens) or len(set(tokens)) < len(tokens):
             raise ConfigError(f"tokens must differ and not be empty, got {tokens}")
-        if self.max_regions < 1:
-            raise ConfigError(f"max_regions is {self.max_regions}, at least 1 is needed")
+        for name in ("max_regions", "max_labels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, at least 1 is needed")
 
     def tag(self, index: int) -> str:
         """The text that names region ``index``, e.g. ``<region7>``."""
@@ -67,10 +70,6 @@ class Vocabulary:
     def tags(self, indices: Iterable[int]) -> str:
         """Several tags, one after the other."""
         return "".join(map(self.tag, indices))
-
-    def with_features(self, count: int) -> str:
-        """The line of regions in a prompt: tag and feature placeholder for each of ``count``."""
-        return "".join(self.tag(index) + self.region_feature for index in range(count))
 
     def mention(self, label: str, indices: Iterable[int]) -> str:
         """A label with its regions, as the model writes it."""
@@ -94,6 +93,7 @@ class Vocabulary:
             "objects": list(self.objects),
             "think": list(self.think),
             "max_regions": self.max_regions,
+            "max_labels": self.max_labels,
         }
 
     @classmethod
@@ -145,6 +145,7 @@ class ScannedMention:
     """A label and the region numbers written behind it, as they stand in the text."""
 
     label: str
+    """Empty where the text names regions and never a label."""
     numbers: tuple[int, ...]
     first_tag: int
     """How many region tags stand in the text before this mention's first one."""
@@ -180,14 +181,16 @@ class _Reader:
     numbers: list[int] | None = None
     first_tag: int = 0
     tags_seen: int = 0
-    outside: list[str] = field(default_factory=list[str])
+    outside: list[int] = field(default_factory=list[int])
+    labelled: bool = False
+    """Whether a label was ever opened: if not, every region is one without a label."""
 
     def token(self, token: str) -> None:
         ground, end_ground = self.vocabulary.ground
         objects, end_objects = self.vocabulary.objects
         if token == ground:
             self.close(f"{ground} opened again before {end_objects}")
-            self.label, self.in_label = "", True
+            self.label, self.in_label, self.labelled = "", True, True
         elif token == end_ground:
             if not self.in_label:
                 self.problems.append(f"{end_ground} without {ground}")
@@ -216,6 +219,7 @@ class _Reader:
         if self.label is None:
             if self.numbers is None and problem is None:
                 self.problems.append(f"{self.vocabulary.objects[1]} without an opening")
+            self.outside += self.numbers or ()
         else:
             label = " ".join(self.label.split())
             if not label:
@@ -237,9 +241,8 @@ class _Reader:
         if self.numbers is not None:
             self.numbers.append(number)
             return
-        tag = self.vocabulary.tag(number)
-        self.outside.append(tag)
-        self.text(_without_brackets(tag))
+        self.outside.append(number)
+        self.text(_without_brackets(self.vocabulary.tag(number)))
 
     def text(self, text: str) -> None:
         if self.numbers is not None:
@@ -255,14 +258,20 @@ class _Reader:
             self.plain.append(text)
 
     def finish(self) -> Scan:
-        if self.label is not None:
+        if self.label is not None or self.numbers is not None:
             self.close("the text ends before it is closed")
         if self.outside:
-            few = ", ".join(self.outside[:3]) + (", ..." if len(self.outside) > 3 else "")
-            self.problems.append(
-                f"{len(self.outside)} region tags outside {self.vocabulary.objects[0]} ({few}): "
-                "no box is taken from them"
-            )
+            few = ", ".join(map(self.vocabulary.tag, self.outside[:3]))
+            few += ", ..." if len(self.outside) > 3 else ""
+            what = f"{len(self.outside)} region tags"
+            if self.labelled:
+                self.problems.append(
+                    f"{what} outside {self.vocabulary.objects[0]} ({few}): "
+                    "no box is taken from them"
+                )
+            else:
+                self.mentions.append(ScannedMention("", tuple(self.outside), 0))
+                self.problems.append(f"{what} ({few}) and no label: their label is empty")
         plain = re.sub(r"[ \t]{2,}", " ", "".join(self.plain)).strip()
         return Scan(tuple(self.mentions), plain, tuple(self.problems), self.tags_seen)
 
@@ -277,9 +286,11 @@ def scan(text: str, vocabulary: Vocabulary = RELEASED) -> Scan:
     Returns:
         Mentions in order of appearance with the numbers as written (repeats and numbers beyond the
         list included: the parser judges them), the plain text, and what could not be used. An
-        unclosed mention at the end keeps the regions it has and is reported.
+        unclosed mention at the end keeps the regions it has and is reported; so are the regions of
+        a text that opens no label: they are one mention with an empty label.
 
-    Source: the answer format in the paper, section 3; behaviour on damaged text is ours.
+    Source: the answer format in the paper, section 3; regions without a label as in the official
+    demos; behaviour on damaged text is ours.
     """
     is_tag = vocabulary.tag_pattern()
     fixed = [*vocabulary.ground, *vocabulary.objects, vocabulary.region_feature]
@@ -350,8 +361,25 @@ def _running(text: str, vocabulary: Vocabulary) -> list[Piece]:
     return [*found, Piece(re.sub(fixed, "", text[end:]))]
 
 
-def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()) -> str:
-    """Take the power of markup out of a user's words.
+def respelt(text: str, vocabulary: Vocabulary) -> str:
+    """A text in the canonical spelling (`RELEASED`), as records are, in that of a vocabulary."""
+    tokens = dict(zip(RELEASED.fixed_tokens(), vocabulary.fixed_tokens(), strict=True))
+    pattern = "|".join([RELEASED.tag_pattern().pattern, *map(re.escape, tokens)])
+    return re.sub(
+        pattern,
+        lambda found: vocabulary.tag(int(found[1])) if found[1] else tokens[found[0]],
+        text,
+    )
+
+
+def escape_special_tokens(
+    text: str,
+    vocabulary: Vocabulary = RELEASED,
+    reserved: Sequence[str] = (),
+    *,
+    keep_markup: bool = False,
+) -> str:
+    """Take the power of special tokens out of a user's words.
 
     ``<region3>``, ``<ground>``, ``<|im_end|>`` and the like lose their brackets (``region3``,
     ``ground``, ``im_end``), so no text of a user can name a region, open an answer or end a turn.
@@ -359,30 +387,38 @@ def neutralise(text: str, vocabulary: Vocabulary = RELEASED, reserved: Sequence[
     Args:
         text: What a user typed: a label or a question.
         vocabulary: The checkpoint's markup.
-        reserved: Further tokens to disarm, e.g. the tokenizer's own special tokens.
+        reserved: Further tokens to escape, e.g. the tokenizer's own special tokens.
+        keep_markup: Whether the vocabulary's tokens pass, as they must in a question made from a
+            template; placeholders of features, and tags of regions that cannot be, never do.
 
     Returns:
         The text with none of these tokens in it, however they were nested.
     """
+    if keep_markup:
+        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
+        longest_first = sorted(own, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        parts[::2] = [escape_special_tokens(part, vocabulary, reserved) for part in parts[::2]]
+        return "".join(parts)
     before, after = map(re.escape, vocabulary.region_tag.split("{}"))
     tokens = {*vocabulary.fixed_tokens(), *reserved}
     patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
     patterns += [
         re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
     ]
-    armed = re.compile("|".join(patterns))
+    special = re.compile("|".join(patterns))
 
-    def disarm(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         bare = _without_brackets(match.group())
         return "" if bare == match.group() else bare  # nothing to take off: drop the whole token
 
     for _ in range(_MAX_NESTING):
-        if not armed.search(text):
+        if not special.search(text):
             return text
-        text = armed.sub(disarm, text)
+        text = special.sub(escape, text)
     text = _without_brackets(text)  # only text built to get through comes here
-    while armed.search(text):
-        text = armed.sub("", text)
+    while special.search(text):
+        text = special.sub("", text)
     return text
 
 

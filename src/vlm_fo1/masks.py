@@ -114,6 +114,46 @@ def mask_boxes(masks: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return boxes
 
 
+def component_boxes(mask: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Boxes around the connected parts of one mask.
+
+    Args:
+        mask: (H, W); pixels that touch at a corner are connected.
+
+    Returns:
+        (N, 4) xyxy in pixels, by the first row of each part.
+    """
+    boxes: list[list[int]] = []
+    owner: list[int] = []  # of each part the one it turned out to belong to
+    before: list[tuple[int, int, int]] = []
+    for y, row in enumerate(np.asarray(mask, np.bool_)):
+        edges = np.flatnonzero(np.diff(np.pad(row.astype(np.int8), 1)))
+        runs: list[tuple[int, int, int]] = []
+        for start, end in edges.reshape(-1, 2).tolist():
+            touched = [_root(owner, part) for x1, x2, part in before if x1 <= end and start <= x2]
+            part = min(touched, default=len(boxes))
+            if not touched:
+                owner.append(part)
+                boxes.append([start, y, end, y + 1])
+            for other in [part, *touched]:
+                owner[other] = part
+                old, new = boxes[part], boxes[other]
+                boxes[part] = [*map(min, old[:2], new[:2]), *map(max, old[2:], new[2:])]
+            boxes[part] = [
+                min(boxes[part][0], start), boxes[part][1], max(boxes[part][2], end), y + 1,
+            ]  # fmt: skip
+            runs.append((start, end, part))
+        before = runs
+    whole = [box for part, box in enumerate(boxes) if owner[part] == part]
+    return np.array(whole, np.float32).reshape(-1, 4)
+
+
+def _root(owner: Sequence[int], part: int) -> int:
+    while owner[part] != part:
+        part = owner[part]
+    return part
+
+
 def mask_iou(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Intersection over union of every pair of masks.
 

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
-from vlm_fo1.prompts import Question, Task
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task
 
+_ARTICLES = ("a", "an", "the")
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -27,7 +29,7 @@ def parse(
     *,
     vocabulary: Vocabulary = RELEASED,
     tag_confidence: Sequence[float] | None = None,
-    finished: bool = True,
+    cut: str = "",
 ) -> Answer:
     """Tie a model's text to the regions it was shown.
 
@@ -37,17 +39,18 @@ def parse(
         question: What was asked.
         vocabulary: How the checkpoint spells its markup.
         tag_confidence: One probability per region tag in ``text``, in order; None if not recorded.
-        finished: False when the text was cut at the token limit.
+        cut: Why the text ended before the model did, empty when it did not.
 
     Returns:
         The answer. ``problems`` lists regions that do not exist, repeats, unclosed or stray markup,
-        truncation, and a stated count that differs from the regions chosen. An empty text is an
-        answer without mentions.
+        truncation, labels that nobody asked for, and a stated count that differs from the regions
+        chosen. A label that was asked for is spelt as it was asked, whatever article, number or
+        case the text gives it. An empty text is an answer without mentions.
     """
     found = scan(text, vocabulary)
     problems = [*question.notes, *found.problems]
-    if not finished:
-        problems.append("the answer was cut at max_new_tokens: raise it to get the rest")
+    if cut:
+        problems.append(cut)
     if tag_confidence is not None and len(tag_confidence) != found.tags:
         problems.append(
             f"{len(tag_confidence)} region scores for {found.tags} region tags: scores left out"
@@ -62,6 +65,7 @@ def parse(
         mentions=mentions,
         task=str(question.task),
         labels=question.labels,
+        spelt=question.spelt,
         plain=plain,
         thought=thought,
         count=count,
@@ -96,11 +100,14 @@ def _mentions(
     tag_confidence: Sequence[float] | None,
     problems: list[str],
 ) -> list[Mention]:
-    spelt = {label.casefold(): label for label in reversed(asked)}
+    spelt = {_form(label): label for label in reversed(asked)}
     mentions: list[Mention] = []
     for scanned in found.mentions:
-        known = scanned.label in asked
-        label = scanned.label if known else spelt.get(scanned.label.casefold(), scanned.label)
+        label = scanned.label
+        if asked and label and label not in asked:
+            label = spelt.get(_form(label), label)
+            if label not in asked:
+                problems.append(f"label {label!r} was not asked for")
         indices: list[int] = []
         confidence: list[float] = []
         for position, number in enumerate(scanned.numbers):
@@ -109,11 +116,14 @@ def _mentions(
                     f"label {label!r}: region {number} does not exist, {offered} were offered"
                 )
             elif number in indices:
-                problems.append(f"label {label!r}: region {number} named twice")
+                if label:
+                    problems.append(f"label {label!r}: region {number} named twice")
             else:
                 indices.append(number)
                 if tag_confidence is not None:
                     confidence.append(float(tag_confidence[scanned.first_tag + position]))
+        if not label and not indices:
+            continue
         mentions.append(
             Mention(
                 label,
@@ -124,6 +134,14 @@ def _mentions(
     return mentions
 
 
+def _form(label: str) -> str:
+    """What two spellings of one label have in common: "an orange", "Oranges"."""
+    words = label.casefold().split()
+    if len(words) > 1 and words[0] in _ARTICLES:
+        words = words[1:]
+    return " ".join(words).removesuffix("s")
+
+
 def _count(
     plain: str, mentions: Sequence[Mention], question: Question, problems: list[str]
 ) -> int | None:
@@ -131,7 +149,7 @@ def _count(
 
     Asked for several labels, an answer states several numbers: then the regions are counted.
     """
-    if question.task is not Task.COUNTING:
+    if question.task != Task.COUNTING:
         return None
     chosen = len({index for mention in mentions for index in mention.indices})
     stated = _stated_number(plain, question.labels) if len(question.labels) == 1 else None

@@ -1,4 +1,4 @@
-"""One encoded picture with its regions: each question on it pays for its own text only."""
+"""An opened image with its regions: each question on it pays for its own text only."""
 
 import logging
 import threading
@@ -8,20 +8,18 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
+from vlm_fo1.answer import Answer
+from vlm_fo1.engine import Generation, LocalEngine, Prefix, Prompt
+from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import EncodedImages
-from vlm_fo1.prompts import (
-    Question,
-    Task,
-    ask_grounded_caption,
-    ask_labels,
-    ask_regions,
-    ask_text,
-)
-from vlm_fo1.sight import Network, OnText, Sight
-from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import Area, Window, best_first, best_of, cut_regions, in_tiles, merged
+from vlm_fo1.plan import OnText, Plan, PlanWriter, check_writing, make_plan
+from vlm_fo1.processing import FO1Processor
+from vlm_fo1.regions import Offer
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, as_list, task_of
+from vlm_fo1.tiling import Area, Window, best_first, best_of, cut_regions, in_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -30,178 +28,284 @@ KEPT_PREFIXES = 4
 
 
 class Scene:
-    """One encoded picture with its regions; make it with `FO1.open`. Threads may share it.
+    """An image with its regions, opened for many questions: `FO1.open` makes it.
 
-    Detection and counting look at every region: where there are more than one question holds, they
-    ask several and merge the answers (see `vlm_fo1.windows`). The other tasks use the best by
-    score, or the first, which the answer's ``problems`` say. Region numbers are the same in all
-    questions and answers: positions in `regions`.
+    The towers look at the image once, with the first question that can be asked; what the language
+    model makes of it is kept as well, so that a question pays for its own text only. Threads may
+    share a scene.
+
+    Tasks that are asked tile by tile look at every region: where there are more than one question
+    holds, several are asked and the answers merged (see `vlm_fo1.tiling`). The other tasks use the
+    best by score, or the first, which the answer's ``problems`` say. Region numbers are the same in
+    all questions and answers: positions in `regions`.
 
     Args:
-        network: The model and its processor.
+        engine: Runs prompts.
+        processor: Writes and reads them.
         image: RGB, upright.
-        regions: What the model may point at, in image pixels.
-        tile: Side in pixels of the tiles through which detection and counting look at the picture;
-            None for the whole picture at once.
-        notes: What every answer's ``problems`` shall say.
-        propose_s: What it took to get the regions, for ``timing_s``.
+        offer: What the model may point at, in image pixels, and how it is looked at.
     """
 
     def __init__(
-        self,
-        network: Network,
-        image: Image.Image,
-        regions: Regions,
-        *,
-        tile: int | None = None,
-        notes: Sequence[str] = (),
-        propose_s: float = 0.0,
+        self, engine: LocalEngine, processor: FO1Processor, image: Image.Image, offer: Offer
     ) -> None:
-        self.network = network
+        self.engine = engine
+        self.processor = processor
         self.image = image
-        self.regions = regions
-        self.tile = tile
-        self.notes = list(notes)
-        self.propose_s = propose_s
-        if not len(regions) and not notes:
+        self.regions = offer.regions
+        self.tile = offer.tile
+        self.notes = list(offer.notes)
+        self.propose_s = offer.seconds
+        if not len(offer) and not self.notes:
             self.notes.append("no regions were offered: the answer can point at nothing")
-        self._limit = network.processor.vocabulary.max_regions
+        self._limit = processor.vocabulary.max_regions
         self._lock = threading.RLock()
         self._warned = False
         self._encoded: dict[Area, tuple[EncodedImages, dict[int, int], float]] = {}
-        self._sights: dict[Window, Sight] = {}
-        self._best = best_of(regions, self._limit)
-        if tile is None:
-            self._all = best_first(regions, np.arange(len(regions)), self._limit)
-            self._sight(self._best)
+        self._prefixes: dict[Window, Prefix] = {}
+        self._best = best_of(self.regions, self._limit)
+        if self.tile is None:
+            self._all = best_first(self.regions, np.arange(len(self.regions)), self._limit)
         else:
-            self._all = in_tiles(regions, tile, self._limit)
+            self._all = in_tiles(self.regions, self.tile, self._limit)
 
-    def detect(self, labels: str | Sequence[str], **options: Any) -> Answer:
+    def answer(
+        self,
+        request: Request,
+        *,
+        images: Sequence[Any] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Ask; greedy, so the same request gets the same answer.
+
+        Args:
+            request: Its region numbers are positions in `regions`.
+            images: Further images to compare with, anything `read_image` takes but a URL; for tasks
+                that take a text. They have no regions: what the answer points at is in the image of
+                the scene. The first of them goes where ``<image_1>`` stands in the question, and so
+                on; those that the question does not place stand before it. ``<image_0>`` is the
+                image of the scene.
+            max_new_tokens: Length limit of the answer, and of each answer where several are asked.
+            on_text: Gets the text as it is written.
+
+        Raises:
+            PromptError: The request cannot be asked: it is too long, names a region that is not
+                there, or the host takes no system message.
+            ImageError: A further image cannot be read.
+        """
+        check_writing(max_new_tokens, on_text)
+        more = [read_image(image) for image in as_list(images, "images")]
+        plan = self.plan(request, images=more, max_new_tokens=max_new_tokens)
+        prompts = self.prompts(plan, more)
+        on_id = None if on_text is None else PlanWriter(plan, on_text).put
+        start = time.perf_counter()
+        done = self.engine.generate(prompts, on_id=on_id)
+        return self.read(plan, done, time.perf_counter() - start)
+
+    def detect(
+        self,
+        labels: str | Sequence[str],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
         """Find everything that one of the labels names."""
-        return self._ask_all(self._label_question(Task.DETECTION, labels), options)
+        request = Request(task=Task.DETECTION, labels=labels_of(labels))
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
 
-    def count(self, label: str, **options: Any) -> Answer:
+    def count(
+        self, label: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+    ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
-        return self._ask_all(self._label_question(Task.COUNTING, label), options)
+        request = Request(task=Task.COUNTING, labels=labels_of(label))
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
 
-    def refer(self, phrase: str, **options: Any) -> Answer:
+    def refer(
+        self, phrase: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+    ) -> Answer:
         """Find what a phrase describes."""
-        return self._ask_best(self._label_question(Task.REFERRING, phrase), options)
+        request = Request(task=Task.REFERRING, labels=labels_of(phrase))
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
 
     def describe(
         self,
         indices: Sequence[int] | None = None,
         *,
         detail: Literal["brief", "detailed"] = "brief",
-        **options: Any,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each region (all by default), one question each."""
-        task = Task.BRIEF_CAPTION if detail == "brief" else Task.DETAILED_CAPTION
-        return self._each_region(task, indices, options)
+        request = self._about_each(task_of("describe", detail), indices)
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
 
-    def read_text(self, indices: Sequence[int] | None = None, **options: Any) -> Answer:
-        """Read the writing in each region (all by default), one question each."""
-        return self._each_region(Task.REGION_OCR, indices, options)
-
-    def match(self, index: int, **options: Any) -> Answer:
-        """Find more of what stands in region ``index``."""
-        return self._ask_best(self._region_question(Task.VISUAL_PROMPT, [index]), options)
-
-    def ground(self, **options: Any) -> Answer:
-        """Describe the image and point at everything mentioned."""
-        return self._ask_best(ask_grounded_caption(), options)
-
-    def reason(self, question: str, **options: Any) -> Answer:
-        """Think aloud, then answer, with regions as evidence."""
-        return self._ask_best(self._text_question(Task.REASONING, question, options), options)
-
-    def ask(self, question: str, **options: Any) -> Answer:
-        """Ask anything; ``about=[3]`` puts region 3 where ``{}`` stands in the question."""
-        return self._ask_best(self._text_question(Task.FREE, question, options), options)
-
-    def _label_question(self, task: Task, labels: str | Sequence[str]) -> Question:
-        processor = self.network.processor
-        return ask_labels(task, labels, processor.vocabulary, reserved=processor.reserved_tokens())
-
-    def _text_question(self, task: Task, text: str, options: dict[str, Any]) -> Question:
-        return ask_text(
-            task,
-            text,
-            about=options.pop("about", ()),
-            count=len(self.regions),
-            vocabulary=self.network.processor.vocabulary,
-            reserved=self.network.processor.reserved_tokens(),
-        )
-
-    def _region_question(self, task: Task, indices: Sequence[int]) -> Question:
-        vocabulary = self.network.processor.vocabulary
-        return ask_regions(task, indices, len(self.regions), vocabulary)
-
-    def _each_region(
-        self, task: Task, indices: Sequence[int] | None, options: dict[str, Any]
+    def read_text(
+        self,
+        indices: Sequence[int] | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
     ) -> Answer:
-        """One question a region; the words become the label of the region."""
-        wanted = list(self._best.indices if indices is None else indices)
-        questions = [self._region_question(task, [index]) for index in wanted]
-        sight = self._sight(self._best)
-        on_text: OnText = options.get("on_text") or _no_text
-        answers: list[Answer] = []
-        text = ""
-        problems = self._notes_of_best()
-        for index, question in zip(wanted, questions, strict=True):
-            head = ("\n" if text else "") + f"{self.network.processor.vocabulary.tag(index)}: "
-            on_text(head)
-            answers.append(sight.ask(question, **options))
-            text += head + answers[-1].text
-            problems += [f"region {index}: {problem}" for problem in answers[-1].problems]
-        words = [answer.plain for answer in answers]
-        answer = Answer(
-            text=text,
-            regions=self.regions,
-            mentions=tuple(
-                Mention(word, (index,)) for word, index in zip(words, wanted, strict=True)
-            ),
-            task=str(task),
-            plain="\n".join(words),
-            problems=tuple(problems),
+        """Read the writing in each region (all by default), one question each."""
+        request = self._about_each(Task.REGION_OCR, indices)
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def match(
+        self, index: int, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+    ) -> Answer:
+        """Find more of what stands in region ``index``."""
+        request = Request(task=Task.VISUAL_PROMPT, regions=(index,))
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def ground(
+        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+    ) -> Answer:
+        """Describe the image and point at everything mentioned."""
+        request = Request(task=Task.GROUNDED_CAPTION)
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def identify(
+        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+    ) -> Answer:
+        """Name every object, with its regions."""
+        request = Request(task=Task.IDENTIFY)
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def reason(
+        self,
+        question: str,
+        *,
+        about: Sequence[int] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
+        request = Request(task=Task.REASONING, text=question, regions=tuple(about))
+        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        about: Sequence[int] = (),
+        images: Sequence[Any] = (),
+        system: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Ask anything.
+
+        Args:
+            question: In your own words.
+            about: Regions that the question names: ``about=[3]`` puts region 3 where ``{}`` stands.
+            images: See `answer`.
+            system: A system message in place of the usual one.
+            max_new_tokens: Length limit of the answer.
+            on_text: Gets the text as it is written.
+
+        Raises:
+            PromptError: The question cannot be asked, or the host takes no system message.
+            ImageError: A further image cannot be read.
+        """
+        request = Request(task=Task.FREE, text=question, regions=tuple(about), system=system)
+        return self.answer(request, images=images, max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def close(self) -> None:
+        """Give back the memory of what was encoded; the next question encodes it anew."""
+        with self._lock:
+            for prefix in self._prefixes.values():
+                prefix.close()
+            self._prefixes.clear()
+            self._encoded.clear()
+
+    def plan(
+        self,
+        request: Request,
+        *,
+        images: Sequence[Image.Image] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Plan:
+        """The prompts of a request; what cannot be asked is refused before the towers look.
+
+        Args:
+            request: Its region numbers are positions in `regions`.
+            images: Further images of the prompt.
+            max_new_tokens: Length limit of each answer.
+
+        Raises:
+            PromptError: The request cannot be asked.
+        """
+        windows, notes = [self._best], self._notes_of_best()
+        if request.spec.tiled:
+            windows, notes = self._all, self._notes_of_all()
+        if request.spec.per_region and not request.regions:
+            request = replace(request, regions=self._best.indices)
+        return make_plan(
+            request,
+            self.processor,
+            self.regions,
+            windows,
+            notes=notes,
+            more_images=images,
+            max_new_tokens=max_new_tokens,
+            context=self.engine.context,
         )
-        return self._timed(answer, answers, [self._best])
 
-    def _ask_best(self, question: Question, options: dict[str, Any]) -> Answer:
-        """One question, with the best regions."""
-        noted = replace(question, notes=(*self._notes_of_best(), *question.notes))
-        answer = self._sight(self._best).ask(noted, **options)
-        return self._timed(answer, [answer], [self._best])
+    def prompts(self, plan: Plan, images: Sequence[Image.Image] = ()) -> list[Prompt]:
+        """The prompts of a plan of this scene with what the towers see, for the engine.
 
-    def _ask_all(self, question: Question, options: dict[str, Any]) -> Answer:
-        """One question a window; several answers are merged."""
-        windows = self._all
-        if len(windows) == 1:
-            noted = replace(question, notes=(*self.notes, *question.notes))
-            answer = self._sight(windows[0]).ask(noted, **options)
-            return self._timed(answer, [answer], windows)
-        on_text: OnText = options.get("on_text") or _no_text
-        plain = replace(question, notes=())
-        answers: list[Answer] = []
-        for window in windows:
-            if answers:
-                on_text("\n")
-            answers.append(self._sight(window).ask(plain, **options))
+        Args:
+            plan: What is asked.
+            images: The further images that it was made with.
+        """
+        beside = [self.engine.encode(image, np.zeros((0, 4), np.float32)) for image in images]
+        system = plan.request.system
+        windows = dict.fromkeys(draft.window for draft in plan.drafts)
+        keep = len(windows) <= KEPT_PREFIXES
+        if beside or system is not None:
+            prefixes = {
+                window: self._new_prefix(window, _together(self._shown(window), beside), system)
+                for window in windows
+            }
+        else:
+            prefixes = {window: self._prefix(window, keep=keep) for window in windows}
+        return [Prompt(prefixes[draft.window], draft.ids, draft.limit) for draft in plan.drafts]
+
+    def read(self, plan: Plan, done: Sequence[Generation], seconds: float) -> Answer:
+        """The answer to a plan of this scene.
+
+        Args:
+            plan: What was asked.
+            done: What the model wrote, a generation a prompt.
+            seconds: What that took.
+        """
+        areas = {draft.window.area for draft in plan.drafts}
+        with self._lock:
+            encode_s = sum(self._encoded[area][2] for area in sorted(areas & {*self._encoded}))
+        spent = {"propose": self.propose_s, "encode": encode_s, "answer": seconds}
+        return replace(plan.read(done), timing_s=spent)
+
+    def _about_each(self, task: str, indices: Sequence[int] | None) -> Request:
+        if indices is None:
+            return Request(task=task)
+        wanted = tuple(as_list(indices, "indices"))
+        return Request(task=task, regions=wanted)
+
+    def _notes_of_all(self) -> list[str]:
+        """Our notes, and over how many questions the regions are spread."""
+        windows = len(self._all)
+        if windows == 1:
+            return list(self.notes)
         if self.tile is None:
             cause = f"the model has numbers for {self._limit}"
         else:
             cause = f"the picture is seen in tiles of {self.tile} pixels"
         said = (
             f"{len(self.regions)} regions were offered, {cause}: "
-            f"{len(windows)} windows were asked and their answers merged"
+            f"{windows} windows were asked and their answers merged"
         )
-        answer = merged(
-            answers,
-            notes=(*self.notes, said, *question.notes),
-            counting=question.task is Task.COUNTING,
-        )
-        return self._timed(answer, answers, windows)
+        return [*self.notes, said]
 
     def _notes_of_best(self) -> list[str]:
         """Our notes, and whether regions were left out of a single question."""
@@ -218,24 +322,30 @@ class Scene:
             self._warned = True
         return [*self.notes, said]
 
-    def _sight(self, window: Window) -> Sight:
-        """What the model is shown of a window; each part of the picture is encoded once."""
+    def _prefix(self, window: Window, *, keep: bool) -> Prefix:
+        """What the model is shown of a window."""
         with self._lock:
-            if window not in self._sights:
-                encoded, rows, _ = self._part(window.area)
-                own = [rows[index] for index in window.indices]
-                shown = replace(encoded, region_tokens=[encoded.region_tokens[0][own]])
-                self._sights[window] = Sight(
-                    self.network,
-                    shown,
-                    self.regions,
-                    window.indices,
-                    keep_prefix=len(self._all) <= KEPT_PREFIXES,
-                )
-            return self._sights[window]
+            if window not in self._prefixes:
+                shown = self._shown(window)
+                self._prefixes[window] = self._new_prefix(window, shown, None, keep=keep)
+            return self._prefixes[window]
+
+    def _new_prefix(
+        self, window: Window, shown: EncodedImages, system: str | None, *, keep: bool = False
+    ) -> Prefix:
+        tokens = len(shown.image_tokens[0])
+        ids = self.processor.encode_prefix(len(window.indices), tokens, system=system)
+        return self.engine.prefix(shown, ids, keep=keep)
+
+    def _shown(self, window: Window) -> EncodedImages:
+        """A part of the image with the tokens of the window's regions only."""
+        with self._lock:
+            encoded, rows, _ = self._part(window.area)
+        own = [rows[index] for index in window.indices]
+        return replace(encoded, region_tokens=[encoded.region_tokens[0][own]])
 
     def _part(self, area: Area) -> tuple[EncodedImages, dict[int, int], float]:
-        """A part of the picture with all regions ever asked about in it."""
+        """A part of the image with all regions ever asked about in it, and seconds."""
         if area not in self._encoded:
             start = time.perf_counter()
             asked = {self._best, *self._all}
@@ -243,21 +353,25 @@ class Scene:
             indices = tuple(sorted(members))
             whole = area == (0, 0, *self.image.size)
             image = self.image if whole else self.image.crop(area)
-            encoded = self.network.encode(image, cut_regions(self.regions, Window(area, indices)))
+            encoded = self.engine.encode(image, cut_regions(self.regions, Window(area, indices)))
             rows = {index: row for row, index in enumerate(indices)}
             self._encoded[area] = (encoded, rows, time.perf_counter() - start)
         return self._encoded[area]
 
-    def _timed(self, answer: Answer, asked: Sequence[Answer], windows: Sequence[Window]) -> Answer:
-        """The answer with seconds: of the proposals, of the towers, of the language model."""
-        areas = {window.area for window in windows}
-        spent = {
-            "propose": self.propose_s,
-            "encode": sum(self._encoded[area][2] for area in sorted(areas)),
-            "answer": sum(one.timing_s["answer"] for one in asked),
-        }
-        return replace(answer, timing_s=spent)
+
+def labels_of(labels: Any) -> tuple[Any, ...]:
+    """One label or several as a tuple; `Request` checks what they are."""
+    return tuple(as_list(labels, "labels"))
 
 
-def _no_text(text: str) -> None:
-    """Where the text goes when nobody watches it being written."""
+def _together(shown: EncodedImages, more: Sequence[EncodedImages]) -> EncodedImages:
+    """An image with its regions, and further ones behind it."""
+    if not more:
+        return shown
+    every = [shown, *more]
+    return EncodedImages(
+        image_tokens=[tokens for one in every for tokens in one.image_tokens],
+        region_tokens=[tokens for one in every for tokens in one.region_tokens],
+        image_grid_thw=torch.cat([one.image_grid_thw for one in every]),
+        deep_tokens=[tokens for one in every for tokens in one.deep_tokens],
+    )

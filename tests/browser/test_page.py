@@ -17,7 +17,7 @@ from tests.helpers_page import serving
 
 import vlm_fo1
 from vlm_fo1.app.context import Context
-from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.models import ModelPool
 from vlm_fo1.app.page import serve_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -285,6 +285,37 @@ def test_a_box_is_moved_resized_drawn_and_deleted_by_hand_and_keeps_its_number(v
     assert numbers(page) == left
 
 
+def test_a_stroke_of_the_brush_becomes_the_box_around_it(visit):
+    page = visit()
+    take_example(page)
+    page.get_by_role("button", name="Boxes as numbers").click()
+    page.wait_for_timeout(500)
+    before = numbers(page)
+    page.get_by_role("button", name="Boxes around what you mark by hand").click()
+    page.click("#ask-take")
+    page.wait_for_timeout(4000)
+    area = page.locator("#ask-marks canvas").first.bounding_box()
+    assert area is not None
+    x, y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    page.mouse.move(x - 20, y - 20)
+    page.mouse.down()
+    for to in ((x + 20, y - 20), (x + 20, y + 20), (x - 20, y + 20), (x - 20, y - 20)):
+        page.mouse.move(*to, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    shot(page, "12-strokes")
+    page.click("#ask-around")
+    page.wait_for_timeout(3000)
+    shot(page, "13-boxes-around-strokes")
+    *kept, drawn = numbers(page)
+    assert kept == before
+    x1, y1, x2, y2 = drawn
+    assert 30 < x2 - x1 < 200
+    assert 30 < y2 - y1 < 200
+    assert abs((x1 + x2) / 2 - 160) < 10  # the middle of the picture, 320 x 288 pixels
+    assert abs((y1 + y2) / 2 - 144) < 10
+
+
 def test_boxes_are_changed_with_the_keyboard(visit):
     page = visit()
     take_example(page, 1)
@@ -386,7 +417,7 @@ def test_files_show_where_there_are_some(visit):
 
 
 def test_questions_leave_no_components_behind(browser):
-    server = serve_page(Context(shelf=Shelf(["tiny"])), port=None, wait=False)
+    server = serve_page(Context(pool=ModelPool(["tiny"])), port=None, wait=False)
     context = browser.new_context()
 
     def held():

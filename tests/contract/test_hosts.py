@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlm_fo1.errors import ConfigError, SpliceError
-from vlm_fo1.model.backbones import BACKBONES, find_backbone
 from vlm_fo1.model.configuration import pyramid_strides
+from vlm_fo1.model.generation import CACHE
+from vlm_fo1.model.hosts import HOSTS, find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_pooling import pool_mean
-from vlm_fo1.model.splice import prompt_start
+from vlm_fo1.model.splice import cut_prompt
 from vlm_fo1.processing.hosts import _primary
 from vlm_fo1.processing.image import FO1ImageProcessor
 
@@ -150,9 +151,9 @@ def test_region_features_are_of_what_stands_in_the_box(prompter: Prompter) -> No
     model, change = prompter.model, []
     for shown in (before, after):
         inputs = prompter.batch([QUESTION], [shown], [boxes])
-        backbone, host = model.backbone, model.config.host
-        grid = backbone.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
-        primary = backbone.encode_images(model.host, inputs["pixel_values"], grid).maps[0]
+        adapter, host = model.host_adapter, model.config.host
+        grid = adapter.image_grid(host, inputs["pixel_values"], inputs.get("image_grid_thw"))
+        primary = adapter.encode_images(model.host, inputs["pixel_values"], grid).maps[0]
         factor = torch.tensor(primary.size_wh) / torch.tensor([128.0, 64.0])
         cut = boxes * factor.repeat(2)
         change.append(pool_mean(primary.map_CHW, cut, 1 / primary.stride))
@@ -202,8 +203,8 @@ def test_beams_and_a_cache_of_the_prompts_start_agree_with_plain_generation(
     prompt = model.embed_prompt(ids, mask, model.encode_images(**inputs))
     plain = model.generate(ids, mask, **prompt, **options)
     for length in (ids.shape[1] - 3, 4):  # after the image, and in the middle of it
-        cache = model(**prompt_start(prompt, length), use_cache=True).past_key_values
-        started = model.generate(ids, mask, **prompt, past_key_values=cache, **options)
+        cache = model(**cut_prompt(prompt, 0, length), use_cache=True)[CACHE]
+        started = model.generate(ids, mask, **prompt, cache=cache, **options)
         assert torch.equal(started, plain)
     beams = model.generate(
         ids, mask, **prompt, **options, num_beams=2, num_return_sequences=2,
@@ -273,19 +274,19 @@ def test_every_region_parameter_trains(prompter: Prompter) -> None:
 def test_default_pyramid_spans_the_hosts_map_from_a_quarter_to_twice_its_stride(
     prompter: Prompter,
 ) -> None:
-    stride = prompter.model.backbone.map_stride(prompter.model.config.host)
+    stride = prompter.model.host_adapter.map_stride(prompter.model.config.host)
     strides = tuple(prompter.model.config.regions.pyramid_strides)
     assert strides == pyramid_strides(stride)
     assert pyramid_strides(16.0) == (4, 8, 16, 32)
 
 
 def test_every_adapter_is_under_contract() -> None:
-    assert set(CONFIGS) == set(BACKBONES)
+    assert {hosts.type_of(kind) for kind in CONFIGS} == set(HOSTS)
 
 
 def test_a_host_without_adapter_is_refused_with_the_list_of_those_that_have_one() -> None:
     with pytest.raises(ConfigError, match=r"'llava'.*qwen2_5_vl.*idefics3"):
-        find_backbone("llava")
+        find_host("llava")
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"], indirect=True, scope="module")
@@ -299,9 +300,36 @@ def test_patches_without_a_grid_are_refused(prompter: Prompter) -> None:
 @pytest.mark.parametrize("kind", ["idefics3"], indirect=True, scope="module")
 def test_an_image_that_is_not_one_square_is_refused(prompter: Prompter) -> None:
     inputs = prompter.batch([QUESTION], [picture(0)])
-    inputs["pixel_values"] = torch.zeros(1, 3, 64, 96)
-    with pytest.raises(SpliceError, match="do_image_splitting=False"):
-        prompter.model(**inputs)
+    for height, width in ((64, 96), (80, 80)):  # 5 x 5 patches cannot be merged in twos
+        inputs["pixel_values"] = torch.zeros(1, 3, height, width)
+        with pytest.raises(SpliceError, match="do_image_splitting=False"):
+            prompter.model(**inputs)
+
+
+@pytest.mark.parametrize("kind", ["smolvlm of 384"], indirect=True, scope="module")
+def test_a_square_that_patches_do_not_fill_keeps_its_27_cells_at_their_pixels(
+    prompter: Prompter,
+) -> None:
+    model = prompter.model
+    adapter, host = model.host_adapter, model.config.host
+    dark, bright = torch.zeros(2, 1, 3, 384, 384)
+    bright[..., 14 * 13 : 14 * 14, 14 * 26 : 14 * 27] = 1.0  # row 13, the last of 27 columns
+    grid = adapter.image_grid(host, dark, None)
+    assert grid.tolist() == [[1, 27, 27]]
+    assert adapter.tokens_per_image(host, grid) == [81]
+    embed = model.host.model.vision_model.embeddings
+    before, after = (
+        adapter.encode_images(model.host, pixels, grid).maps[0] for pixels in (dark, bright)
+    )
+    assert before.size_wh == (384, 384)
+    change = (after.map_CHW - before.map_CHW).norm(dim=0)
+    assert divmod(int(change.argmax()), 27) == (13, 26)
+    assert embed.num_patches_per_side == 27
+    # The box of those pixels, as a fraction of the whole image, is pooled from that cell.
+    box = torch.tensor([[26 * 14, 13 * 14, 27 * 14, 14 * 14]]) / 384
+    cut = box * torch.tensor(after.size_wh).repeat(2)
+    pooled = pool_mean(after.map_CHW - before.map_CHW, cut, 1 / after.stride)
+    assert pooled.norm() > 0.25 * change.max()
 
 
 # --- stage 1 -------------------------------------------------------------------------------------

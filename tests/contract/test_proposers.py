@@ -10,7 +10,7 @@ from tests.helpers_proposers import ProposerCase, all_cases, scene
 
 from vlm_fo1.errors import PromptError
 from vlm_fo1.proposers.base import Proposer, Selection, names, select, selection_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 CASES = all_cases()
 PICTURES = [scene(0), scene(1, (64, 96)), scene(2, (80, 80))]
@@ -57,7 +57,7 @@ def assert_same(first: Regions, second: Regions, atol: float = 1e-3) -> None:
 def test_it_is_a_proposer_with_a_known_name(case: ProposerCase, proposer: Proposer) -> None:
     assert isinstance(proposer, Proposer)
     assert proposer.name in names()
-    assert proposer.takes_queries == (case.queries is not None)
+    assert proposer.requires_labels == (case.queries is not None)
 
 
 def test_one_result_a_picture_of_its_size(offered: list[Regions]) -> None:

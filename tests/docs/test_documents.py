@@ -118,11 +118,17 @@ def test_console_blocks_run(page, request):
 
 def run(words: list[str], folder: Path, where: str) -> str:
     """Run `fo1` or `python` of this environment; what it printed."""
-    program = {"fo1": str(Path(sys.executable).with_name("fo1")), "python": sys.executable}
+    program = {"fo1": [sys.executable, "-m", "vlm_fo1"], "python": [sys.executable]}
     done = subprocess.run(
-        [program[words[0]], *words[1:]],
+        [*program[words[0]], *words[1:]],
         cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,

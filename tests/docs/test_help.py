@@ -6,14 +6,14 @@ import resource
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-FO1 = str(Path(sys.executable).with_name("fo1"))
+FO1 = (sys.executable, "-m", "vlm_fo1")
 PLAIN = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
 NAMED_IN_THE_DOCS = (
-    "detect", "count", "refer", "describe", "read-text", "match", "ground", "reason", "ask",
+    "detect", "count", "refer", "describe", "read-text", "match", "ground", "identify",
+    "reason", "ask",
     "propose", "segment", "video", "data", "graft", "train", "doctor",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "numpy", "PIL", "supervision")
@@ -21,7 +21,7 @@ HEAVY = ("torch", "transformers", "numpy", "PIL", "supervision")
 
 def text_of(*arguments: str) -> str:
     done = subprocess.run(
-        [FO1, *arguments], env=PLAIN, capture_output=True, text=True, timeout=60, check=False
+        [*FO1, *arguments], env=PLAIN, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

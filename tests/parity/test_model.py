@@ -77,7 +77,7 @@ def no_gradients():
 @pytest.mark.parametrize("case", CASES)
 def test_the_primary_tower_gives_the_recorded_tokens_and_map(case: str) -> None:
     record = recorded(case)
-    primary = model().backbone.encode_images(
+    primary = model().host_adapter.encode_images(
         model().host, record["pixel_values"], record["image_grid_thw"]
     )
     assert_close(primary.tokens[0], record["vision.merged"])
@@ -94,7 +94,7 @@ def test_the_auxiliary_tower_gives_the_recorded_stages(case: str) -> None:
 @pytest.mark.parametrize("case", WITH_REGIONS)
 def test_the_region_encoder_gives_the_recorded_levels_and_features(case: str) -> None:
     record = recorded(case)
-    primary = model().backbone.encode_images(
+    primary = model().host_adapter.encode_images(
         model().host, record["pixel_values"], record["image_grid_thw"]
     )
     for level, feature_map in enumerate(model().region_encoder.pyramid(primary.maps[0])):

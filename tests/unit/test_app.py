@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ from PIL import ExifTags, Image
 from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
-from vlm_fo1.app import views
-from vlm_fo1.app.asking import TASKS, Asked, labels_of, put
+from vlm_fo1.answer import Answer, Mention
+from vlm_fo1.app import controls, views
 from vlm_fo1.app.batch import TITLES, Row, ask_all, to_coco, write
 from vlm_fo1.app.examples import examples
 from vlm_fo1.app.follow import StillTracker
 from vlm_fo1.app.jobs import Jobs, StoppedError, Watched
-from vlm_fo1.app.limits import Limits, drawn
-from vlm_fo1.app.models import AUTO, Choice, Shelf
-from vlm_fo1.app.views import Kept, Look
+from vlm_fo1.app.limits import Limits, annotated
+from vlm_fo1.app.models import AUTO, Choice, Loading, ModelPool
+from vlm_fo1.app.question import labels_of, put, request_of, words_of
+from vlm_fo1.app.views import AnswerState, ViewOptions
 from vlm_fo1.errors import (
     BoxError,
     ConfigError,
@@ -33,8 +35,8 @@ from vlm_fo1.errors import (
     PromptError,
 )
 from vlm_fo1.markup import Piece, pieces
-from vlm_fo1.prompts import Task
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import TASKS, Request, TaskSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8))
 BOXES = [[2.0, 3.0, 40.0, 50.0], [30.0, 20.0, 100.0, 80.0], [60.0, 5.0, 110.0, 40.0]]
@@ -67,7 +69,7 @@ def fo1():
 
 
 def test_an_answer_links_its_words_its_picture_and_its_list():
-    html = views.result(Kept(an_answer(), PICTURE), Look())
+    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
     assert re.search(r'<mark [^>]*data-regions="0 2"[^>]*>cat<', html)
     assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0", "2"]  # the largest below
     assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1", "2"]
@@ -77,7 +79,7 @@ def test_an_answer_links_its_words_its_picture_and_its_list():
 
 
 def test_what_a_model_or_a_user_wrote_cannot_become_markup():
-    html = views.result(Kept(an_answer(), PICTURE), Look())
+    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
     assert "<b>dog" not in html
     assert "&lt;b&gt;dog&lt;/b&gt;" in html
     assert "<script" not in views.note("<script>", "<script>", kind="error")
@@ -85,7 +87,7 @@ def test_what_a_model_or_a_user_wrote_cannot_become_markup():
 
 
 def test_an_answer_fetches_nothing():
-    html = views.result(Kept(an_answer(), PICTURE), Look(unchosen=True))
+    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions(unchosen=True))
     assert all(
         source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="(.*?)"', html)
     )
@@ -94,26 +96,26 @@ def test_an_answer_fetches_nothing():
 
 
 def test_the_score_filter_hides_regions_in_picture_and_list_and_keeps_their_numbers():
-    html = views.result(Kept(an_answer(), PICTURE), Look(min_score=0.4))
+    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions(min_score=0.4))
     assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0"]
     assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1"]
     assert "1 score less than 0.40 and are hidden" in html
 
 
 def test_without_scores_the_filter_hides_nothing():
-    assert views.shown(an_answer(scores=None), Look(min_score=0.9)) == [0, 1, 2]
+    assert views.shown(an_answer(scores=None), ViewOptions(min_score=0.9)) == [0, 1, 2]
 
 
 def test_unknown_scores_stay():
-    assert views.shown(an_answer(scores=(np.nan, 0.5, 0.2)), Look(min_score=0.4)) == [0, 1]
+    assert views.shown(an_answer(scores=(np.nan, 0.5, 0.2)), ViewOptions(min_score=0.4)) == [0, 1]
 
 
 def test_regions_that_were_not_chosen_show_only_when_asked_for():
     answer = an_answer()
     answer = Answer(text="", regions=answer.regions, mentions=answer.mentions[1:])
-    assert views.shown(answer, Look()) == [1]
-    assert views.shown(answer, Look(unchosen=True)) == [0, 1, 2]
-    html = views.result(Kept(answer, PICTURE), Look(unchosen=True))
+    assert views.shown(answer, ViewOptions()) == [1]
+    assert views.shown(answer, ViewOptions(unchosen=True)) == [0, 1, 2]
+    html = views.result(AnswerState(answer, PICTURE), ViewOptions(unchosen=True))
     assert html.count('class="fo1-dim"') == 2
 
 
@@ -129,10 +131,10 @@ def test_the_drawing_leaves_out_what_the_filter_hides():
 
 def test_thinking_is_shown_apart_from_the_answer():
     text = f"<think>look at {TEXT}</think><answer>the cat</answer>"
-    html = views.result(Kept(an_answer(), PICTURE), Look())
+    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
     assert "Thinking" not in html
     answer = Answer(text=text, regions=an_answer().regions)
-    html = views.result(Kept(answer, PICTURE), Look())
+    html = views.result(AnswerState(answer, PICTURE), ViewOptions())
     assert "<summary>Thinking</summary>" in html
     assert re.search(r'fo1-answer"[^>]*>the cat<', html)
 
@@ -183,14 +185,56 @@ def test_the_state_line_says_where_each_part_stands():
 # --- questions
 
 
-def test_the_page_offers_every_task_of_the_library():
-    assert set(TASKS) == set(Task)
+def test_a_task_that_is_added_as_a_row_is_offered_by_the_page_and_answered(fo1, monkeypatch):
+    spec = TaskSpec(
+        template="Which {} can be eaten?",
+        takes="label",
+        title="Find food",
+        help="Find what can be eaten.",
+        command="eat",
+        hint="fruit",
+    )
+    monkeypatch.setattr("vlm_fo1.tasks.TASKS", {**TASKS, "food": spec})
+    made: dict[str, Any] = {}
+    stand_in = SimpleNamespace(
+        Dropdown=lambda choices, **options: made.update({options["elem_id"]: choices}),
+        Textbox=lambda **options: None,
+        update=lambda **options: options,
+    )
+    monkeypatch.setattr("vlm_fo1.app.controls.gradio", lambda: stand_in)
+    controls.question_fields("ask")
+    assert made["ask-task"] == [
+        *((spec.title, name) for name, spec in TASKS.items()),
+        ("Find food", "food"),
+    ]
+    labels, words, box = controls.fields_of("food")
+    assert (labels["visible"], words["visible"], box["visible"]) == (False, True, False)
+    assert (words["label"], words["placeholder"]) == ("Find food", "fruit")
+    with pytest.raises(PromptError, match=r"write it first, e\.g\. fruit"):
+        request_of("food")
+    answer = put(fo1, PICTURE, BOXES, request_of("food", words="fruit"), max_new_tokens=4)
+    assert (answer.task, answer.labels) == ("food", ("fruit",))
+
+
+@pytest.mark.parametrize(
+    ("task", "request_made"),
+    [
+        ("detection", Request(task="detection", labels=("cat", "dog"))),
+        ("counting", Request(task="counting", labels=("Why?",))),
+        ("brief_caption", Request(task="brief_caption")),
+        ("visual_prompt", Request(task="visual_prompt", regions=(2,))),
+        ("identify", Request(task="identify")),
+        ("free", Request(task="free", text="Why?")),
+    ],
+)
+def test_a_task_takes_its_own_field_whatever_the_others_hold(task, request_made):
+    assert request_of(task, "cat, dog", "Why?", 2) == request_made
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_can_be_asked_and_answers_with_its_name(fo1, task):
-    asked = Asked(task=task, labels=("cat",), words="cat", box=1, max_new_tokens=4)
-    answer = put(fo1, PICTURE, BOXES, asked)
+    asked = request_of(task, ["cat"], "cat", 1)
+    answer = put(fo1, PICTURE, BOXES, asked, max_new_tokens=4)
     assert answer.task == task
     assert len(answer.regions) == len(BOXES)
 
@@ -198,37 +242,40 @@ def test_every_task_can_be_asked_and_answers_with_its_name(fo1, task):
 def test_boxes_come_from_the_proposer_when_none_are_given(fo1):
     proposing = FO1(fo1.model, fo1.processor, Stub(named=True))
     Stub.asked.clear()
-    asked = Asked(task="detection", labels=("cat", "dog"), max_new_tokens=4)
-    assert len(put(proposing, PICTURE, None, asked).regions) == 2
+    asked = request_of("detection", ["cat", "dog"])
+    assert len(put(proposing, PICTURE, None, asked, max_new_tokens=4).regions) == 2
     assert Stub.asked == [["cat", "dog"]]
-    put(
-        proposing,
-        PICTURE,
-        None,
-        Asked(task="free", words="Why?", look_for=("owl",), max_new_tokens=4),
-    )
-    assert Stub.asked[1] == ["owl"]
+    why = request_of("free", words="Why?")
+    put(proposing, PICTURE, None, why, look_for=("owl",), max_new_tokens=4)
+    put(proposing, PICTURE, None, why, max_new_tokens=4)
+    assert Stub.asked[1:] == [["owl"], ["Why?"]]
+
+
+def test_where_nothing_offers_boxes_the_page_says_how_to_get_some(fo1):
+    with pytest.raises(BoxError, match="start the page with --proposer"):
+        put(fo1, PICTURE, None, request_of("identify"))
 
 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (Asked(task="detection"), "no labels"),
-        (Asked(task="detection", labels=(" ",)), "no labels"),
-        (Asked(task="counting", words=" "), "question is empty"),
-        (Asked(task="dance"), "no task 'dance'"),
-        (Asked(task="visual_prompt", box=3), "box 3 is the example"),
+        (("detection",), "no labels"),
+        (("detection", (" ",)), "no labels"),
+        (("counting", (), " "), "question is empty"),
+        (("dance",), "no task 'dance'"),
+        (("visual_prompt", (), "", 3), "box 3 is the example"),
     ],
 )
 def test_a_question_with_an_empty_field_is_refused(fo1, asked, words):
     with pytest.raises(PromptError, match=words):
-        put(fo1, PICTURE, BOXES, asked)
+        put(fo1, PICTURE, BOXES, request_of(*asked))
 
 
 def test_a_task_about_boxes_says_how_to_get_some(fo1):
     with pytest.raises(BoxError, match="Propose boxes"):
-        put(fo1, PICTURE, [], Asked(task="grounded_caption"))
-    put(fo1, PICTURE, [], Asked(task="free", words="Is this a kitchen?", max_new_tokens=2))
+        put(fo1, PICTURE, [], request_of("grounded_caption"))
+    free = request_of("free", words="Is this a kitchen?")
+    put(fo1, PICTURE, [], free, max_new_tokens=2)
 
 
 def test_labels_come_from_chips_or_commas_once_each():
@@ -249,7 +296,7 @@ def test_boxes_are_read_in_the_picture_as_it_was_turned():
             {"xmin": -9, "ymin": 100, "xmax": 20, "ymax": 999},
         ],
     }
-    seen = drawn(value, Limits())
+    seen = annotated(value, Limits())
     assert seen.picture.size == (84, 112)
     assert seen.boxes_xyxy == [[10, 20, 50, 60], [0, 100, 20, 112]]
     turned = PICTURE.transpose(Image.Transpose.ROTATE_270)
@@ -264,20 +311,20 @@ def test_boxes_come_in_the_order_of_their_numbers_and_new_ones_last():
         {**corner, "xmin": 3, "label": "2"},
         {**corner, "xmin": 4},
     ]
-    seen = drawn({"image": PICTURE, "boxes": boxes}, Limits())
+    seen = annotated({"image": PICTURE, "boxes": boxes}, Limits())
     assert [box[0] for box in seen.boxes_xyxy] == [3, 2, 1, 4]
 
 
 @pytest.mark.parametrize("value", [None, {}, {"image": None, "boxes": []}])
 def test_no_picture_is_said_plainly(value):
     with pytest.raises(ImageError, match="no picture yet"):
-        drawn(value, Limits())
+        annotated(value, Limits())
 
 
 def test_too_many_boxes_are_refused():
     boxes = [{"xmin": 0, "ymin": 0, "xmax": 9, "ymax": 9}] * 3
     with pytest.raises(BoxError, match="at most 2"):
-        drawn({"image": PICTURE, "boxes": boxes}, Limits(boxes=2))
+        annotated({"image": PICTURE, "boxes": boxes}, Limits(boxes=2))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +362,7 @@ def test_limits_that_let_nothing_in_are_refused():
 # --- models
 
 
-def shelf_of(*args, **options):
+def pool_of(*args, **options):
     loads = []
 
     def load(name, **how):
@@ -324,50 +371,71 @@ def shelf_of(*args, **options):
             raise ConfigError("no such weights")
         return name
 
-    return Shelf(*args, load_model=load, **options), loads
+    return ModelPool(*args, load_model=load, **options), loads
+
+
+def test_what_is_loaded_on_a_page_gets_its_revision_token_and_strictness(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "vlm_fo1.app.models.load_proposer",
+        lambda name, **how: asked.append((name, how)) or Stub(),
+    )
+    loading = Loading(dtype="bfloat16", revision="v1", token="hf_x", strict=True)
+    pool = ModelPool(
+        ["a"],
+        ["upn:b"],
+        loading=loading,
+        load_model=lambda name, **how: asked.append((name, how)) or SimpleNamespace(),  # type: ignore[arg-type]
+    )
+    pool.fo1(pool.choice(), proposing=False)
+    pool.proposer(pool.choice())
+    both = {"device": None, "token": "hf_x", "strict": True}
+    assert asked == [
+        ("a", {**both, "dtype": "bfloat16", "revision": "v1"}),
+        ("upn:b", both),
+    ]
+    assert "hf_x" not in repr(loading)
 
 
 def test_a_model_is_loaded_once_however_many_ask():
-    shelf, loads = shelf_of(["a", "b"], ["ocr"], ["cpu"])
-    choice = shelf.choice()
-    assert shelf.state(choice)[0] == ("model", "a", "loaded with the first question")
-    threads = [
-        threading.Thread(target=lambda: shelf.fo1(choice, proposing=False)) for _ in range(5)
-    ]
+    pool, loads = pool_of(["a", "b"], ["ocr"], ["cpu"])
+    choice = pool.choice()
+    assert pool.state(choice)[0] == ("model", "a", "loaded with the first question")
+    threads = [threading.Thread(target=lambda: pool.fo1(choice, proposing=False)) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert loads == [("a", "cpu")]
-    assert shelf.ready(choice)
-    assert shelf.state(choice)[0][2].startswith("ready")
-    shelf.fo1(shelf.choice("b"), proposing=False)
+    assert pool.ready(choice)
+    assert pool.state(choice)[0][2].startswith("ready")
+    pool.fo1(pool.choice("b"), proposing=False)
     assert loads == [("a", "cpu"), ("b", "cpu")]
 
 
 def test_a_model_that_cannot_be_loaded_says_so_and_is_tried_again():
-    shelf, loads = shelf_of(["broken"])
+    pool, loads = pool_of(["broken"])
     for _ in range(2):
         with pytest.raises(ConfigError, match="no such weights"):
-            shelf.fo1(shelf.choice(), proposing=False)
-    assert shelf.state(shelf.choice())[0][2] == "could not be loaded: no such weights"
+            pool.fo1(pool.choice(), proposing=False)
+    assert pool.state(pool.choice())[0][2] == "could not be loaded: no such weights"
     assert len(loads) == 2
 
 
 def test_the_bundled_model_brings_its_proposer_and_others_none():
-    assert Shelf().choice() == Choice(model="tiny", proposer="tiny", device=AUTO)
-    shelf, _ = shelf_of(["elsewhere"])
-    assert shelf.choice().proposer is None
+    assert ModelPool().choice() == Choice(model="tiny", proposer="tiny", device=AUTO)
+    pool, _ = pool_of(["elsewhere"])
+    assert pool.choice().proposer is None
     with pytest.raises(ConfigError, match="--proposer"):
-        shelf.proposer(shelf.choice())
+        pool.proposer(pool.choice())
 
 
 def test_only_what_a_page_was_started_with_can_be_chosen():
-    shelf, _ = shelf_of(["a"])
+    pool, _ = pool_of(["a"])
     with pytest.raises(ConfigError, match="no model '/etc'"):
-        shelf.choice("/etc")
+        pool.choice("/etc")
     with pytest.raises(ConfigError, match="given twice"):
-        shelf_of(["a", "a"])
+        pool_of(["a", "a"])
 
 
 # --- long work
@@ -449,8 +517,9 @@ def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
     ask_all(
         fo1,
         [tmp_path / name for name in ("a.png", "broken.png", "b.png")],
-        Asked(task="detection", labels=("cat",), max_new_tokens=4),
+        request_of("detection", ["cat"]),
         Limits(),
+        max_new_tokens=4,
         boxes={"a.png": BOXES, "b.png": BOXES[:1], "broken.png": []},
         report=lambda item: rows.append(item) if isinstance(item, Row) else None,
     )
@@ -473,8 +542,9 @@ def test_a_batch_says_what_was_done_to_the_boxes(fo1, tmp_path):
     ask_all(
         fo1,
         [tmp_path / "a.png"],
-        Asked(task="detection", labels=("cat",), max_new_tokens=4),
+        request_of("detection", ["cat"]),
         Limits(),
+        max_new_tokens=4,
         boxes={"images": [image], "annotations": [{"image_id": "1", "bbox": [30, 20, 70, 60]}]},
         report=lambda item: rows.append(item) if isinstance(item, Row) else None,
     )
@@ -489,14 +559,14 @@ def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
         PICTURE.save(tmp_path / name)
     failures: list[BaseException] = [ZeroDivisionError("/secret/path"), MemoryError()]
 
-    def broken(fo1, picture, given, asked, report):
+    def broken(*_, **__):
         if failures:
             raise failures.pop(0)
         return an_answer()
 
     monkeypatch.setattr("vlm_fo1.app.batch.put", broken)
     rows: list[Any] = []
-    asked = Asked(task="detection", labels=("cat",))
+    asked = request_of("detection", ["cat"])
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     ask_all(fo1, paths, asked, Limits(), boxes=BOXES, report=rows.append)
     assert [row.answer is None for row in rows] == [True, True, False]
@@ -508,11 +578,11 @@ def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
 def test_a_batch_that_is_stopped_is_no_failure_of_its_picture(fo1, tmp_path, monkeypatch):
     PICTURE.save(tmp_path / "a.png")
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise StoppedError
 
     monkeypatch.setattr("vlm_fo1.app.batch.put", stopped)
-    asked = Asked(task="detection", labels=("cat",))
+    asked = request_of("detection", ["cat"])
     with pytest.raises(StoppedError):
         ask_all(fo1, [tmp_path / "a.png"], asked, Limits(), boxes=BOXES, report=lambda _: None)
 
@@ -561,8 +631,9 @@ def test_the_bundled_scenes_are_examples_that_can_be_asked(fo1):
     scenes = examples()
     assert scenes
     for scene in scenes:
-        asked = Asked(task=scene.task, labels=scene.labels, words=scene.words, max_new_tokens=1)
-        asked.check()
+        request = scene.request
+        asked = request_of(request.task, request.labels, words_of(request))
+        assert (asked.task, asked.labels) == (request.task, request.labels)
         picture = Limits().picture(scene.picture)
         width, height = picture.size
         assert len(scene.boxes_xyxy), scene.picture
@@ -572,12 +643,12 @@ def test_the_bundled_scenes_are_examples_that_can_be_asked(fo1):
 def test_scenes_come_with_their_own_questions(tmp_path):
     PICTURE.save(tmp_path / "one.png")
     (tmp_path / "one.boxes.json").write_text(json.dumps(BOXES))
-    entry = {"image": "one.png", "task": "counting", "question": "dog", "title": "Dogs"}
+    request = Request(task="counting", labels=("dog",))
+    entry = {"image": "one.png", "boxes": "one.boxes.json", "request": request.to_dict()}
     (tmp_path / "scenes.json").write_text(json.dumps([entry]))
     (scene,) = examples(tmp_path)
-    assert (scene.task, scene.words, scene.title) == ("counting", "dog", "Dogs")
-    assert scene.boxes_xyxy == BOXES
-    (tmp_path / "scenes.json").write_text("[1]")
+    assert (scene.request, scene.boxes_xyxy) == (request, BOXES)
+    (tmp_path / "scenes.json").write_text("[1")
     with pytest.raises(DataError, match=r"scenes\.json"):
         examples(tmp_path)
 
@@ -597,11 +668,11 @@ def test_without_sam3_things_stay_where_they_were():
 BUILT = """
 import json
 from vlm_fo1.app.context import Context
-from vlm_fo1.app.models import Shelf
+from vlm_fo1.app.models import ModelPool
 from vlm_fo1.app.page import build_page
 def load(name, **how):
     raise SystemExit("a model was loaded")
-blocks = build_page(Context(shelf=Shelf(["a", "b"], ["ocr"], load_model=load)))
+blocks = build_page(Context(pool=ModelPool(["a", "b"], ["ocr"], load_model=load)))
 named = [function.api_name for function in blocks.fns.values() if function.api_name]
 print(json.dumps([named, blocks.analytics_enabled]))
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -9,23 +10,23 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1 import FO1
 from vlm_fo1.app import views
+from vlm_fo1.app.annotator import marked_boxes, offered, proposed_boxes, typed_boxes
 from vlm_fo1.app.ask_tab import run_ask
-from vlm_fo1.app.asking import Asked
 from vlm_fo1.app.batch_tab import run_batch
-from vlm_fo1.app.context import Context, Scratch
+from vlm_fo1.app.context import Context, Scratch, refusing
+from vlm_fo1.app.events import run_job
 from vlm_fo1.app.examples import captions, examples
-from vlm_fo1.app.limits import Limits, drawn
-from vlm_fo1.app.models import Shelf
-from vlm_fo1.app.placing import offered, proposed_boxes, typed_boxes
-from vlm_fo1.app.running import running
+from vlm_fo1.app.limits import Limits, annotated
+from vlm_fo1.app.models import ModelPool
+from vlm_fo1.app.question import request_of
 from vlm_fo1.app.segment_tab import run_segment
 from vlm_fo1.app.video_tab import frames_source, run_video
-from vlm_fo1.errors import BoxError, ImageError, PromptError
+from vlm_fo1.errors import BoxError, ConfigError, ImageError, PromptError
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (84, 112, 3), np.uint8))
 VALUE = {
@@ -35,7 +36,7 @@ VALUE = {
 }
 NAMES = (None, None, None)
 SKIPPED = "skipped"
-LOOK = views.Look(unchosen=True)
+LOOK = views.ViewOptions(unchosen=True)
 
 
 class RefusedError(Exception):
@@ -59,16 +60,18 @@ def context():
     model = FO1(loaded.model, loaded.processor)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlm_fo1.app.models.load_proposer", lambda name, **how: Stub())
-        made = Context(shelf=Shelf(["tiny"], load_model=lambda name, **how: model))
+        made = Context(pool=ModelPool(["tiny"], load_model=lambda name, **how: model))
         yield made
     made.scratch._home.cleanup()
 
 
-def ask(context, value=VALUE, flag=None, proposing=False, **fields):
-    asked = Asked(**{"task": "counting", "words": "cat", "max_new_tokens": 4, **fields})
+def ask(context, value=VALUE, flag=None, proposing=False, words="cat"):
+    asked = request_of("counting", words=words)
     flag = flag or threading.Event()
     scores = None if proposing else {}
-    return run_ask(context, flag, value, asked, NAMES, scores=scores, look=LOOK)
+    return run_ask(
+        context, flag, value, asked, NAMES, scores=scores, max_new_tokens=4, options=LOOK
+    )
 
 
 def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(context):
@@ -92,7 +95,7 @@ def test_the_proposer_is_asked_when_the_visitor_leaves_the_boxes_to_it(context):
 
 
 def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(context):
-    shown = running(context, "ask me", lambda flag: ask(context, words=" "), outputs=7)
+    shown = run_job(context, "ask me", lambda flag: ask(context, words=" "), outputs=7)
     assert "the question is empty" in next(shown)[0]
     with pytest.raises(RefusedError, match="question is empty") as caught:
         next(shown)
@@ -100,17 +103,45 @@ def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(
     assert not context.jobs.stop("ask me")
 
 
-def test_a_fault_of_ours_is_not_explained_to_visitors_but_raised_as_it_is(context):
+def test_a_stroke_of_the_brush_becomes_the_box_around_it_in_pixels_of_the_picture():
+    layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    draw.ellipse((2, 2, 11, 13), outline=(213, 94, 0, 255))
+    draw.line((25, 18, 35, 8), fill=(213, 94, 0, 255))
+    assert marked_boxes({"layers": [layer]}, (80, 40)) == [[4, 4, 24, 28], [50, 16, 72, 38]]
+    for nothing in (None, {"layers": []}, {"layers": [Image.new("RGBA", (4, 4))]}):
+        with pytest.raises(BoxError, match="nothing is marked yet"):
+            marked_boxes(nothing, (80, 40))
+
+
+def test_a_foreign_error_is_one_sentence_for_visitors_and_a_traceback_in_the_log(context, caplog):
     def broken(flag):
         raise ZeroDivisionError("secret")
         yield
 
-    shown = running(context, "ask me", broken, outputs=3)
+    shown = run_job(context, "ask me", broken, outputs=3)
     first = next(shown)
     assert "secret" not in first[0]
     assert first[1:] == [SKIPPED, SKIPPED]
-    with pytest.raises(ZeroDivisionError):
+    with (
+        caplog.at_level(logging.DEBUG, "vlm_fo1"),
+        pytest.raises(RefusedError, match="the log of the server says what") as caught,
+    ):
         next(shown)
+    assert not caught.value.printed
+
+
+def test_a_button_whose_work_fails_with_a_foreign_error_shows_the_same_sentence(caplog):
+    def broken(value):
+        return value["no such key"]
+
+    with (
+        caplog.at_level(logging.DEBUG, "vlm_fo1"),
+        pytest.raises(RefusedError, match="the log of the server says what"),
+    ):
+        refusing(broken)({})
+    assert "KeyError" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_a_stopped_question_says_so_and_is_no_error(context):
@@ -118,7 +149,7 @@ def test_a_stopped_question_says_so_and_is_no_error(context):
         assert context.jobs.stop("ask me")
         yield from ask(context, flag=flag)
 
-    *_, last = running(context, "ask me", stopped, outputs=7)
+    *_, last = run_job(context, "ask me", stopped, outputs=7)
     assert "Stopped" in last[0]
 
 
@@ -128,8 +159,8 @@ def test_a_stopped_batch_keeps_what_was_finished(context, tmp_path):
         paths.append(str(tmp_path / f"{number}.png"))
         PICTURE.save(paths[-1])
     flag, rows = threading.Event(), []
-    asked = Asked(task="counting", words="cat", max_new_tokens=4)
-    for shown in run_batch(context, flag, paths, None, asked, NAMES):
+    asked = request_of("counting", words="cat")
+    for shown in run_batch(context, flag, paths, None, asked, NAMES, max_new_tokens=4):
         rows.append(shown)
         if "<td>0.png" in shown[1]:
             flag.set()
@@ -145,9 +176,10 @@ def test_a_stopped_batch_keeps_what_was_finished(context, tmp_path):
 def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
     PICTURE.save(tmp_path / "a.png")
     (tmp_path / "boxes.json").write_text(json.dumps({"a.png": [[1, 2, 30, 40]]}))
-    asked = Asked(task="brief_caption", max_new_tokens=4)
+    asked = request_of("brief_caption")
     paths, boxes = [str(tmp_path / "a.png")], str(tmp_path / "boxes.json")
-    *_, last = run_batch(context, threading.Event(), paths, boxes, asked, NAMES)
+    flag = threading.Event()
+    *_, last = run_batch(context, flag, paths, boxes, asked, NAMES, max_new_tokens=4)
     (record,) = map(json.loads, Path(last[2]).read_text().splitlines())
     assert record["regions"]["xyxy"] == [[1, 2, 30, 40]]
 
@@ -155,9 +187,9 @@ def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
 def test_a_phrase_without_picture_or_words_is_refused(context):
     asked = {"phrase": " ", "query": "", "max_new_tokens": 4}
     with pytest.raises(ImageError, match="no picture yet"):
-        next(run_segment(context, threading.Event(), None, asked, NAMES, look=LOOK))
+        next(run_segment(context, threading.Event(), None, asked, NAMES, options=LOOK))
     with pytest.raises(PromptError, match="phrase is empty"):
-        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES, look=LOOK))
+        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES, options=LOOK))
     asked |= {"every": 1, "tokens": 4}
     with pytest.raises(PromptError, match="phrase is empty"):
         next(run_video(context, threading.Event(), [], asked, NAMES))
@@ -165,7 +197,7 @@ def test_a_phrase_without_picture_or_words_is_refused(context):
 
 def test_a_phrase_is_answered_with_its_files(context):
     asked = {"phrase": "the left cat", "query": "cat", "max_new_tokens": 4}
-    shown = run_segment(context, threading.Event(), PICTURE, asked, NAMES, look=LOOK)
+    shown = run_segment(context, threading.Event(), PICTURE, asked, NAMES, options=LOOK)
     *_, (view, kept, *saved) = shown
     assert view == views.result(kept, LOOK)
     assert [Path(path).name for path in saved] == ["answer.json", "coco.json", "answer.jpg"]
@@ -215,20 +247,28 @@ def test_frames_and_videos_with_too_many_pixels_are_refused_under_their_own_name
 
 
 def test_proposed_boxes_keep_their_scores_until_somebody_moves_them(context):
-    value, scores = proposed_boxes(context, context.shelf.choice(), VALUE, ())
+    value, scores = proposed_boxes(context, context.pool.choice(), VALUE, ())
     assert len(scores) == len(value["boxes"]) > 1
-    seen = drawn(value, context.limits)
+    seen = annotated(value, context.limits)
     regions = offered(seen, scores)
     assert regions.scores.tolist() == pytest.approx(list(scores.values()))
     value["boxes"][0]["xmax"] += 1
-    moved = offered(drawn(value, context.limits), scores)
+    moved = offered(annotated(value, context.limits), scores)
     assert np.isnan(moved.scores).tolist() == [True, *[False] * (len(scores) - 1)]
     assert offered(seen, {}) == seen.boxes_xyxy
 
 
+def test_where_nothing_proposes_the_button_says_how_to_get_a_proposer(context):
+    model = context.pool.fo1(context.pool.choice(), proposing=False)
+    bare = Context(pool=ModelPool(["other"], load_model=lambda name, **how: model))
+    with pytest.raises(ConfigError, match="start the page with --proposer"):
+        proposed_boxes(bare, bare.pool.choice(), VALUE, ())
+    bare.scratch._home.cleanup()
+
+
 def test_a_picture_is_put_back_as_it_was_uploaded_and_turned(context):
     turned = {**VALUE, "orientation": 1, "path": "upload.jpg"}
-    value, _ = proposed_boxes(context, context.shelf.choice(), turned, ())
+    value, _ = proposed_boxes(context, context.pool.choice(), turned, ())
     assert (value["image"], value["orientation"]) == ("upload.jpg", 1)
 
 
@@ -245,7 +285,7 @@ def test_files_for_download_go_when_they_are_too_old():
 def test_every_example_says_what_is_asked():
     scenes = examples()
     assert len(scenes) >= 6
-    assert len({scene.task for scene in scenes}) >= 6
+    assert len({scene.request.task for scene in scenes}) >= 6
     style = captions(scenes)
     assert ':nth-of-type(2)::after { content: "Count"; }' in style
     assert style.count("content:") == len(scenes)

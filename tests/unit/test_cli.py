@@ -3,6 +3,7 @@
 The commands run in this process on one loaded model; `helpers_script` makes it say what is needed.
 """
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
 from vlm_fo1.cli import pictures
-from vlm_fo1.cli.main import COMMANDS, app
+from vlm_fo1.cli.main import app, overview
 from vlm_fo1.proposers import base
 
 BOXES = [[2, 3, 40, 50], [30, 20, 100, 80]]
@@ -49,9 +50,7 @@ def fo1():
 def loaded(fo1, monkeypatch):
     """How often a command loaded the model."""
     times = []
-    monkeypatch.setattr(
-        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: times.append(1) or fo1
-    )
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or fo1)
     return times
 
 
@@ -120,7 +119,10 @@ def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
     assert re.fullmatch(r"0\.\d\d", found[3])
     assert ["dog", "none"] in rows
     assert ["count: 3"] in rows
-    assert result.stderr.strip() == "a.png: the answer says 3 but names 1 regions"
+    assert result.stderr.splitlines() == [
+        "a.png: label 'dog' was not asked for",
+        "a.png: the answer says 3 but names 1 regions",
+    ]
 
 
 def test_detail_asks_for_a_detailed_description(run, fo1, monkeypatch):
@@ -284,8 +286,21 @@ def with_proposer(run, fo1, monkeypatch):
     def load(name, *, proposer=None, **_):
         return FO1(fo1.model, fo1.processor, proposer and base.load_proposer(proposer))
 
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", load)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", load)
     return run
+
+
+@pytest.mark.parametrize("words", [["--token", "hf_x"], []], ids=["typed", "from HF_TOKEN"])
+def test_token_revision_and_strictness_reach_the_loading(run, fo1, monkeypatch, words):
+    asked = []
+    monkeypatch.setattr(
+        "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **how: asked.append(how) or fo1
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_y" if words else "hf_x")
+    typed = ["--revision", "v1", "--strict", *words, *SHORT]
+    assert run("ask", picture("a.png"), "Is it ripe?", *typed).exit_code == 0
+    (how,) = asked
+    assert (how["revision"], how["token"], how["strict"]) == ("v1", "hf_x", True)
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -656,7 +671,7 @@ def test_a_save_that_is_no_file_is_refused(run, loaded, save):
 
 def test_the_overview_lists_every_command_with_its_line(run):
     text = run("--help").stdout
-    for name, (_, line) in COMMANDS.items():
+    for name, line in overview().items():
         assert re.search(rf"{name}\s+{re.escape(line)}", text), name
     assert run().stdout.strip() == text.strip()
 
@@ -702,9 +717,16 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_no_traceback(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_installed_program_ends_without_a_traceback(tmp_path):
+def test_the_program_that_pip_installs_is_the_command_line():
+    found = importlib.metadata.entry_points(group="console_scripts", name="fo1")
+    if not found:
+        pytest.skip("vlm-fo1 is not installed here, so there is no program fo1: pip install -e .")
+    assert {point.value for point in found} == {"vlm_fo1.cli.main:main"}
+
+
+def test_the_program_ends_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [Path(sys.executable).with_name("fo1"), "detect", "a.png", "cat", "--box", "1,2"],
+        [sys.executable, "-m", "vlm_fo1", "detect", "a.png", "cat", "--box", "1,2"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

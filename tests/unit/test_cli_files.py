@@ -15,35 +15,35 @@ import pytest
 from PIL import Image, ImageFile
 from typer.testing import CliRunner
 
-from vlm_fo1 import lines
+from vlm_fo1 import jsonl
+from vlm_fo1.answer import Answer
 from vlm_fo1.cli.main import app
 from vlm_fo1.images import image_size, read_image
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.regions import Regions
 
 BOX = ("--box", "2,3,10,12")
 
 
-def quick_open(path, boxes, **_):
-    """An opened picture; one whose name begins with ``bad`` breaks as nobody foresaw."""
+def quick_answer(path, _, boxes, **__):
+    """Answers at once; a picture whose name begins with ``bad`` breaks as nobody foresaw."""
     size_wh = read_image(path).size
     if Path(path).name.startswith("bad"):
         raise RuntimeError("Calculated padded input size per channel: (3 x 0)")
-    answer = Answer(
+    return Answer(
         text="a cat",
         regions=Regions(np.array(boxes, np.float32), size_wh),
         mentions=(),
         plain="a cat",
     )
-    return SimpleNamespace(detect=lambda *_, **__: answer, ask=lambda *_, **__: answer)
 
 
 @pytest.fixture
 def loaded(monkeypatch):
     """How often a model was loaded."""
     times = []
-    quick = SimpleNamespace(open=quick_open, proposer=None)
+    quick = SimpleNamespace(answer=quick_answer, proposer=None)
     monkeypatch.setattr(
-        "vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
+        "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
     )
     return times
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_loaded(
 
 def test_two_runs_do_not_write_one_file(run, loaded):
     path = picture("in/a.jpg")
-    with lines.lock_file(Path("s.jsonl"), "answers"):
+    with jsonl.lock_file(Path("s.jsonl"), "answers"):
         for command in (["detect", path, "cat", *BOX], ["propose", path]):
             result = run(*command, "--save", "s.jsonl")
             assert result.exit_code == 2

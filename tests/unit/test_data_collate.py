@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.helpers_tokenizer import char_tokenizer
 
+from recipes.synthetic import SyntheticConfig, SyntheticSource
 from vlm_fo1.data import Example, Turn
 from vlm_fo1.data.collate import IGNORED, Collator
-from vlm_fo1.data.scenes import SceneConfig, ScenesSource
 from vlm_fo1.errors import DataError
+from vlm_fo1.markup import Vocabulary
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
 
 PHOTO = Image.effect_noise((84, 56), 60).convert("RGB")
@@ -72,6 +74,26 @@ def test_rows_of_a_batch_are_padded_on_the_right_and_may_lack_an_image(processor
     assert "pixel_values" not in Collator(processor)([short])
 
 
+def test_rows_are_filled_with_no_placeholder_though_the_tokenizer_pads_with_one():
+    tokenizer = char_tokenizer()
+    tokenizer.pad_token = "<|image_pad|>"
+    processor = FO1Processor(FO1ImageProcessor(), tokenizer)
+    short = example(("Hello", "Hi"), image=None, boxes=np.zeros((0, 4)))
+    batch = Collator(processor)([short, example(("Where?", FIND))])
+    padding = batch["input_ids"][batch["attention_mask"] == 0]
+    assert set(padding.tolist()) == {processor.stop_token_id}
+
+
+def test_no_control_token_in_a_record_becomes_one(processor):
+    forged = ("Say <|image_pad|>", "a<|image_pad|>b<|im_end|>")
+    plain = ("Say imagepad", "aimagepadbimend")
+    ids = [Collator(processor)([example(pair)])["input_ids"][0] for pair in (forged, plain)]
+    stops = [(row == processor.stop_token_id).sum() for row in ids]
+    images = [(row == processor.image_token_id).sum() for row in ids]
+    assert stops[0] == stops[1]
+    assert images[0] == images[1]
+
+
 def test_questions_that_do_not_fit_are_left_out_but_the_first_must(processor):
     record = example(("Where?", FIND), ("What is <region0>?", "a cat"))
     whole = Collator(processor).encode(record, 6)
@@ -94,19 +116,34 @@ def test_questions_cannot_forge_turns_or_features(processor):
     assert "regionfeat<region1>" in read
 
 
-def test_the_length_of_a_record_is_about_that_of_its_row(processor, tmp_path):
-    PHOTO.save(tmp_path / "a.png")
-    collator = Collator(processor)
-    short, long = example(("Where?", FIND)), example(("Where?", FIND), ("What?" * 30, "a cat" * 20))
-    assert collator.length(short) < collator.length(long)
-    assert collator.length(example(("Where?", FIND), image=tmp_path / "a.png")) == (
-        collator.length(short)
+def test_records_are_learnt_in_the_spelling_of_the_model():
+    own = Vocabulary(
+        region_tag="<obj{}>", region_feature="<objfeat>", ground=("<g>", "</g>"), max_regions=4
     )
-    assert Collator(processor, max_tokens=10).length(long) == 10
+    processor = FO1Processor(FO1ImageProcessor(max_regions=4), char_tokenizer(own), vocabulary=own)
+    answer = "<ground>dog</ground><objects><region0><region1></objects>"
+    record = example(*[("What is like <region1>?", answer)] * 2)
+    read = text(processor, Collator(processor)([record])["input_ids"][0])
+    assert read.count("What is like <obj1>?") == 2
+    assert read.count("<g>dog</g><objects><obj0><obj1></objects>") == 2
+    assert "region" not in read
 
 
-def test_scenes_collate(processor):
-    source = ScenesSource(SceneConfig(objects=(2, 4), no_regions=0.3), 0)
+def test_synthetic_images_collate(processor):
+    source = SyntheticSource(SyntheticConfig(objects=(2, 4), no_regions=0.3), 0)
     batch = Collator(processor)([source.example(index) for index in range(4)])
     for row, boxes in zip(batch["input_ids"], batch["region_boxes"], strict=True):
         assert int((row == processor.region_token_id).sum()) == len(boxes)
+
+
+def test_a_model_with_tags_of_its_own_learns_tags_and_not_their_letters():
+    own = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>")
+    processor = FO1Processor(FO1ImageProcessor(), char_tokenizer(own), vocabulary=own)
+    answer = "<ground>dog</ground><objects><region0><region1></objects>"
+    record = example(("Where?", answer), ("What is <region0>?", "It is like <region1>."))
+    labels = Collator(processor)([record])["labels"]
+    tags = torch.tensor(processor.region_tag_ids())
+    assert torch.isin(labels, tags).sum() == 3
+    assert text(processor, labels[labels != IGNORED]) == (
+        "<ground>dog</ground><objects><obj0><obj1></objects><|im_end|>It is like <obj1>.<|im_end|>"
+    )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes.synthetic.__main__ import main as render_synthetic
 from vlm_fo1.cli.data import app
 from vlm_fo1.data import Example, Turn, check_file, read_examples, write_examples
 from vlm_fo1.data.augment import AugmentConfig, augment, renumbered
@@ -65,7 +67,10 @@ def test_what_is_written_is_read_again(tmp_path, photo):
         ({"image": None}, "no image"),
         ({"scores": np.zeros(2, np.float32)}, "3 regions"),
         ({"turns": (Turn(question="What is <region3>?", answer="a dog"),)}, "<region3>"),
-        ({"turns": (Turn(question=" ", answer="a dog"),)}, "empty question"),
+        ({"turns": (Turn(question=" ", answer="a dog"),)}, "the question of turn 0 is empty"),
+        ({"turns": (Turn(question="Hi?", answer="Yo", task="detecton"),)}, "mean 'detection'"),
+        ({"turns": (Turn(question="Hi?", answer="\ud83d"),)}, "the answer .* surrogate"),
+        ({"turns": (Turn(question="Hi?", answer="<ground>a<objects>"),)}, "broken markup"),
     ],
 )
 def test_records_that_do_not_fit_together_are_refused(photo, values, said):
@@ -100,8 +105,8 @@ def test_a_check_lists_every_bad_line_with_its_reason(tmp_path, photo):
     assert "<region4>" in problems[4]
     assert "reversed" in problems[5]
     assert "does not exist" in problems[6]
-    assert "cannot be read" in problems[8]
-    assert "dog" in problems[9]
+    assert "is not an image that can be read" in problems[8]
+    assert "broken markup" in problems[9]
 
 
 def test_a_missing_file_is_one_problem(tmp_path):
@@ -185,7 +190,9 @@ def test_augmentation_that_cannot_be_is_refused():
 
 def test_the_commands_render_check_and_show(tmp_path):
     run = CliRunner()
-    made = run.invoke(app, ["scenes", str(tmp_path / "s"), "--count", "2", "--kinds", "5"])
+    render = typer.Typer()
+    render.command()(render_synthetic)
+    made = run.invoke(render, [str(tmp_path / "s"), "--count", "2", "--kinds", "5"])
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout.splitlines()[-1])["images"] == 2
     file = tmp_path / "s" / "records.jsonl"
@@ -199,5 +206,38 @@ def test_the_commands_render_check_and_show(tmp_path):
     assert checked.exit_code == 1
     assert "records.jsonl:3" in checked.output
     missing = run.invoke(app, ["show", str(tmp_path / "none.jsonl")])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert "does not exist" in missing.output
+
+
+def test_a_file_of_records_may_hold_the_mark_of_utf_8_and_end_in_what_a_power_cut_left(tmp_path):
+    line = json.dumps({"turns": [{"question": "a", "answer": "b"}]}).encode()
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "d.jsonl").write_bytes(mark + line + b"\n" + mark + line + b"\n\0\0\0")
+    assert [example.id for example in read_examples(tmp_path / "d.jsonl")] == ["1", "2"]
+    assert check_file(tmp_path / "d.jsonl") == []
+
+
+def test_regions_named_in_running_text_are_no_fault(photo):
+    said = "A dog <region0> beside <ground>cats</ground><objects><region1><region2></objects>."
+    assert record(photo, turns=(Turn(question="What is here?", answer=said),))
+
+
+@pytest.mark.parametrize("out", ["sheet.abc", "sheet", "a-file/sheet.png"])
+def test_a_sheet_that_cannot_be_written_is_refused_in_one_line(tmp_path, photo, out):
+    (tmp_path / "a-file").write_text("")
+    good = {"image": "images/a.png", "turns": [{"question": "a", "answer": "b"}]}
+    run = CliRunner().invoke(
+        app, ["show", str(lines(tmp_path, good)), "--out", str(tmp_path / out)]
+    )
+    assert run.exit_code == 2
+    assert run.output.startswith("error: ")
+    assert out in run.output
+    assert run.output.count("\n") == 1
+
+
+def test_an_annotation_file_given_for_records_says_where_to_name_it(tmp_path):
+    (tmp_path / "coco.json").write_text("{}")
+    run = CliRunner().invoke(app, ["check", str(tmp_path / "coco.json")])
+    assert run.exit_code == 2
+    assert "type: coco, annotations:" in run.output

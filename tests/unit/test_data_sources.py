@@ -121,6 +121,8 @@ def test_lvis_says_itself_what_is_absent_and_what_is_not_counted(tmp_path, image
     content, _ = coco(tmp_path, **row)
     content["images"][0].pop("file_name")
     content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/1.jpg"
+    (images / "val2017").mkdir()
+    (images / "1.jpg").rename(images / "val2017" / "1.jpg")
     source = CocoSource(written(tmp_path, content), images, only("detection"))
     picture = source.picture(0)
     assert picture.image == images / "val2017" / "1.jpg"
@@ -138,7 +140,8 @@ def test_crowds_and_boxes_without_area_make_their_kind_uncountable(tmp_path, ima
     picture = source.picture(0)
     assert picture.partial == {"dog", "cat"}
     assert picture.names == ("dog",)
-    assert source.unusable == 1
+    (note,) = source.notes
+    assert "1 of 3 annotations have no box of a pixel or more in their image" in note
 
 
 def test_proposals_stand_among_the_regions_but_never_beside_their_own_truth(tmp_path, images):
@@ -379,17 +382,19 @@ def test_mixtures_that_cannot_be_are_refused(tmp_path):
         Mixture([Part("z", source)], seed=1).load_state_dict(state)
 
 
+SYNTHETIC = "recipes.synthetic:make_source"
+
+
 def test_a_recipe_makes_a_mixture(tmp_path, images):
     _, path = coco(tmp_path)
     recipe = {
         "sources": [
             {"type": "jsonl", "path": str(jsonl(tmp_path, "a", 3)), "weight": 2},
             {
-                "type": "scenes",
+                "type": SYNTHETIC,
                 "objects": [2, 4],
                 "coloured": 1,
                 "tasks": {"counting": 1},
-                "curriculum": [{"until": 3, "objects": [1, 1]}],
             },
             {
                 "type": "coco",
@@ -451,13 +456,15 @@ def test_a_picture_that_cannot_be_changed_is_a_bad_record(tmp_path, images):
     [
         ({}, "sources"),
         (
-            {"sources": [{"type": "scenes", "augment": {"miror": 0.5}}]},
+            {"sources": [{"type": SYNTHETIC, "augment": {"miror": 0.5}}]},
             r"sources\.0\.augment\.miror.*did you mean 'mirror'",
         ),
-        ({"sources": [{"type": "scenes", "augment": {"mirror": 2.0}}]}, "mirror = 2.0 is a share"),
-        ({"sources": [{"type": "scene"}]}, "did you mean 'scenes'"),
-        ({"sources": [{"type": "scenes", "object": 3}]}, "object"),
-        ({"sources": [{"type": "scenes", "objects": "many"}]}, "whole numbers"),
+        ({"sources": [{"type": SYNTHETIC, "augment": {"mirror": 2.0}}]}, "mirror = 2.0 is a share"),
+        ({"sources": [{"type": "cocoa"}]}, "did you mean 'coco'"),
+        ({"sources": [{"type": "json:no_such"}]}, "'json:no_such', which cannot be had: .*no_such"),
+        ({"sources": [{"type": "no_such:make"}]}, "'no_such:make', which cannot be had: No module"),
+        ({"sources": [{"type": SYNTHETIC, "object": 3}]}, "object"),
+        ({"sources": [{"type": SYNTHETIC, "objects": "many"}]}, "whole numbers"),
         ({"sources": [{"type": "jsonl"}]}, "needs path"),
         ({"sources": [{"type": "jsonl", "path": "x", "pth": 3}]}, "did you mean 'path'"),
         ({"sources": [{"type": "coco", "questions": {"turn": 3}}]}, "did you mean 'turns'"),

@@ -13,6 +13,7 @@ import typer
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
+from vlm_fo1._extras import NEWEST_TRANSFORMERS
 from vlm_fo1.cli import doctor as module
 from vlm_fo1.cli import machine as machine_module
 from vlm_fo1.cli import packages
@@ -376,3 +377,12 @@ def test_the_output_is_short_and_ends_with_the_command_to_go_on_with(machine):
         "fo1 detect photo.jpg orange --boxes boxes.json "
         f"--model {RELEASED} --device cpu --dtype float32"
     )
+
+
+def test_a_transformers_newer_than_any_that_was_tested_runs_and_is_said(machine):
+    versions = machine[0]
+    versions["transformers"] = "5.999.0"
+    found = check("transformers")
+    assert found.ok
+    assert f"5.999.0 is newer than {NEWEST_TRANSFORMERS}" in found.detail
+    assert f"pip install 'transformers<={NEWEST_TRANSFORMERS}'" in found.detail

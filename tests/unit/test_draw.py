@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from vlm_fo1 import _badges, draw
-from vlm_fo1._badges import Item
-from vlm_fo1.draw import draw_answer, draw_regions
+from vlm_fo1.answer import Answer, Mention
+from vlm_fo1.draw import draw_regions, labels
+from vlm_fo1.draw import regions as draw
+from vlm_fo1.draw.labels import Item
 from vlm_fo1.errors import ConfigError, ImageError
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 
 ORANGE, SKY = (230, 159, 0), (86, 180, 233)
 SIZES = [(28, 28), (64, 48), (640, 480), (200, 2000), (8000, 30), (3000, 2000)]
+
+
+def draw_answer(image, answer, **options):
+    return answer.draw(image, **options)
 
 
 def blank(size_wh=(640, 480)):
@@ -53,7 +58,7 @@ def pixels(picture, colour):
 
 @pytest.mark.parametrize("size_wh", SIZES)
 @pytest.mark.parametrize("count", [1, 10, 60])
-def test_badges_stay_inside_the_image_and_off_each_other(size_wh, count, monkeypatch):
+def testlabels_stay_inside_the_image_and_off_each_other(size_wh, count, monkeypatch):
     answer = about(
         scattered(count, size_wh),
         orange=range(0, count, 2),
@@ -153,7 +158,7 @@ def test_no_label_is_beyond_drawing(label):
 
 
 def test_accents_are_taken_off_where_no_font_has_them(monkeypatch):
-    monkeypatch.setattr(_badges, "_FALLBACK_FONTS", ())
+    monkeypatch.setattr(labels, "_FALLBACK_FONTS", ())
     (badge,) = badges_of(
         about(one_box(200, 200, 300, 300), **{"café crème": [0]}), (640, 480), monkeypatch
     )
@@ -182,7 +187,7 @@ def test_text_stands_out_from_every_colour_of_the_palette():
         return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
     for colour in draw._PALETTE:
-        low, high = sorted([luminance(colour), luminance(_badges.contrast(colour))])
+        low, high = sorted([luminance(colour), luminance(labels.contrast(colour))])
         assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
@@ -316,7 +321,7 @@ def test_no_regions_are_the_image_alone():
 
 def test_a_badge_that_had_to_move_away_is_tied_to_its_region(monkeypatch):
     item = Item(rect=(300, 300, 310, 310), colour=ORANGE, number="0", label="cat")
-    (badge,) = _badges.write_badges([item], 12, (640, 480))
+    (badge,) = labels.write_badges([item], 12, (640, 480))
     moved = draw.place_badges([badge], [item], (640, 480))[0]
     assert moved.rect[3] == 300
     away = type(badge)(item=item, lines=badge.lines, font=badge.font, pad=2, rect=(10, 10, 60, 30))

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.model.configuration import davit_sizes
+from vlm_fo1.families.florence2 import davit_sizes
+from vlm_fo1.fo1 import FO1
 from vlm_fo1.model.graft import graft
-from vlm_fo1.pipeline import FO1
-from vlm_fo1.processing.hosts import HOST_CHATS
+from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 
 BOXES = np.array([[2.0, 3, 40, 30], [30, 10, 90, 50]], np.float32)
 
@@ -30,11 +30,15 @@ def picture() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def save_host(kind: str, folder: Path) -> Path:
-    chat = HOST_CHATS[kind]
-    text = chat.opening + chat.before_image + chat.image_token + chat.after_image + chat.stop_token
-    control = [token for token in re.findall(r"<[^<>]+>", text) if token != "<image>"]
-    tokenizer = hosts.make_tokenizer(sorted(set(control)))
+BOS = {"idefics3": "<|begin_of_text|>", "smolvlm": "<|im_start|>"}
+
+
+def save_host(kind: str, folder: Path, *, bos_token: str | None = None) -> Path:
+    """A tiny host with the tokenizer of its type."""
+    chat = HOST_CHATS[hosts.type_of(kind)]
+    text = chat.opening + chat.before_image + chat.image_token + chat.after_image + chat.closing
+    control = set(re.findall(r"<[^<>]+>", text + chat.stop_token)) - {"<image>"}
+    tokenizer = hosts.make_tokenizer(sorted(control), bos_token or BOS.get(hosts.type_of(kind)))
     host = hosts.make_host(kind)
     host.config.image_token_id = tokenizer.convert_tokens_to_ids(chat.image_token)
     host.save_pretrained(folder)
@@ -96,6 +100,74 @@ def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: P
     )
     plain = fo1.processor.decode(ids[0, inputs["input_ids"].shape[1] :])
     assert answers == [plain, plain]
+    assert_several_images_and_a_system_message_fit_one_prompt(fo1)
+
+
+def assert_several_images_and_a_system_message_fit_one_prompt(fo1: FO1) -> None:
+    answer = fo1.ask(
+        picture(), "is this what", BOXES, images=[picture()], system="red", max_new_tokens=6
+    )
+    processor, boxes = fo1.processor, torch.tensor(BOXES, dtype=torch.float32)
+    tokens = processor.image_processor.tokens_of(picture().size)
+    ids = processor.encode_prefix(len(BOXES), tokens, system="red")
+    ids += processor.encode_question("is this what", len(BOXES), more_images=[tokens])
+    batch = processor.image_processor([picture()] * 2, [boxes.numpy(), None])
+    out = fo1.model.generate(
+        torch.tensor([ids]), **batch, max_new_tokens=6, do_sample=False,
+        eos_token_id=processor.stop_token_id,
+    )  # fmt: skip
+    assert answer.text == processor.decode(out[0, len(ids) :])
+
+
+def test_a_host_starts_its_prompts_with_its_own_tokenizers_bos(tmp_path: Path) -> None:
+    """The first SmolVLMs are of type idefics3, but start as the second ones do."""
+    for name, first in (("idefics3", "<|begin_of_text|>"), ("smolvlm-1", "<|im_start|>")):
+        host = save_host("idefics3", tmp_path / name, bos_token=first)
+        out = tmp_path / f"{name}-out"
+        done = run(host, "--out", out, "--auxiliary", "davit-tiny", "--max-regions", 4)
+        assert done.exit_code == 0, done.output
+        processor = FO1.from_pretrained(out, device="cpu").processor
+        assert processor.chat.opening == f"{first}User:"
+        ids = processor.encode_prompt("what is this", 0, 1)
+        assert ids[0] == processor.tokenizer.bos_token_id
+        assert ids.count(processor.tokenizer.bos_token_id) == 1
+
+
+def test_a_host_whose_chat_its_tokenizer_does_not_know_is_refused(tmp_path: Path) -> None:
+    without = hosts.make_tokenizer()
+    with pytest.raises(ConfigError, match=r"no BOS token.*'idefics3'"):
+        chat_for_host("idefics3", without)
+    host = save_host("qwen3_vl", tmp_path / "host")
+    plain = hosts.make_tokenizer(["<|image_pad|>", "<|im_end|>", "<|vision_start|>"])
+    plain.save_pretrained(host)
+    done = run(host, "--out", tmp_path / "out", "--auxiliary", "davit-tiny")
+    assert done.exit_code == 2
+    assert re.search(r"splits <\|im_start\|> into .* one is needed", done.output)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hosts_repetition_penalty_does_not_reach_decoding(tmp_path: Path) -> None:
+    host = save_host("qwen2_5_vl", tmp_path / "host")
+    settings = {"repetition_penalty": 1e6, "no_repeat_ngram_size": 1, "max_new_tokens": 6}
+    (host / "generation_config.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    done = run(host, "--out", out, "--auxiliary", "davit-tiny", "--max-regions", 4)
+    assert done.exit_code == 0, done.output
+    assert "repetition" not in (out / "generation_config.json").read_text()
+    (out / "generation_config.json").write_text(json.dumps(settings))  # as released folders have it
+    fo1 = FO1.from_pretrained(out, device="cpu")
+    inputs = fo1.processor([picture()], ["what is this"], [BOXES])
+    shown = inputs["input_ids"].shape[1]
+
+    def written(**options: Any) -> list[int]:
+        return fo1.model.generate(**inputs, **options)[0, shown:].tolist()
+
+    plain = written(repetition_penalty=1.0, no_repeat_ngram_size=0)
+    assert written() == plain
+    assert len(written()) == 6  # the rest of the settings holds
+    assert written(repetition_penalty=1e6) != plain
+    scene = fo1.open(picture(), BOXES)
+    assert scene.ask("what is this", max_new_tokens=6).text == fo1.processor.decode(plain)
 
 
 def test_the_same_seed_grafts_the_same_weights(tmp_path: Path) -> None:
@@ -125,7 +197,7 @@ def test_the_auxiliary_tower_starts_from_a_florence_2(original_names: bool, tmp_
 
 def test_weights_that_do_not_fit_the_named_tower_are_refused(tmp_path: Path) -> None:
     save_florence(tmp_path / "florence", original_names=False)
-    with pytest.raises(CheckpointError, match=r"auxiliary tower: .*another shape"):
+    with pytest.raises(CheckpointError, match=r"auxiliary tower; .*another shape"):
         graft(
             hosts.make_host("qwen2_5_vl"),
             hosts.make_tokenizer(),
@@ -163,7 +235,7 @@ def test_a_host_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 def test_the_command_names_the_reason_and_fails(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
     done = run(tmp_path, "--out", tmp_path / "out")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "no adapter for hosts of type 'llava'" in done.output
     assert not (tmp_path / "out").exists()
 
@@ -173,8 +245,8 @@ def test_a_host_without_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (host / name).unlink()
     done = run(host, "--out", tmp_path / "out")
-    assert done.exit_code == 1
-    assert "the tokenizer of" in done.output
+    assert done.exit_code == 2
+    assert "has no tokenizer: " in done.output
 
 
 def test_a_folder_with_a_model_is_not_written_over(tmp_path: Path) -> None:

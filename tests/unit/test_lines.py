@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from vlm_fo1 import lines
+from vlm_fo1 import jsonl
 from vlm_fo1.errors import ConfigError, FO1Error, OutputError
-from vlm_fo1.lines import LineFile, line_of, lock_file, writing
+from vlm_fo1.jsonl import JsonlFile, line_of, lock_file, writing
 
 
-def note_file(path: Path, *decisive: Any, fresh: bool = False) -> LineFile:
-    return LineFile(path, decisive, thing="note", is_one=lambda one: "note" in one, fresh=fresh)
+def note_file(path: Path, *decisive: Any, fresh: bool = False) -> JsonlFile:
+    return JsonlFile(path, decisive, thing="note", is_one=lambda one: "note" in one, fresh=fresh)
 
 
-def notes(file: LineFile) -> list[Any]:
+def notes(file: JsonlFile) -> list[Any]:
     return [line.values["note"] for line in file.lines()]
 
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_no_utf_8_is_written_in_a_way_that_can_be_read():
 def held_elsewhere(path: Path) -> subprocess.Popen[str]:
     """Another process that holds the lock of a place until its input ends, or it is killed."""
     program = (
-        "import sys; from pathlib import Path; from vlm_fo1.lines import lock_file\n"
+        "import sys; from pathlib import Path; from vlm_fo1.jsonl import lock_file\n"
         "lock = lock_file(Path(sys.argv[1]), 'run'); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -196,7 +196,7 @@ def test_a_lock_holds_in_its_own_process_until_nobody_has_it(tmp_path):
 
 def test_a_fork_leaves_the_lock_to_its_parent(tmp_path):
     with lock_file(tmp_path / "a", "run") as lock:
-        lines._unlock(tmp_path / "a.lock", os.open(os.devnull, os.O_RDONLY), os.getpid() + 1)
+        jsonl._unlock(tmp_path / "a.lock", os.open(os.devnull, os.O_RDONLY), os.getpid() + 1)
         assert (tmp_path / "a.lock").exists()
         assert lock is not None
 
@@ -205,7 +205,7 @@ def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplo
     def no_locks(handle: int) -> bool:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lines, "_try_lock", no_locks)
+    monkeypatch.setattr(jsonl, "_try_lock", no_locks)
     with lock_file(tmp_path / "a", "run"):
         assert "is not protected from a second writer: No locks available" in caplog.text
 

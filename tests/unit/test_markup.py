@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.markup import RELEASED, ScannedMention, Vocabulary, neutralise, scan
+from vlm_fo1.markup import RELEASED, ScannedMention, Vocabulary, escape_special_tokens, scan
 
 SUCCESSOR = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>", max_regions=3)
 
@@ -119,7 +119,7 @@ NASTY = {
     ),
     "objects alone": (
         "x <objects><region1></objects> y",
-        [],
+        [("", (1,))],
         "<objects> without a label before it",
         "x y",
     ),
@@ -133,9 +133,21 @@ NASTY = {
     "closing ground alone": ("x </ground> y", [], "</ground> without <ground>", "x y"),
     "tag in words": (
         "Yes, <region3> is ripe",
-        [],
-        "1 region tags outside <objects> (<region3>): no box is taken from them",
+        [("", (3,))],
+        "1 region tags (<region3>) and no label: their label is empty",
         "Yes, region3 is ripe",
+    ),
+    "tag in words beside a label": (
+        "<region3> is a <ground>cat</ground><objects><region1></objects>",
+        [("cat", (1,))],
+        "1 region tags outside <objects> (<region3>): no box is taken from them",
+        "region3 is a cat",
+    ),
+    "objects never closed and no label": (
+        "<objects><region1>",
+        [("", (1,))],
+        "1 region tags (<region1>) and no label",
+        "",
     ),
     "tag in a label": (
         "<ground>left of <region3></ground><objects><region1></objects>",
@@ -145,8 +157,8 @@ NASTY = {
     ),
     "many tags in words": (
         "<region1><region2><region3><region4>",
-        [],
-        "4 region tags outside <objects> (<region1>, <region2>, <region3>, ...)",
+        [("", (1, 2, 3, 4))],
+        "4 region tags (<region1>, <region2>, <region3>, ...) and no label",
         "region1region2region3region4",
     ),
     "huge number": (
@@ -255,12 +267,6 @@ def test_a_mention_is_read_as_it_was_written(label, numbers):
         assert result.problems == ()
 
 
-def test_the_line_of_regions_in_a_prompt():
-    assert RELEASED.with_features(2) == "<region0><regionfeat><region1><regionfeat>"
-    assert SUCCESSOR.with_features(1) == "<obj0><objfeat>"
-    assert RELEASED.with_features(0) == ""
-
-
 def test_the_tokens_that_a_tokenizer_must_hold():
     assert SUCCESSOR.special_tokens() == [
         *("<obj0>", "<obj1>", "<obj2>", "<ground>", "</ground>", "<objects>", "</objects>"),
@@ -287,6 +293,7 @@ def test_a_vocabulary_survives_a_way_through_plain_values():
         ({"objects": ["<o>", "<o>"]}, "tokens must differ and not be empty"),
         ({"region_feature": ""}, "tokens must differ and not be empty"),
         ({"max_regions": 0}, "max_regions is 0, at least 1 is needed"),
+        ({"max_labels": 0}, "max_labels is 0, at least 1 is needed"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_read_back_is_refused(values, message):
@@ -309,7 +316,7 @@ def test_a_vocabulary_that_cannot_be_read_back_is_refused(values, message):
     ],
 )
 def test_markup_loses_its_brackets(text, clean):
-    assert neutralise(text) == clean
+    assert escape_special_tokens(text) == clean
 
 
 @pytest.mark.parametrize(
@@ -320,31 +327,31 @@ def test_markup_loses_its_brackets(text, clean):
     ],
 )
 def test_harmless_text_is_left_alone(text):
-    assert neutralise(text) == text
+    assert escape_special_tokens(text) == text
 
 
 def test_markup_of_another_vocabulary_is_harmless():
-    assert neutralise("<region3><obj3>", SUCCESSOR) == "<region3>obj3"
+    assert escape_special_tokens("<region3><obj3>", SUCCESSOR) == "<region3>obj3"
 
 
 def test_a_reserved_word_without_brackets_is_dropped():
-    assert neutralise("a@@@@b", reserved=("@@",)) == "ab"
+    assert escape_special_tokens("a@@@@b", reserved=("@@",)) == "ab"
 
 
 def test_blank_reserved_tokens_do_not_eat_the_blanks_of_a_text():
-    assert neutralise("a  b", reserved=("  ", " ", "")) == "a  b"
+    assert escape_special_tokens("a  b", reserved=("  ", " ", "")) == "a  b"
 
 
-def test_deep_nesting_is_disarmed_without_one_pass_per_level():
+def test_deep_nesting_is_escaped_without_one_pass_per_level():
     text = "<|" * 50_000 + "x" + "|>" * 50_000
-    assert neutralise(text) == "x"
+    assert escape_special_tokens(text) == "x"
 
 
 @given(messy_text)
 def test_nothing_of_markup_is_left_however_it_was_nested(text):
     for vocabulary in (RELEASED, SUCCESSOR):
-        clean = neutralise(text, vocabulary, ("[INST]", "<s>"))
+        clean = escape_special_tokens(text, vocabulary, ("[INST]", "<s>"))
         assert not vocabulary.tag_pattern().search(clean)
         for token in (*vocabulary.special_tokens(), "[INST]", "<s>", "<|im_end|>"):
             assert token not in clean
-        assert neutralise(clean, vocabulary, ("[INST]", "<s>")) == clean
+        assert escape_special_tokens(clean, vocabulary, ("[INST]", "<s>")) == clean

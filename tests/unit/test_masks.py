@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import BoxError
-from vlm_fo1.masks import decode_rle, encode_rle, mask_boxes, mask_iou
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.masks import component_boxes, decode_rle, encode_rle, mask_boxes, mask_iou
+from vlm_fo1.regions import Regions
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 MASKS = SHAPES.flatmap(lambda shape: arrays(np.bool_, shape))
@@ -127,3 +128,19 @@ def test_json_has_masks_only_when_asked():
     assert np.array_equal(np.stack([decode_rle(rle) for rle in written]), answer.regions.masks)
     plain = Regions(answer.regions.xyxy, (40, 30))
     assert "masks" not in plain.to_dict(masks=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "boxes"),
+    [
+        (["....", "...."], []),
+        (["#..#", "...#", "#..."], [[0, 0, 1, 1], [3, 0, 4, 2], [0, 2, 1, 3]]),
+        (["#.#.", ".#..", "...."], [[0, 0, 3, 2]]),  # corners touch
+        (["#...#", "#...#", "#####"], [[0, 0, 5, 3]]),  # two arms that meet below
+        (["#.#.#", "#.###", "###.."], [[0, 0, 5, 3]]),
+    ],
+)
+def test_connected_parts_of_a_mask_get_a_box_each(rows, boxes):
+    mask = np.array([[sign == "#" for sign in row] for row in rows])
+    assert component_boxes(mask).tolist() == boxes
+    assert component_boxes(mask).shape == (len(boxes), 4)

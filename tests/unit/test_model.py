@@ -13,11 +13,12 @@ from torch import Tensor
 
 from vlm_fo1.errors import ConfigError, SpliceError
 from vlm_fo1.model.connectors import build_connector
-from vlm_fo1.model.generation import RegionTokenProbabilities
+from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.model.splice import cut_prompt
 
 RECORDED = Path(__file__).parents[1] / "data" / "fo1"
-IMAGE, REGION = 255, 299
+IMAGE, REGION = 255, 256  # of videos, which no prompt here holds
 
 
 @cache
@@ -142,14 +143,31 @@ def test_two_threads_generate_what_they_generate_alone() -> None:
     assert found == {0: [alone[0]] * 5, 1: [alone[1]] * 5}
 
 
-def test_a_generated_placeholder_is_text() -> None:
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_generated_placeholder_is_text_and_the_cache_goes_by_both_its_names(name) -> None:
     inputs = batch([image(1)])
     with torch.no_grad():
-        started = model()(**inputs, use_cache=True)
+        started = model()(**inputs, use_cache=True)[CACHE]
+        before = started.get_seq_length()
         model()(
             input_ids=torch.tensor([[REGION]]),
-            past_key_values=started.past_key_values,
             position_ids=torch.full((3, 1, 1), 50),
+            **{name: started},
+        )
+    assert started.get_seq_length() == before + 1
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_generation_goes_on_from_a_cache_by_both_its_names(name) -> None:
+    inputs = batch([image(1, regions=2)])
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    with torch.no_grad():
+        prompt = model().embed_prompt(ids, mask, model().encode_images(**inputs))
+        started = model()(**cut_prompt(prompt, 0, ids.shape[1] - 2), use_cache=True)[CACHE]
+        plain = model().generate(ids, mask, **prompt, **options)
+        assert torch.equal(
+            model().generate(ids, mask, **prompt, **{name: started}, **options), plain
         )
 
 
@@ -192,13 +210,3 @@ def test_connectors_are_built_by_their_released_names() -> None:
         build_connector("identity", 8, 4)
     with pytest.raises(ConfigError, match="'qformer' is not supported"):
         build_connector("qformer", 8, 4)
-
-
-def test_region_probabilities_are_those_of_the_tokens_that_were_written() -> None:
-    recorder = RegionTokenProbabilities([3, 1])
-    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
-    for _ in range(3):
-        assert torch.equal(recorder(torch.zeros(1, 1), scores), scores)
-    found = recorder.of_tokens(torch.tensor([1, 2, 3]), 0)
-    expected = scores.softmax(-1)[0]
-    assert found == pytest.approx([float(expected[1]), float(expected[3])])

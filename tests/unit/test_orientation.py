@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 import vlm_fo1
 from vlm_fo1 import FO1
-from vlm_fo1.app.asking import Asked
 from vlm_fo1.app.batch import ask_all
 from vlm_fo1.app.limits import Limits
+from vlm_fo1.app.question import request_of
 from vlm_fo1.cli.main import app
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.images import image_frame, image_size, read_image
 from vlm_fo1.proposers import base
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.frames import FrameFolder
 
 DEMO = Path(vlm_fo1.__file__).parent / "assets" / "demo"
@@ -107,7 +107,7 @@ def test_tiles_of_a_turned_photo_are_those_of_the_upright_one(tmp_path, fo1):
 
 
 def test_the_commands_answer_a_folder_of_turned_photos(tmp_path, fo1, monkeypatch):
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: fo1)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: fo1)
     for orientation in (1, 3, 6, 7, 8):
         turned(tmp_path / "in", orientation)
 
@@ -142,7 +142,7 @@ class Demo(Stub):
 
 
 def test_segmenting_a_turned_photo_finds_what_the_upright_one_has(tmp_path, fo1, monkeypatch):
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: fo1)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: fo1)
     monkeypatch.setitem(base._CLASSES, "demo", f"{__name__}:Demo")
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Demo.__module__])
     for orientation in (5, 6):
@@ -166,9 +166,9 @@ def test_the_page_takes_uploads_upright_one_by_one_and_in_batches(tmp_path, fo1,
         assert picture.size == UPRIGHT.size
         assert not picture.info
     rows = []
-    asked = Asked(task="counting", words="orange", max_new_tokens=100)
+    asked = request_of("counting", words="orange")
     boxes = {path.name: BOXES for path in paths}
-    ask_all(fo1, paths, asked, limits, boxes=boxes, report=rows.append)
+    ask_all(fo1, paths, asked, limits, boxes=boxes, max_new_tokens=100, report=rows.append)
     assert [row.answer.count for row in rows if not isinstance(row, str)] == [3, 3]
 
 

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from vlm_fo1.answer import Mention
 from vlm_fo1.markup import RELEASED, Vocabulary
 from vlm_fo1.parser import parse
-from vlm_fo1.prompts import Question, Task, ask_grounded_caption, ask_labels, ask_text
-from vlm_fo1.structures import Mention, Regions
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Task, ask_image, ask_labels, ask_text
 
 REGIONS = Regions(np.array([[i, i, i + 10, i + 10] for i in range(8)], np.float32), (100, 100))
 DETECT = ask_labels(Task.DETECTION, ["orange", "red apple"])
@@ -72,15 +74,54 @@ def test_labels_that_differ_in_case_only_stay_apart():
     assert [(m.label, m.indices) for m in answer.mentions] == [("apple", (1,)), ("Apple", (2,))]
 
 
-def test_a_label_that_was_not_asked_for_is_kept():
+def test_what_was_asked_is_the_key_whatever_article_or_number_the_text_gives_it():
+    question = ask_labels(Task.DETECTION, ["an orange", "  red\n apples ", "<b|dog>"])
+    text = mention("orange", 1) + mention("the red apple", 2) + mention("<b|dog>", 3)
+    answer = parse(text, REGIONS, question)
+    assert [len(answer[label]) for label in ("an orange", " an  orange ")] == [1, 1]
+    assert len(answer["  red\n apples "]) == len(answer["red apples"]) == 1
+    assert answer.problems == ()
+
+
+def test_a_label_with_markup_is_found_under_what_was_asked():
+    question = ask_labels(Task.DETECTION, ["the <region3>"])
+    answer = parse(mention("the region3", 1), REGIONS, question)
+    assert len(answer["the <region3>"]) == len(answer["the region3"]) == 1
+    with pytest.raises(KeyError, match="'<region3>' was not asked for"):
+        answer["<region3>"]
+
+
+def test_regions_without_any_label_are_a_mention_with_an_empty_one():
+    answer = parse("It is <region3>, not <region99>.", REGIONS, DETECT, tag_confidence=[0.5, 0.25])
+    assert answer.mentions == (Mention("", (3,), (0.5,)),)
+    assert answer[""].xyxy.tolist() == [[3, 3, 13, 13]]
+    assert answer.chosen.labels == ("",)
+    assert answer.problems == (
+        "2 region tags (<region3>, <region99>) and no label: their label is empty",
+        "label '': region 99 does not exist, 8 were offered",
+    )
+    assert [found["bbox"] for found in answer.to_coco(1)] == [[3.0, 3.0, 10.0, 10.0]]
+    assert answer.to_supervision().data["class_name"].tolist() == [""]
+    assert answer.to_dict()["mentions"][0]["label"] == ""
+    assert answer.draw(Image.new("RGB", (100, 100))).size == (100, 100)
+
+
+def test_a_region_named_in_words_and_again_is_one_region():
+    answer = parse("<region3> or <region3>?", REGIONS, ask_text(Task.FREE, "which?"))
+    assert answer.mentions == (Mention("", (3,)),)
+    assert len(answer.problems) == 1
+
+
+def test_a_label_that_was_not_asked_for_is_kept_and_reported():
     answer = parse(mention("pear", 4), REGIONS, DETECT)
+    assert answer.problems == ("label 'pear' was not asked for",)
     assert list(answer) == ["orange", "red apple", "pear"]
     assert len(answer["pear"]) == 1
 
 
 def test_truncation_is_reported():
-    answer = parse("I see", REGIONS, DETECT, finished=False)
-    assert answer.problems == ("the answer was cut at max_new_tokens: raise it to get the rest",)
+    answer = parse("I see", REGIONS, DETECT, cut="the answer was cut")
+    assert answer.problems == ("the answer was cut",)
 
 
 def test_damage_in_the_text_is_reported():
@@ -178,11 +219,11 @@ def test_with_several_labels_the_regions_are_counted():
 
 
 def test_a_region_under_two_labels_counts_once():
-    assert counted(mention("orange", 0) + mention("fruit", 0)) == (1, [])
+    assert counted(mention("orange", 0) + mention("fruit", 0), "orange", "fruit") == (1, [])
 
 
 def test_free_questions_and_captions_have_mentions_too():
-    for question in (ask_grounded_caption(), ask_text(Task.FREE, "what?")):
+    for question in (ask_image(Task.GROUNDED_CAPTION), ask_text(Task.FREE, "what?")):
         assert parse(mention("cup", 1), REGIONS, question).mentions == (Mention("cup", (1,)),)
 
 
@@ -211,12 +252,12 @@ PIECES = [
 
 @given(
     st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=14).map("".join),
-    st.sampled_from([DETECT, ask_labels(Task.COUNTING, "a+(b"), ask_grounded_caption()]),
+    st.sampled_from([DETECT, ask_labels(Task.COUNTING, "a+(b"), ask_image(Task.GROUNDED_CAPTION)]),
     st.none() | st.lists(st.floats(0, 1), max_size=4),
-    st.booleans(),
+    st.sampled_from(["", "cut"]),
 )
-def test_no_text_makes_the_parser_or_its_results_fail(text, question, scores, finished):
-    answer = parse(text, REGIONS, question, tag_confidence=scores, finished=finished)
+def test_no_text_makes_the_parser_or_its_results_fail(text, question, scores, cut):
+    answer = parse(text, REGIONS, question, tag_confidence=scores, cut=cut)
     assert answer.text == text
     assert len(answer.chosen) <= sum(len(m.indices) for m in answer.mentions)
     answer.to_json()
@@ -234,7 +275,7 @@ def test_no_text_makes_the_parser_or_its_results_fail(text, question, scores, fi
 )
 def test_well_formed_mentions_come_back_whole(written):
     text = " and ".join(RELEASED.mention(label, numbers) for label, numbers in written)
-    answer = parse(text, REGIONS, DETECT)
+    answer = parse(text, REGIONS, ask_labels(Task.DETECTION, [*DETECT.labels, "STOP: 2"]))
     assert [(m.label, list(m.indices)) for m in answer.mentions] == written
     assert answer.problems == ()
 

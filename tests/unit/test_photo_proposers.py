@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recipes.synthetic.config import SyntheticConfig
+from recipes.synthetic.render import render
+from recipes.synthetic.sprites import SpriteSet
 from vlm_fo1.boxes import iou
-from vlm_fo1.data.scenes.config import SceneConfig
-from vlm_fo1.data.scenes.render import render
-from vlm_fo1.data.scenes.sprites import SpriteSet
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, MissingExtraError, PromptError
 from vlm_fo1.proposers.base import Proposer, Selection, load_proposer, select
 
@@ -84,12 +84,12 @@ class TestTextLines:
         assert overlaps.max(1).min() > 0.6
         assert sorted(overlaps.argmax(1).tolist()) == list(range(len(PAGE_LINES)))
 
-    def test_every_sign_of_rendered_scenes_is_found(self, text):
-        config = SceneConfig(signs=(1, 3))
+    def test_every_sign_of_rendered_images_is_found(self, text):
+        config = SyntheticConfig(signs=(1, 3))
         rng = np.random.default_rng(0)
-        for scene in (render(config, SpriteSet.shapes(), rng) for _ in range(4)):
-            signs = [item.box_xyxy for item in scene.objects if item.text]
-            [regions] = text.propose([scene.image])
+        for rendered in (render(config, SpriteSet.shapes(), rng) for _ in range(4)):
+            signs = [item.box_xyxy for item in rendered.objects if item.text]
+            [regions] = text.propose([rendered.image])
             assert iou(np.array(signs, np.float32), regions.xyxy).max(1).min() > 0.5
 
     def test_a_portrait_has_no_sure_line(self, text):

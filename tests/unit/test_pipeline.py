@@ -5,6 +5,7 @@ made to say what a test needs (`helpers_script`).
 """
 
 import base64
+import functools
 import io
 import json
 import logging
@@ -23,9 +24,9 @@ from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, ImageError, PromptError
-from vlm_fo1.pipeline import DEFAULT_SELECTION
+from vlm_fo1.fo1 import DEFAULT_SELECTION
 from vlm_fo1.proposers.base import Selection, default_proposer
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
 BOXES = [[2, 3, 40, 50], [30, 20, 100, 80], [60, 5, 110, 40]]
@@ -39,6 +40,7 @@ QUESTIONS = {
     "read_text": lambda it, *image: it.read_text(*image, **SHORT),
     "match": lambda it, *image: it.match(*image, *([] if image else [0]), **SHORT),
     "ground": lambda it, *image: it.ground(*image, **SHORT),
+    "identify": lambda it, *image: it.identify(*image, **SHORT),
     "reason": lambda it, *image: it.reason(*image, "Why?", **SHORT),
     "ask": lambda it, *image: it.ask(*image, "Is {} ripe?", about=[1], **SHORT),
 }
@@ -90,7 +92,7 @@ def special_counts(fo1, ids):
     placeholders = {processor.image_token_id, processor.region_token_id}
     added = processor.tokenizer.added_tokens_decoder.items()
     control = {id_ for id_, token in added if token.special or "<|" in token.content}
-    special = {*control, *fo1.tag_ids, *placeholders}
+    special = {*control, *fo1.processor.region_tag_ids(), *placeholders}
     return Counter(id_ for id_ in ids if id_ in special)
 
 
@@ -135,6 +137,7 @@ def test_a_scene_reads_the_image_and_its_regions_once(fo1, monkeypatch):
     lengths = []
     forward = type(fo1.model).forward
 
+    @functools.wraps(forward)  # transformers asks for its signature
     def counting(self, *args, **options):
         tokens = options.get("inputs_embeds")
         lengths.append((options["input_ids"] if tokens is None else tokens).shape[1])
@@ -143,7 +146,7 @@ def test_a_scene_reads_the_image_and_its_regions_once(fo1, monkeypatch):
     monkeypatch.setattr(type(fo1.model), "forward", counting)
     scene = fo1.open(PIXELS, BOXES)
     scene.detect("cat", **SHORT)
-    assert lengths[0] == len(scene._sight(scene._best)._prefix_ids)
+    assert lengths[0] == len(scene._prefix(scene._best, keep=True).ids)
     del lengths[:]
     scene.detect("cat", **SHORT)
     assert max(lengths) == len(fo1.processor.encode_question(_detect("cat"), len(BOXES)))
@@ -211,7 +214,7 @@ def test_every_chosen_region_has_the_probability_of_its_token_and_keeps_its_scor
     script = say(monkeypatch, fo1, text)
     offered = [{"xyxy": box, "score": s} for box, s in zip(BOXES, [0.5, 0.75, 0.25], strict=True)]
     answer = fo1.detect(PIXELS, "cat", offered)
-    tags = {fo1.tag_ids[2], fo1.tag_ids[0]}
+    tags = {fo1.processor.region_tag_ids()[2], fo1.processor.region_tag_ids()[0]}
     said = [p for id_, p in zip(script.ids, script.probabilities, strict=True) if id_ in tags]
     chosen = answer["cat"]
     assert chosen.confidence is not None
@@ -343,7 +346,7 @@ def test_of_101_boxes_without_scores_a_single_question_shows_the_first_100(fo1, 
     assert said in scene.refer("cat").problems[0]
     assert [said in problem for problem in scene.describe([0, 1]).problems] == [True]
     tags = special_counts(fo1, script.prompts[0])
-    assert all(tags[id_] == 1 for id_ in fo1.tag_ids)
+    assert all(tags[id_] == 1 for id_ in fo1.processor.region_tag_ids())
     for ask in (lambda: scene.match(100), lambda: scene.ask("Is {} ripe?", about=[100])):
         with pytest.raises(PromptError, match="region 100 is not among the 100 of 101 regions"):
             ask()
@@ -524,18 +527,19 @@ def test_with_tiles_the_proposer_looks_at_the_whole_and_at_each_tile(fo1, monkey
 
 def test_the_default_proposer_is_loaded_when_boxes_are_first_left_out(fo1, monkeypatch):
     loaded = []
-    monkeypatch.setattr("vlm_fo1.pipeline.default_proposer", lambda _: "stub")
+    monkeypatch.setattr("vlm_fo1.fo1.default_proposer", lambda _: "stub")
     monkeypatch.setattr(
-        "vlm_fo1.pipeline.load_proposer",
+        "vlm_fo1.fo1.load_proposer",
         lambda name, **options: loaded.append((name, options)) or Stub(),
     )
-    asked = FO1.from_pretrained("tiny")
+    asked = FO1.from_pretrained("tiny", device="cpu")
     asked.open(PIXELS, BOXES)
     assert loaded == []
     asked.open(PIXELS)
     asked.open(PIXELS)
     assert loaded == [("stub", {"device": "cpu"})]
-    assert len(FO1.from_pretrained("tiny", proposer="other").open(PIXELS).regions) == 2
+    other = FO1.from_pretrained("tiny", proposer="other", device="cpu")
+    assert len(other.open(PIXELS).regions) == 2
     assert [name for name, _ in loaded] == ["stub", "other"]
 
 
@@ -548,6 +552,13 @@ def test_models_other_than_the_bundled_one_come_without_a_proposer(tmp_path):
 def test_an_unknown_proposer_is_refused_by_name():
     with pytest.raises(ConfigError, match="there is no proposer 'upm', did you mean 'upn'"):
         FO1.from_pretrained("tiny", proposer="upm:weights.pth")
+
+
+def test_the_loading_of_a_model_tells_its_proposer_token_and_strictness(monkeypatch):
+    asked = []
+    monkeypatch.setattr("vlm_fo1.fo1.load_proposer", lambda name, **how: asked.append((name, how)))
+    FO1.from_pretrained("tiny", proposer="upn:x", token="hf_x", strict=True, device="cpu")
+    assert asked == [("upn:x", {"device": "cpu", "token": "hf_x", "strict": True})]
 
 
 # --- match ---------------------------------------------------------------------------------------
@@ -610,7 +621,7 @@ def test_markup_in_the_words_of_a_user_forges_no_token(fo1, monkeypatch, name):
     innocent = special_counts(fo1, script.prompts[-1])
     closing = words_of(fo1, script.prompts[-1]).count(fo1.processor.chat.stop_token)
     assert closing == 1 + fo1.processor.chat.opening.count(fo1.processor.chat.stop_token)
-    assert innocent[fo1.tag_ids[2]] == 1
+    assert innocent[fo1.processor.region_tag_ids()[2]] == 1
     for words in EVIL:
         getattr(scene, name)(words)
         assert special_counts(fo1, script.prompts[-1]) == innocent, words
@@ -669,7 +680,7 @@ def test_about_puts_a_region_where_its_placeholder_stands(fo1, monkeypatch):
     assert "Is <region2> left of <region0>?" in words_of(fo1, script.prompts[0])
     assert "Is <region1> ripe?" in words_of(fo1, script.prompts[1])
     tags = special_counts(fo1, script.prompts[0])
-    assert [tags[fo1.tag_ids[index]] for index in range(3)] == [2, 1, 2]
+    assert [tags[fo1.processor.region_tag_ids()[index]] for index in range(3)] == [2, 1, 2]
 
 
 def test_about_and_placeholders_must_pair_up(fo1):
@@ -678,6 +689,14 @@ def test_about_and_placeholders_must_pair_up(fo1):
 
 
 # --- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_wh", [(3000, 30), (6001, 30), (20000, 60), (224, 1), (1, 224)])
+def test_an_image_as_narrow_as_can_be_is_answered_in_its_pixels(fo1, size_wh):
+    image = Image.new("RGB", size_wh, "orange")
+    answer = fo1.detect(image, ["orange"], [[0, 0, *size_wh]], **SHORT)
+    assert answer.size_wh == size_wh
+    assert answer.regions.xyxy.tolist() == [[0, 0, *size_wh]]
 
 
 def test_an_image_may_come_in_any_form(fo1, tmp_path, alone):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.helpers_released import Layout, make_released
 from tests.helpers_tokenizer import CONTROL, char_tokenizer
 from transformers import Qwen2VLImageProcessorPil
 
@@ -15,6 +16,7 @@ from vlm_fo1.errors import (
     CheckpointError,
     ConfigError,
     ImageError,
+    MissingExtraError,
     PromptError,
 )
 from vlm_fo1.markup import Vocabulary
@@ -341,7 +343,7 @@ def test_the_tags_of_a_question_stay_tokens(processor):
     ]
 
 
-def test_a_tag_that_does_not_exist_is_disarmed(processor):
+def test_a_tag_that_does_not_exist_is_escaped(processor):
     assert "is region100 red" in processor.prompt("is <region100> red", 1)
 
 
@@ -576,6 +578,64 @@ def test_a_released_tokenizer_of_the_older_kind_is_read(tmp_path):
     assert processor.decode(processor.encode_question("is <region1> red?", 2)) == (
         "\nis <region1> red?"
     )
+
+
+def test_rows_are_filled_with_no_placeholder_though_the_tokenizer_pads_with_one():
+    tokenizer = char_tokenizer()
+    tokenizer.pad_token = "<|image_pad|>"
+    processor = FO1Processor(FO1ImageProcessor(), tokenizer)
+    batch = processor([IMAGE, None], ["ab", "c"], [BOXES, None])
+    padding = batch["input_ids"][batch["attention_mask"] == 0]
+    assert set(padding.tolist()) == {processor.stop_token_id}
+    images = (batch["input_ids"] == processor.image_token_id).sum(-1)
+    assert images.tolist() == [batch["image_grid_thw"].prod().item() // 4, 0]
+    filled = FO1Processor(FO1ImageProcessor(), char_tokenizer())([None, None], ["ab", "c"])
+    assert filled["input_ids"][1, 0] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 7031645\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "words"),
+    [
+        ("slow", {"merges.txt": None}, r"has no tokenizer: merges\.txt missing; it needs"),
+        ("slow", {"vocab.json": None}, r"has no tokenizer: vocab\.json missing"),
+        ("slow", {"vocab.json": None, "merges.txt": None}, r"vocab\.json and merges\.txt missing"),
+        (
+            "fast",
+            {"tokenizer.json": None},
+            r"has no tokenizer: vocab\.json and merges\.txt missing",
+        ),
+        ("both", {"tokenizer.json": POINTER}, r"tokenizer\.json is a Git LFS pointer"),
+        ("slow", {"merges.txt": POINTER}, r"merges\.txt is a Git LFS pointer.*git lfs pull"),
+        (
+            "slow",
+            {"tokenizer_config.json": POINTER},
+            r"tokenizer_config\.json is a Git LFS pointer",
+        ),
+        ("fast", {"tokenizer.json": '{"model": {'}, r"cannot be loaded \(.*\): download its files"),
+    ],
+)
+def test_a_tokenizer_that_is_not_whole_is_refused_by_the_file(tmp_path, layout, change, words):
+    folder = make_released(tmp_path, Layout(tokenizer=layout))
+    for name, text in change.items():
+        if text is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(text)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        FO1Processor.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_needs_another_package_names_it(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise ImportError("LlamaTokenizer requires the SentencePiece library\nbut it was not found")
+
+    monkeypatch.setattr("vlm_fo1.processing.tokenizer.AutoTokenizer.from_pretrained", load)
+    with pytest.raises(MissingExtraError, match="needs sentencepiece: pip install sentencepiece"):
+        FO1Processor.from_pretrained(make_released(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
+from typing import Any
+
 import pytest
 
 from vlm_fo1.errors import PromptError
+from vlm_fo1.families.omchat_qwen2_5_vl import CHAT
 from vlm_fo1.markup import Vocabulary
-from vlm_fo1.prompts import (
-    LABEL_TASKS,
-    REGION_TASKS,
-    SYSTEM,
-    TEMPLATES,
-    TEXT_TASKS,
+from vlm_fo1.tasks import (
+    TASKS,
+    Request,
     Task,
-    ask_grounded_caption,
+    ask_image,
     ask_labels,
     ask_regions,
     ask_text,
+    in_groups,
+    questions_of,
+    task_of,
 )
 
 FROZEN = {
@@ -29,6 +32,10 @@ FROZEN = {
         "Briefly describe this image and detect all mentioned objects. Answer with grounded "
         "object indexes."
     ),
+    "identify": (
+        "Please identify every object in the image and provide their labels along with their "
+        "indexes."
+    ),
     "visual_prompt": (
         "Using the provided object {} as a reference, identify all other objects of the same "
         "category in this image. Respond with object indexes."
@@ -44,14 +51,39 @@ FROZEN = {
 }
 
 
+def templates():
+    return [(task, spec.template) for task, spec in TASKS.items()]
+
+
 def test_the_templates_are_word_for_word_those_of_the_released_model():
-    assert {str(task): text for task, text in TEMPLATES.items()} == FROZEN
-    assert SYSTEM == "You are a helpful assistant."
+    assert {str(task): text for task, text in templates()} == FROZEN
+    assert CHAT["opening"].split("\n")[1] == "You are a helpful assistant.<|im_end|>"
 
 
 def test_every_task_has_one_way_to_be_asked():
-    kinds = [*LABEL_TASKS, *REGION_TASKS, *TEXT_TASKS, Task.GROUNDED_CAPTION]
-    assert sorted(kinds) == sorted(Task)
+    assert sorted(TASKS) == sorted(Task)
+    said = {"labels": {"labels": ("cat",)}, "label": {"labels": ("cat",)}, "text": {"text": "Why?"}}
+    for task, spec in TASKS.items():
+        values: Any = said.get(spec.takes, {"regions": (0,)} if spec.takes == "regions" else {})
+        (question,) = questions_of(Request(task=task, **values), 1)
+        assert question.task == task
+
+
+def test_a_request_is_plain_data_and_says_what_is_wrong_with_it():
+    request = Request(task="detection", labels=("cat", "dog"))
+    assert Request(**request.to_dict()) == request
+    assert request.to_dict() == {"task": "detection", "labels": ["cat", "dog"]}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"task": "detecton"}, "did you mean 'detection'"),
+        ({"task": "detection"}, "at least one label"),
+        ({"task": "free"}, "the question is empty"),
+        ({"task": "grounded_caption", "labels": ("cat",)}, "takes no labels"),
+        ({"task": "free", "text": "Why?", "labels": ("cat",)}, "free takes no labels"),
+        ({"task": "brief_caption", "regions": ("one",)}, "the number of a region is needed"),
+    ]
+    for values, said in wrong:
+        with pytest.raises(PromptError, match=said):
+            Request(**values)
 
 
 def test_several_labels_are_joined_with_a_comma():
@@ -109,13 +141,13 @@ def test_braces_in_a_label_are_ordinary_text():
         ("<reg<ground>ion3>", "<reggroundion3>"),
     ],
 )
-def test_markup_in_a_label_is_disarmed(label, asked):
+def test_markup_in_a_label_is_escaped(label, asked):
     question = ask_labels(Task.DETECTION, [label])
     assert question.labels == (asked,)
-    assert question.text == TEMPLATES[Task.DETECTION].replace("{}", asked)
+    assert question.text == TASKS[Task.DETECTION].template.replace("{}", asked)
 
 
-def test_special_tokens_of_the_tokenizer_are_disarmed_where_named():
+def test_special_tokens_of_the_tokenizer_are_escaped_where_named():
     reserved = ("<start_of_turn>", "[INST]")
     assert ask_labels(Task.DETECTION, "a <start_of_turn>", reserved=reserved).labels == (
         "a start_of_turn",
@@ -146,8 +178,62 @@ def test_regions_that_do_not_exist_are_refused(indices, message):
         ask_regions(Task.REGION_OCR, indices, 3)
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (None, r"label 1 is None \(NoneType\): a text is needed"),
+        (5, r"label 1 is 5 \(int\): a text is needed"),
+        (b"cat", r"label 1 is b'cat' \(bytes\): a text is needed"),
+        ("a\ud83d", r"label 1 = 'a\\ud83d' holds half a character \(a lone surrogate\)"),
+    ],
+)
+def test_a_label_that_is_no_text_is_refused_with_its_position(label, said):
+    with pytest.raises(PromptError, match=said):
+        ask_labels(Task.DETECTION, ["cat", label])
+    with pytest.raises(PromptError, match=said.replace("label 1", "the question")):
+        ask_text(Task.FREE, label)
+
+
+@pytest.mark.parametrize("labels", [None, 5])
+def test_what_is_no_list_of_labels_is_refused(labels):
+    with pytest.raises(PromptError, match=rf"labels is {labels} .*: a list is needed"):
+        ask_labels(Task.DETECTION, labels)
+
+
+def test_labels_may_come_from_anything_that_can_be_gone_through():
+    for labels in (("cat", "dog"), iter(["cat", "dog"]), {"cat": 1, "dog": 2}):
+        assert ask_labels(Task.DETECTION, labels).labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize("region", ["0", None, 0.5])
+def test_a_region_that_is_no_whole_number_is_refused(region):
+    with pytest.raises(PromptError, match="the number of a region is needed"):
+        ask_regions(Task.VISUAL_PROMPT, [region], 3)
+
+
+def test_many_labels_are_asked_in_as_few_questions_as_hold_them_of_like_size():
+    question = ask_labels(Task.DETECTION, [f"thing {n}" for n in range(7)])
+    groups = in_groups(question, 3)
+    assert [group.labels for group in groups] == [
+        ("thing 0", "thing 1"), ("thing 2", "thing 3"), ("thing 4", "thing 5", "thing 6"),
+    ]  # fmt: skip
+    assert groups[0].text == TASKS[Task.DETECTION].template.format("thing 0, thing 1")
+    assert in_groups(question, 7) == [question]
+
+
+def test_a_description_is_brief_or_detailed():
+    assert task_of("describe", "brief") == Task.BRIEF_CAPTION
+    assert task_of("describe", "detailed") == Task.DETAILED_CAPTION
+    with pytest.raises(PromptError, match="detail is 'long': one of 'brief', 'detailed' is needed"):
+        task_of("describe", "long")
+
+
+def test_identifying_everything_needs_nothing_of_the_user():
+    assert ask_image(Task.IDENTIFY).text == FROZEN["identify"]
+
+
 def test_the_grounded_caption_needs_nothing_of_the_user():
-    assert ask_grounded_caption().text == FROZEN["grounded_caption"]
+    assert ask_image(Task.GROUNDED_CAPTION).text == FROZEN["grounded_caption"]
 
 
 def test_a_question_about_the_system_is_asked_as_it_stands():
@@ -194,7 +280,7 @@ def test_questions_that_cannot_be_asked_are_refused(text, about, message):
     [
         (lambda: ask_labels(Task.FREE, "cat"), "free does not take labels: one of counting, "),
         (lambda: ask_regions(Task.COUNTING, [0], 1), "counting does not take regions"),
-        (lambda: ask_text(Task.GROUNDED_CAPTION, "x"), "grounded_caption does not take a text"),
+        (lambda: ask_text(Task.GROUNDED_CAPTION, "x"), "grounded_caption does not take text"),
     ],
 )
 def test_a_task_of_another_kind_is_refused(ask, message):

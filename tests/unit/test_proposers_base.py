@@ -1,9 +1,15 @@
 """What holds for proposers as such: found by name, asked the right way, thinned in one place."""
 
+import sys
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pytest
+from tests.helpers_stub_proposer import Stub
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
+from vlm_fo1.proposers import base
 from vlm_fo1.proposers.base import (
     DEFAULT_SELECTION,
     Selection,
@@ -14,8 +20,8 @@ from vlm_fo1.proposers.base import (
     select,
     selection_of,
 )
-from vlm_fo1.proposers.hf_load import Family
-from vlm_fo1.structures import Regions
+from vlm_fo1.proposers.hf.load import Family
+from vlm_fo1.regions import Regions
 
 SIZE = (100, 80)
 BOXES = [[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 90, 70]]
@@ -85,7 +91,7 @@ def test_queries_are_cleaned_needed_or_refused():
 
 def test_a_proposer_without_a_selection_of_its_own_gets_the_usual_one():
     class Bare:
-        name, fingerprint, takes_queries = "bare", "1", False
+        name, fingerprint, requires_labels = "bare", "1", False
 
         def propose(self, images, *, queries=None):
             return [Regions.empty(image.size) for image in images]
@@ -104,3 +110,67 @@ def test_detectors_that_score_low_are_not_cut_off_at_the_usual_score():
     least = [Family.of(kind).min_score for kind in ("rt_detr_v2", "grounding-dino", "owlv2")]
     assert least == sorted(least, reverse=True)
     assert least[0] == DEFAULT_SELECTION.min_score > least[1] > least[2] > 0
+
+
+# What reaches a proposer of the Hub
+
+
+class Fetched:
+    """Loads a stub; remembers what it was asked."""
+
+    asked: ClassVar[list] = []
+
+    @classmethod
+    def from_pretrained(cls, argument, *, device=None, revision=None, token=None):
+        cls.asked.append((argument, device, revision, token))
+        return Stub()
+
+
+class Plain:
+    """The same, with nothing on the Hub."""
+
+    @classmethod
+    def from_pretrained(cls, argument, *, device=None):
+        Fetched.asked.append((argument, device))
+        return Stub()
+
+
+@pytest.fixture
+def proposers(monkeypatch):
+    Fetched.asked.clear()
+    monkeypatch.setitem(base._CLASSES, "fetched", "made_here:Fetched")
+    monkeypatch.setitem(base._CLASSES, "plain", "made_here:Plain")
+    here = SimpleNamespace(Fetched=Fetched, Plain=Plain)
+    monkeypatch.setitem(sys.modules, "made_here", here)
+
+
+def test_revision_and_token_reach_a_proposer_and_a_revision_may_stand_in_its_name(proposers):
+    load_proposer("fetched:facebook/sam3@v2", token="hf_x", device="cpu", strict=True)
+    load_proposer("fetched:facebook/sam3", revision="v1")
+    load_proposer("fetched:facebook/sam3@v1", revision="v1")
+    assert Fetched.asked == [
+        ("facebook/sam3", "cpu", "v2", "hf_x"),
+        ("facebook/sam3", None, "v1", None),
+        ("facebook/sam3", None, "v1", None),
+    ]
+
+
+def test_a_path_with_an_at_sign_is_a_path(proposers, tmp_path):
+    load_proposer(f"fetched:{tmp_path}/weights@2.pth")
+    load_proposer("fetched:one/two/three@v1")
+    assert [asked[0] for asked in Fetched.asked] == [
+        f"{tmp_path}/weights@2.pth",
+        "one/two/three@v1",
+    ]
+
+
+def test_a_proposer_without_the_hub_gets_no_token_and_refuses_a_revision(proposers):
+    load_proposer("plain:x", token="hf_x", device="cpu")
+    assert Fetched.asked == [("x", "cpu")]
+    with pytest.raises(ConfigError, match="the proposer plain takes no revision, got 'v1'"):
+        load_proposer("plain:x", revision="v1")
+
+
+def test_two_revisions_are_refused(proposers):
+    with pytest.raises(ConfigError, match=r"sam3@v2 and revision = 'v1': name one"):
+        load_proposer("fetched:facebook/sam3@v2", revision="v1")

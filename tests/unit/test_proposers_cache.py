@@ -14,7 +14,7 @@ from PIL import Image
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.proposers.base import Proposer
 from vlm_fo1.proposers.cache import CachedProposer, pack, unpack
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 SIZE = (16, 12)
 
@@ -24,9 +24,9 @@ class Counting:
 
     name = "counting"
 
-    def __init__(self, fingerprint="1", *, takes_queries=False, masks=False):
+    def __init__(self, fingerprint="1", *, requires_labels=False, masks=False):
         self.fingerprint = fingerprint
-        self.takes_queries = takes_queries
+        self.requires_labels = requires_labels
         self.masks = masks
         self.asked = []
 
@@ -100,7 +100,7 @@ def test_an_entry_holds_all_of_the_regions(regions):
 
 
 def test_the_key_is_what_decides_the_regions(tmp_path):
-    inner = Counting(takes_queries=True)
+    inner = Counting(requires_labels=True)
     cached = CachedProposer(inner, tmp_path)
     cached.propose([picture(1)], queries=["cat", "dog"])
     cached.propose([picture(1)], queries=[" cat ", "dog"])
@@ -114,7 +114,7 @@ def test_the_key_is_what_decides_the_regions(tmp_path):
 
 def test_queries_are_checked_before_the_folder_is_looked_into(tmp_path):
     with pytest.raises(PromptError, match="counting looks for named things"):
-        CachedProposer(Counting(takes_queries=True), tmp_path).propose([])
+        CachedProposer(Counting(requires_labels=True), tmp_path).propose([])
     with pytest.raises(PromptError, match="leave out queries"):
         CachedProposer(Counting(), tmp_path).propose([picture(1)], queries=["cat"])
 

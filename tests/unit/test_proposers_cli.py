@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import BoxError
-from vlm_fo1.proposers.given import given_regions, read_boxes
-from vlm_fo1.structures import Regions
+from vlm_fo1.formats.boxes import given_regions, read_boxes
+from vlm_fo1.regions import Regions
 
 SIZE = (120, 80)
 
@@ -21,7 +21,7 @@ class Corners:
     """Offers three boxes whose place depends on the picture."""
 
     name = "corners"
-    takes_queries = False
+    requires_labels = False
     fingerprint = "1"
 
     def __init__(self, asked):

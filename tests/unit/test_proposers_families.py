@@ -30,7 +30,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
-from vlm_fo1.proposers import hf_load
+from vlm_fo1.proposers.hf import load as hf_load
 
 LW_DETR = {
     "backbone_config": {
@@ -82,7 +82,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_the_best_box_is_that_of_the_library(kind, tmp_path) -> None:
     proposer: Any = build(tmp_path, kind=kind, **FAMILIES[kind])
     picture = scene(0)
-    queries = QUERIES if proposer.takes_queries else None
+    queries = QUERIES if proposer.requires_labels else None
     (regions,) = proposer.propose([picture], queries=queries)
     assert len(regions)
     text = proposer._prompts(QUERIES)[0].inputs if queries else {}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.boxes import given_regions, read_boxes
 from vlm_fo1.images import Frame
 from vlm_fo1.masks import encode_rle
-from vlm_fo1.proposers.given import given_regions, read_boxes
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 SIZE = (100, 80)
 XYXY = [[10.0, 20.0, 30.0, 40.0], [50.0, 0.0, 100.0, 80.0]]
@@ -55,7 +55,7 @@ def test_yolo_scores_stay_with_their_boxes(tmp_path):
     regions = regions_of(write(tmp_path / "a.txt", SCORED), SIZE)
     assert near(regions, XYXY)
     assert regions.scores is not None
-    assert regions.scores.tolist() == [0.5, 0.25]
+    assert np.array_equal(np.asarray(regions.scores), [0.5, 0.25])
 
 
 def test_a_yolo_outline_gives_the_box_around_it(tmp_path):
@@ -94,7 +94,7 @@ def test_a_score_and_the_number_of_a_track_after_it_are_told_apart(tmp_path):
     rows = "3 0.2 0.375 0.2 0.25 0.5 1\n0 0.75 0.5 0.5 1 0.25 12\n"
     regions = yolo_of(tmp_path, rows)
     assert near(regions, XYXY)
-    assert regions.scores.tolist() == [0.5, 0.25]
+    assert np.array_equal(np.asarray(regions.scores), [0.5, 0.25])
 
 
 def test_an_outline_may_have_a_score_and_a_track_too(tmp_path):
@@ -102,7 +102,7 @@ def test_an_outline_may_have_a_score_and_a_track_too(tmp_path):
     for more in ("", " 0.5 7"):
         regions = yolo_of(tmp_path, f"{outline} 0.25{more and ' 7'}\n{outline} 0.5{more and ' 2'}")
         assert near(regions, [XYXY[0], XYXY[0]])
-        assert regions.scores.tolist() == [0.25, 0.5]
+        assert np.array_equal(np.asarray(regions.scores), [0.25, 0.5])
 
 
 @pytest.mark.parametrize("last", ["7", "1.5", "-1"])
@@ -219,7 +219,7 @@ def test_detections_of_supervision_keep_scores_names_and_masks():
     assert near(regions, XYXY)
     assert regions.labels == ("cat", "dog")
     assert regions.scores is not None
-    assert regions.scores.tolist() == [0.5, 0.25]
+    assert np.array_equal(np.asarray(regions.scores), [0.5, 0.25])
     assert regions.masks is not None
     np.testing.assert_array_equal(regions.masks, masks)
     bare = regions_of(supervision.Detections(xyxy=np.array(XYXY)), SIZE)

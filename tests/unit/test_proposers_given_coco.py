@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.boxes import given_regions, read_boxes
 from vlm_fo1.images import Frame
 from vlm_fo1.masks import encode_rle
-from vlm_fo1.proposers.given import given_regions, read_boxes
 
 SIZE = (320, 288)
 IMAGE = {"id": 1, "file_name": "photo.jpg", "width": 320, "height": 288}
@@ -26,7 +26,7 @@ def coco(image=None, annotation=None, category=None, **more):
     }
 
 
-def offer_of(source, image="photo.jpg", frame=SIZE):
+def offer_of(source, image: str | int = "photo.jpg", frame=SIZE):
     return given_regions(source, frame, image=image)
 
 

@@ -15,12 +15,12 @@ from transformers import BertConfig
 from transformers.models.grounding_dino.processing_grounding_dino import GroundingDinoProcessor
 
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, MissingExtraError, PromptError
-from vlm_fo1.proposers import hf
 from vlm_fo1.proposers.base import load_proposer
-from vlm_fo1.proposers.hf import DetectorProposer
-from vlm_fo1.proposers.hf_load import Family
-from vlm_fo1.proposers.hf_prompts import grounding_prompts, owl_prompts
-from vlm_fo1.structures import Regions
+from vlm_fo1.proposers.hf import proposer as hf
+from vlm_fo1.proposers.hf.load import Family
+from vlm_fo1.proposers.hf.prompts import grounding_prompts, owl_prompts
+from vlm_fo1.proposers.hf.proposer import DetectorProposer
+from vlm_fo1.regions import Regions
 
 PICTURE = scene(0)
 
@@ -154,7 +154,7 @@ def test_a_name_as_long_as_the_limit_fits_and_a_longer_one_is_refused(limit) -> 
 
 
 def test_owl_reads_each_name_by_itself(monkeypatch) -> None:
-    monkeypatch.setattr("vlm_fo1.proposers.hf_prompts.NAMES_AT_ONCE", 2)
+    monkeypatch.setattr("vlm_fo1.proposers.hf.prompts.NAMES_AT_ONCE", 2)
     prompts = owl_prompts(QUERIES, clip_tokenizer(), template="a {}", limit=8)
     assert [prompt.labels for prompt in prompts] == [("cat", "red lamp"), ("dog",)]
     ids = prompts[0].inputs["input_ids"]
@@ -219,7 +219,7 @@ def test_a_detector_that_gives_no_numbers_is_told_of(kind, tmp_path) -> None:
         for value in broken.model.parameters():
             value.fill_(torch.nan)
     with pytest.raises(BoxError, match=r"hf returned \d+ of \d+ boxes that are no numbers"):
-        broken.propose([PICTURE], queries=QUERIES if broken.takes_queries else None)
+        broken.propose([PICTURE], queries=QUERIES if broken.requires_labels else None)
 
 
 def test_weights_of_another_network_are_refused(tmp_path) -> None:

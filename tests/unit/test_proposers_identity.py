@@ -8,8 +8,8 @@ from PIL import Image
 
 from vlm_fo1.boxes import turn_upright
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.identity import Ids, Names, name_parts, same_name, shown_boxes, stated_size
 from vlm_fo1.images import Frame
-from vlm_fo1.proposers.identity import Ids, Names, name_parts, same_name, shown_boxes, stated_size
 
 # --- ids -----------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ def test_boxes_of_the_stored_size_are_turned_with_the_image_and_it_is_said(orien
     box = [1, 2, 11, 22]
     boxes, note = shown_boxes([box], (40, 30), frame)
     stored = Image.new("L", (40, 30))
-    stored.paste(255, tuple(box))
+    stored.paste(255, (1, 2, 11, 22))
     ways = {
         5: Image.Transpose.TRANSPOSE,
         6: Image.Transpose.ROTATE_270,

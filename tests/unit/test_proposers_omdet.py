@@ -12,7 +12,7 @@ from tests.proposer_cases_hf import PARTS, QUERIES, build, clip_tokenizer
 
 from vlm_fo1.errors import BoxError, MissingExtraError, PromptError
 from vlm_fo1.proposers.base import load_proposer
-from vlm_fo1.proposers.hf_prompts import task_prompts
+from vlm_fo1.proposers.hf.prompts import task_prompts
 
 PICTURE = scene(0)
 

@@ -11,7 +11,7 @@ from vlm_fo1.boxes import xyxy_to_xywh
 from vlm_fo1.errors import BoxError
 from vlm_fo1.images import Frame
 from vlm_fo1.proposers.recall import LIMITS, SIZES, CocoTruth, RecallMeter, matches
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 SIZE = (400, 400)
 

@@ -12,11 +12,11 @@ from tests.helpers_script import say
 
 from vlm_fo1 import FO1
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
+from vlm_fo1.proposals import ON_IMAGES, ON_VIDEO, worth_offering
 from vlm_fo1.proposers.base import Proposer, Selection, load_proposer
 from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
 from vlm_fo1.proposers.sam3.loading import pixels_of
-from vlm_fo1.segmenting import MAX_OFFERED, segment, worth_offering
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 
 def picture(seed=0, size_wh=(96, 64)):
@@ -261,6 +261,18 @@ def test_at_most_a_hundred_are_offered_the_best_first():
     assert offered.scores[0] == np.float32(0.7)
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((0.61, 0.31, 0.3, 0.1), 2),  # the detector knows the phrase
+        ((0.59, 0.31, 0.002, 0.0005), 3),  # it does not
+    ],
+)
+def test_on_video_less_is_needed_to_know_a_phrase_and_more_is_offered_where_it_is_not(scores, kept):
+    assert len(worth_offering(scored(*scores), ON_VIDEO)) == kept
+    assert len(worth_offering(scored(*[0.5] * 80), ON_VIDEO)) == 50
+
+
 def test_regions_without_scores_are_all_offered():
     assert len(worth_offering(Regions(scored(0.1, 0.01).xyxy, (200, 10)))) == 2
 
@@ -268,7 +280,7 @@ def test_regions_without_scores_are_all_offered():
 def test_fo1_chooses_masks_by_the_counting_question(sam3, fo1, monkeypatch):
     text = "There are 1 <ground>cat</ground><objects><region1></objects> in this image."
     script = say(monkeypatch, fo1, text)
-    answer = segment(fo1, sam3, picture(), "the left cat", query="cat")
+    answer = fo1.segment(picture(), proposer=sam3, phrase="the left cat", query="cat")
     offered = worth_offering(sam3.propose([picture()], queries=["cat"])[0])
     assert offered.masks is not None
     assert answer.regions.masks is not None
@@ -289,15 +301,15 @@ def test_the_phrase_is_the_query_unless_another_is_given(sam3, fo1, monkeypatch)
         "propose",
         lambda images, *, queries: asked.append(queries) or propose(images, queries=queries),
     )
-    segment(fo1, sam3, picture(), "cat", max_new_tokens=1)
-    segment(fo1, sam3, picture(), "the cat", query="cat", max_new_tokens=1)
+    fo1.segment(picture(), proposer=sam3, phrase="cat", max_new_tokens=1)
+    fo1.segment(picture(), proposer=sam3, phrase="the cat", query="cat", max_new_tokens=1)
     assert asked == [["cat"], ["cat"]]
 
 
 class Unasked:
     """A proposer that looks for no names."""
 
-    takes_queries = False
+    requires_labels = False
     name = fingerprint = "unasked"
 
     def __init__(self, scores, selection):
@@ -312,15 +324,18 @@ def test_a_proposer_that_looks_for_no_names_offers_its_own_selection(fo1):
     scores = (0.9, 0.32, 0.4)  # by SAM 3's thresholds all three
     assert len(worth_offering(scored(*scores))) == 3
     proposer = Unasked(scores, Selection(min_score=0.35))
-    answer = segment(fo1, proposer, picture(), "cat", max_new_tokens=1)
+    image = picture(size_wh=(200, 10))
+    answer = fo1.segment(image, "cat", proposer=proposer, max_new_tokens=1)
     assert answer.regions.scores is not None
     assert answer.regions.scores.tolist() == pytest.approx([0.9, 0.4])
     many = Unasked((0.5,) * 150, Selection(limit=300))
-    assert len(segment(fo1, many, picture(), "cat", max_new_tokens=1).regions) == MAX_OFFERED
+    assert (
+        len(fo1.segment(image, "cat", proposer=many, max_new_tokens=1).regions) == ON_IMAGES.limit
+    )
 
 
 def test_nothing_offered_is_an_answer_that_says_so(sam3, fo1, monkeypatch):
     monkeypatch.setattr(sam3, "min_score", 1.0)
-    answer = segment(fo1, sam3, picture(), "cat", max_new_tokens=2)
+    answer = fo1.segment(picture(), proposer=sam3, phrase="cat", max_new_tokens=2)
     assert not len(answer.chosen)
     assert any("no regions were offered" in problem for problem in answer.problems)

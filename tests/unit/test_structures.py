@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlm_fo1.answer import Answer, Mention, ScoreTable
 from vlm_fo1.errors import BoxError, MissingExtraError
-from vlm_fo1.structures import Answer, Mention, Regions, ScoreTable
+from vlm_fo1.regions import Regions
 
 pytestmark = pytest.mark.filterwarnings("ignore:OpenCV .* is not installed:UserWarning")
 

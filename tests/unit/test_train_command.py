@@ -1,5 +1,6 @@
 """`fo1 train` from a folder and a file of records to weights that load."""
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -11,7 +12,10 @@ from tests.helpers_tokenizer import char_tokenizer
 from tests.helpers_training import tiny_config
 from typer.testing import CliRunner
 
+from recipes.synthetic import SyntheticConfig, SyntheticSource
+from recipes.synthetic.export import write_images
 from vlm_fo1.cli.main import app
+from vlm_fo1.jsonl import lock_file
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
 from vlm_fo1.train.assemble import assemble
@@ -23,7 +27,7 @@ from vlm_fo1.train.config import (
     TrainConfig,
     TrainRule,
 )
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.metrics import read_log
 
 CONFIG = """
 model: {{path: {folder}/start, init: random}}
@@ -129,6 +133,55 @@ def test_a_mistake_ends_with_2_and_one_line(folder):
     assert "matches no parameter: nearest are region_connector" in done.output
 
 
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(folder, caplog):
+    assert fo1(folder / "train.yaml").exit_code == 0
+    more = [folder / "train.yaml", "--set", "stages.0.steps=4"]
+    refused = fo1(*more)
+    assert refused.exit_code == 2
+    assert "stages.0.steps: 3 -> 4" in refused.output
+    done = fo1(*more, "--allow-changes")
+    assert done.exit_code == 0, done.output
+    assert [line["step"] for line in read_log(folder / "run")] == [1, 2, 3, 4]
+    facts = json.loads((folder / "run" / "stage1" / "provenance.json").read_text())
+    assert facts["steps"] == 4
+    again = fo1(*more)
+    assert again.exit_code == 0
+    assert "is finished: nothing is trained" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_that_names_it(folder, monkeypatch):
+    file = folder / "a-file"
+    file.write_text("mine")
+    below = fo1(folder / "train.yaml", "--out", file)
+    assert (below.exit_code, below.output.strip().count("\n")) == (2, 0)
+    assert f"{file} cannot be written" in below.output
+    assert file.read_text() == "mine"
+
+    def read_only(self, *arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    refused = fo1(folder / "train.yaml")
+    assert (refused.exit_code, refused.output.strip().count("\n")) == (2, 0)
+    assert f"{folder / 'run'} cannot be written: Read-only file system" in refused.output
+
+
+def test_a_run_that_another_process_writes_is_not_moved_aside(folder):
+    (folder / "run").mkdir()
+    with lock_file(folder / "run", "run"):
+        refused = fo1(folder / "train.yaml", "--fresh")
+    assert refused.exit_code == 2
+    assert "is being written by another run" in refused.output
+    assert not (folder / "run.1").exists()
+
+
+@pytest.mark.parametrize("change", ["stages.0.steps=[1", "stages.0.steps={{ x }}"])
+def test_a_change_that_is_no_yaml_is_one_line(folder, change):
+    done = fo1(folder / "train.yaml", "--set", change)
+    assert (done.exit_code, done.output.strip().count("\n")) == (2, 0)
+    assert f"override '{change}'" in done.output
+
+
 def test_the_length_of_a_record_is_what_the_collator_makes_of_it(folder):
     config = TrainConfig(
         model=ModelConfig(path=str(folder / "start"), init="random"),
@@ -161,8 +214,8 @@ def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path
         for change in ("steps=2", "batch_size=2", "warmup_steps=1")
         for item in ("--set", f"stages.0.{change}")
     ]
+    write_images(SyntheticSource(SyntheticConfig()), Path("mine"), range(6))
     for command in (
-        ["data", "scenes", "mine", "--count", "6"],
         ["data", "check", config, "--count", "20"],
         ["data", "show", config, "--out", "look.png", "--count", "2"],
         ["train", config, "--out", "runs/mine", *short],

@@ -1,6 +1,8 @@
 """Training can be killed at any moment and loses nothing; what is counted is right."""
 
 import dataclasses
+import errno
+import importlib.metadata
 import itertools
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.helpers_training import (
     NEW,
     TokenExample,
@@ -24,14 +27,15 @@ from tests.helpers_training import (
     tiny_model,
 )
 
-from vlm_fo1.errors import CheckpointError, DataError, TrainingError
+from vlm_fo1.data.check import BadRecord
+from vlm_fo1.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train import checkpoint
 from vlm_fo1.train.batches import BucketedBatches, Feed, FeedSettings, collate_usable
-from vlm_fo1.train.config import LoraConfig, StageConfig, TrainRule
-from vlm_fo1.train.journal import read_log
+from vlm_fo1.train.config import EvaluationConfig, LoraConfig, StageConfig, TrainRule
 from vlm_fo1.train.loop import train
 from vlm_fo1.train.loss import answer_loss
+from vlm_fo1.train.metrics import MetricsLogger, read_log
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +173,7 @@ def test_training_lowers_the_loss_and_writes_what_it_was_made_with(tmp_path):
     facts = json.loads((outcome.folder / "provenance.json").read_text())
     assert facts["data"] == {"made.jsonl": "sha256:00"}
     assert facts["steps"] == 16
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"] == importlib.metadata.version("torch")  # without its +cu130
 
 
 def test_bf16_frozen_weights_train_and_resume_exactly(tmp_path):
@@ -244,9 +248,134 @@ def test_a_bad_record_is_listed_and_left_out(tmp_path):
     assert lines[0]["reason"] == "photo.jpg is broken"
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_a_record_raises_is_a_line_and_the_run_goes_on(tmp_path, workers):
+    def raising(examples):
+        if any(example.id == "2" for example in examples):
+            raise RuntimeError("calculated padded input size per channel: (1 x 9)")
+        return collate(examples)
+
+    config = run_config(tmp_path, data={"workers": workers})
+    outcome = train(config, dataclasses.replace(parts(), collate=raising))
+    assert outcome.folder is not None
+    (line,) = (tmp_path / "bad_records.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "2"
+    assert "RuntimeError: calculated padded input size" in json.loads(line)["reason"]
+
+
+def test_bad_records_of_an_evaluation_are_listed_too(tmp_path):
+    config = run_config(tmp_path)
+    mixtures = [{"of": "training"}, {"of": "evaluation"}]
+    config = dataclasses.replace(
+        config,
+        stages=(dataclasses.replace(config.stages[0], mixture=mixtures[0]),),
+        evaluation=EvaluationConfig(mixture=mixtures[1], batches=4),
+    )
+    made = dataclasses.replace(
+        parts(),
+        make_source=lambda mixture, shard, shards: TokenSource(
+            shard, shards, bad_every=3 if mixture["of"] == "evaluation" else 0
+        ),
+    )
+    assert train(config, made).bad_records > 0
+    assert "photo.jpg is broken" in (tmp_path / "bad_records.jsonl").read_text()
+
+
+def test_what_a_kill_or_power_cut_left_of_the_logs_is_mended(tmp_path):
+    config = run_config(tmp_path, save_every=1)
+    with pytest.raises(KilledError):
+        train(config, parts(bad_every=3), watch=kill_at(3))
+    for name, tail in (("log.jsonl", b'{"stage": "st'), ("bad_records.jsonl", b"\0" * 64)):
+        with (tmp_path / name).open("ab") as file:
+            file.write(tail)
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b"\n7\n\xff\n")
+    train(config, parts(bad_every=3))
+    assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    for name in ("log.jsonl", "bad_records.jsonl"):
+        text = (tmp_path / name).read_text()
+        assert text.endswith("\n")
+        assert all(isinstance(json.loads(line), dict) for line in text.splitlines())
+
+
+def test_each_bad_record_is_listed_once_though_others_add_to_the_file(tmp_path):
+    journals = [MetricsLogger(tmp_path, main=main, tensorboard=False) for main in (True, False)]
+    for number in range(3):
+        for journal in journals:
+            journal.bad([BadRecord("a", str(number), "broken"), BadRecord("a", "0", "broken")])
+    lines = (tmp_path / "bad_records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2"]
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_first_is_not_disturbed(tmp_path):
+    def second(report):
+        if report.step == 2:
+            with pytest.raises(ConfigError, match="is being written by another run"):
+                train(config, parts())
+
+    config = run_config(tmp_path)
+    assert train(config, parts(), watch=second).folder is not None
+    assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_stage_goes_on_to_more_steps_from_its_newest_checkpoint(tmp_path):
+    train(run_config(tmp_path / "whole", steps=5, schedule="constant"), parts())
+    short = run_config(tmp_path / "run", steps=3, save_every=3, schedule="constant")
+    train(short, parts())
+    longer = run_config(tmp_path / "run", steps=5, save_every=3, schedule="constant")
+    with pytest.raises(CheckpointError, match=r"stages\.0\.steps: 3 -> 5"):
+        train(longer, parts())
+    outcome = train(longer, parts(), allow_changes=True)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert outcome.folder is not None
+    expected = weights_of(tmp_path / "whole" / "stage1")
+    for name, value in weights_of(outcome.folder).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ({}, {"steps": 8}, "has no checkpoint to go on from to step 8"),
+        ({"save_every": 3}, {"steps": 5}, "so these cannot change any more: steps: 6 -> 5"),
+        ({"save_every": 3}, {"batch_size": 4}, r"cannot change any more: batch_size: 2 -> 4"),
+    ],
+)
+def test_a_finished_stage_that_cannot_go_on_says_what_to_do(tmp_path, first, then, said):
+    train(run_config(tmp_path, **first), parts())
+    with pytest.raises(CheckpointError, match=rf"finished at step 6, .*{said}.*--fresh"):
+        train(run_config(tmp_path, **{**first, **then}), parts(), allow_changes=True)
+
+
+def test_a_finished_run_says_that_nothing_is_trained(tmp_path, caplog):
+    train(run_config(tmp_path), parts())
+    assert train(run_config(tmp_path), parts()).folder == tmp_path / "stage1"
+    assert "is finished: nothing is trained; for more steps" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "weights", "log"])
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, what):
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*arguments, **options):
+        raise SafetensorError(f"I/O error: {full}") if what == "checkpoint" else full
+
+    if what == "checkpoint":
+        monkeypatch.setattr(checkpoint, "save_file", refuse)
+    elif what == "weights":
+        monkeypatch.setattr(FO1ForConditionalGeneration, "save_pretrained", refuse)
+    else:
+        (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"cannot be written: ") as caught:
+        train(run_config(tmp_path, save_every=2), parts())
+    assert str(tmp_path) in str(caught.value)
+    assert ("No space left" in str(caught.value)) == (what != "log")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_bad_record_stops_the_run_when_asked_to(tmp_path):
     config = run_config(tmp_path, data={"on_bad_record": "stop"})
-    with pytest.raises(TrainingError, match=r"made\.jsonl \d+: photo\.jpg is broken"):
+    with pytest.raises(TrainingError, match=r"made\.jsonl, record \d+: photo\.jpg is broken"):
         train(config, parts(bad_every=3))
 
 
@@ -354,7 +483,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tests.helpers_training import parts, run_config
-from vlm_fo1.train.config import LoraConfig, TrainRule
+from vlm_fo1.train.config import EvaluationConfig, LoraConfig, TrainRule
 from vlm_fo1.train.loop import train
 
 folder, strategy, batch_size, wait_s, end_at = sys.argv[1:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.unit.test_weights import QWEN_3B
 
-from vlm_fo1 import settings
+from vlm_fo1.config import read
 from vlm_fo1.data.recipe import make_mixture
 from vlm_fo1.errors import DataError
 from vlm_fo1.model.configuration import from_released
@@ -23,7 +23,7 @@ NEW = tuple(range(151_829, 151_936))
 
 def plan_of(path: Path) -> tuple[StagePlan, dict[str, int], FO1ForConditionalGeneration]:
     """What the only stage of a configuration trains in a 3B model: the plan, and sizes by name."""
-    (stage,) = settings.read(path, TrainConfig).stages
+    (stage,) = read(path, TrainConfig).stages
     with torch.device("meta"):
         model = FO1ForConditionalGeneration(from_released(QWEN_3B))
         plan = apply_stage(model, stage, NEW)
@@ -70,7 +70,7 @@ def test_adapters_sit_on_every_linear_layer_of_the_language_model():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_source_of_a_mixture_lacks_its_files_only(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no data lies here
-    config = settings.read(path, TrainConfig)
+    config = read(path, TrainConfig)
     mixtures: list[dict[str, Any]] = [stage.mixture for stage in config.stages]
     if config.evaluation is not None:
         mixtures.append(config.evaluation.mixture)

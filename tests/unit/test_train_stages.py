@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.helpers_training import NEW, tiny_model
 
-from vlm_fo1 import settings
+from vlm_fo1.config import read
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.train.config import LoraConfig, StageConfig, TrainConfig, TrainRule
 from vlm_fo1.train.lora import merge
@@ -148,7 +148,7 @@ def test_the_learning_rate_warms_up_then_follows_its_schedule():
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_patterns_of_every_config_file_match(path, tied):
-    for each in settings.read(path, TrainConfig).stages:
+    for each in read(path, TrainConfig).stages:
         model = tiny_model(tie_word_embeddings=tied)
         plan = apply_stage(model, each, NEW)
         assert any(name.startswith("region_encoder") for name in plan.names)

@@ -1,5 +1,6 @@
 """UPN beyond the recorded numbers: the proposer, weights, bad input, exports."""
 
+import argparse
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,18 @@ def test_the_fingerprint_follows_weights_and_settings():
     assert proposer().fingerprint == prints[0]
 
 
+def test_the_fingerprint_is_that_of_the_weights_wherever_and_however_they_lie():
+    state = tiny().state_dict()
+    elsewhere = {
+        name: value.clone(memory_format=torch.channels_last) if value.ndim == 4 else value.clone()
+        for name, value in reversed(state.items())
+    }
+    moved = UPN(TINY).eval().requires_grad_(False)
+    moved.load_state_dict(elsewhere, assign=True)
+    assert any(not value.is_contiguous() for value in moved.state_dict().values())
+    assert UPNProposer(moved, shorter=64, longer_max=100).fingerprint == proposer().fingerprint
+
+
 def test_the_released_filter_and_its_hundred_boxes_are_what_is_used_of_them():
     assert proposer().selection == Selection(
         min_score=0.3, nms_iou=0.8, limit=100, whole_pixels=True
@@ -261,7 +274,7 @@ def test_a_saved_network_loads_again_from_a_folder_and_a_released_one_from_a_pth
 def test_weights_of_another_network_are_refused_and_what_differs_is_named(tmp_path):
     state = saved(tmp_path)
     other = {"backbone.conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}
-    with pytest.raises(CheckpointError, match=r"weights of another network.*missing.*2 left over"):
+    with pytest.raises(CheckpointError, match=r"do not fit a UPN.*missing.*2 left over"):
         UPN.from_pretrained(as_pth(tmp_path / "resnet.pth", other))
     with pytest.raises(CheckpointError, match=r"of another shape.*config=UPNConfig"):
         UPN.from_pretrained(as_pth(tmp_path / "small.pth", state))  # not the sizes of UPN-large
@@ -271,15 +284,46 @@ def test_weights_of_another_network_are_refused_and_what_differs_is_named(tmp_pa
         UPN.from_pretrained(tmp_path, strict=False)
 
 
-def test_tensors_without_a_place_are_refused_unless_asked_for_and_then_named(tmp_path, caplog):
+def test_tensors_without_a_place_are_counted_and_named_and_refused_where_asked(tmp_path, caplog):
     save_file(
         saved(tmp_path) | {"label_enc.weight": torch.zeros(2)}, tmp_path / "model.safetensors"
     )
-    with pytest.raises(CheckpointError, match=r"1 left over: label_enc\.weight; strict=False"):
-        UPN.from_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
-        UPN.from_pretrained(tmp_path, strict=False)
-    assert "label_enc.weight" in caplog.text
+        load_proposer(f"upn:{tmp_path}", device="cpu")
+    (message,) = caplog.messages
+    assert "1 tensors have no place in a UPN" in message
+    assert "label_enc.weight" in message
+    with pytest.raises(CheckpointError, match=r"1 left over: label_enc\.weight; without strict"):
+        load_proposer(f"upn:{tmp_path}", device="cpu", strict=True)
+
+
+def test_a_file_saved_from_several_gpus_with_its_settings_is_read(tmp_path):
+    state = {f"module.{name}": value for name, value in saved(tmp_path).items()}
+    settings = argparse.Namespace(lr=1e-4, dataset="coco")
+    torch.save({"model": state, "args": settings, "epoch": 11}, tmp_path / "upn.pth")
+    loaded = UPN.from_pretrained(tmp_path / "upn.pth", config=config_of(tmp_path), strict=True)
+    folder = UPN.from_pretrained(RECORDED)
+    assert all(map(torch.equal, loaded.state_dict().values(), folder.state_dict().values()))
+
+
+def test_a_file_of_the_older_kind_of_torch_is_read(tmp_path):
+    state = saved(tmp_path)
+    torch.save({"model": state}, tmp_path / "upn.pth", _use_new_zipfile_serialization=False)
+    loaded = UPN.from_pretrained(tmp_path / "upn.pth", config=config_of(tmp_path))
+    assert torch.equal(loaded.decoder.content, UPN.from_pretrained(RECORDED).decoder.content)
+
+
+def test_a_repository_of_the_hub_is_fetched_with_revision_and_token(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name, *, check, **hub):
+        check(RECORDED)
+        asked.append((name, hub))
+        return RECORDED
+
+    monkeypatch.setattr("vlm_fo1.proposers.upn.weights.fetch", fetch)
+    load_proposer("upn:someone/upn@v2", device="cpu", token="hf_x")
+    assert asked == [("someone/upn", {"revision": "v2", "token": "hf_x"})]
 
 
 def test_copies_of_the_shared_box_head_that_differ_are_refused(tmp_path):
@@ -303,7 +347,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "pickle.pth")
     with pytest.raises(CheckpointError, match="cannot be read"):
         UPN.from_pretrained(tmp_path / "pickle.pth")
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json does not exist"):
         UPN.from_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="write upn:PATH"):
         load_proposer("upn")
@@ -336,6 +380,8 @@ def test_configurations_that_are_none_of_upns_are_refused():
         UPNConfig.from_dict(official)
     with pytest.raises(ConfigError, match="no UPN's configuration"):
         UPNConfig.from_dict({"model_type": "detr"})
+    with pytest.raises(ConfigError, match="unknown key 'querys': did you mean 'queries'"):
+        UPNConfig.from_dict({**TINY.to_dict(), "querys": 3})
     with pytest.raises(ConfigError, match="do not divide into 3 heads"):
         UPNConfig(heads=3)
     with pytest.raises(ConfigError, match="one number for each of 4 stages"):

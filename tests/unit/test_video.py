@@ -18,10 +18,11 @@ from tests.helpers_script import say
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import BoxError, ConfigError, ImageError, MissingExtraError
 from vlm_fo1.masks import decode_rle, mask_boxes
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.follow import Follower
 from vlm_fo1.video.frames import Frame, open_frames, write_video
 from vlm_fo1.video.records import FrameFile, FrameRecord
@@ -379,12 +380,12 @@ def stand_ins(monkeypatch):
     """Models whose place is taken; `track_video` chooses white squares."""
     calls = []
 
-    def segment(fo1, proposer, image, phrase, **options):
+    def segment(image, phrase, **options):
         calls.append(phrase)
         return choose_all(image)
 
-    monkeypatch.setattr("vlm_fo1.video.track.segment", segment)
-    models = SimpleNamespace(fo1=None, proposer=None, tracker=SquareTracker())
+    fo1 = SimpleNamespace(segment=segment)
+    models = SimpleNamespace(fo1=fo1, proposer=None, tracker=SquareTracker())
     return lambda: models, calls
 
 
@@ -480,7 +481,8 @@ def test_the_annotated_video_shows_what_was_followed(tmp_path, av, stand_ins):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "at least 1 frame from key frame"),
+        ({"every": 0}, "every = 0: 1 to 600 frames from key frame"),
+        ({"every": 601}, "every = 601: 1 to 600 frames from key frame"),
         ({"out": Path("clip.gif")}, "no video can be written as .gif"),
         ({"out": Path("in.mp4")}, "is the video itself"),
     ],
@@ -508,7 +510,7 @@ def run(fo1, tmp_path, monkeypatch):
     """Types a command in an empty folder; the model names the first two regions."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("vlm_fo1.pipeline.FO1.from_pretrained", lambda *_, **__: fo1)
+    monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: fo1)
     say(monkeypatch, fo1, "<ground>cat</ground><objects><region0><region1></objects>")
 
     def typed(*words):

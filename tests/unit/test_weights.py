@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families.omchat_qwen2_5_vl import region_token_id
 from vlm_fo1.model.configuration import FO1Config, from_released
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import rename_released
@@ -70,8 +71,7 @@ def test_the_released_3b_configuration_is_understood() -> None:
     config = from_released(QWEN_3B)
     assert config.region_width == 5888
     assert config.hidden_size == 2048
-    assert config.region_token_id == 151935
-    assert config.auxiliary_image == {"size": 1024, "mode": "dynamic"}
+    assert config.region_token_id == 151656
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,9 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused() -> None:
 
 
 def test_a_hub_id_that_is_not_cached_says_so_offline() -> None:
-    with pytest.raises(CheckpointError, match="could not be had from the Hub"):
+    with pytest.raises(
+        CheckpointError, match="run `hf download nobody/nothing` where the Hub can be reached"
+    ):
         FO1ForConditionalGeneration.from_pretrained("nobody/nothing", local_files_only=True)
 
 
@@ -119,7 +121,7 @@ def test_a_configuration_of_another_model_is_refused(folder: Path) -> None:
 
 def test_a_broken_configuration_is_named(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         load(folder)
 
 
@@ -132,7 +134,7 @@ def test_a_folder_without_weights_says_which_files_are_looked_for(folder: Path) 
 def test_a_file_cut_short_is_named(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is broken or cut short"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .*cut short"):
         load(folder)
 
 
@@ -170,6 +172,98 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
         load(folder)
 
 
+def test_a_shard_that_the_index_lacks_says_that_the_download_goes_on(folder: Path) -> None:
+    shards = split(folder, "bin")
+    (folder / shards[0]).unlink()
+    with pytest.raises(CheckpointError, match="same download, run again, goes on where it stop"):
+        load(folder)
+
+
+def test_one_whole_file_is_read_before_shards_and_the_log_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load_file(folder / "model.safetensors")
+    split(folder, "safetensors")
+    for shard in folder.glob("model-*.safetensors"):
+        save_file({name: value + 1 for name, value in load_file(shard).items()}, shard)
+    save_file(whole, folder / "model.safetensors")
+    loaded = load(folder).state_dict()["region_connector.0.bias"]
+    assert torch.equal(loaded, whole["model.mm_projector_aux.0.bias"])
+    assert "model.safetensors is read, and not the shards" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_what_git_lfs_left_in_place_of_a_file_is_named_as_such(folder: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 70316\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(CheckpointError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+        load(folder)
+
+
+def test_an_index_that_names_no_shards_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(CheckpointError, match=r"index\.json names no shards"):
+        load(folder)
+
+
+def test_a_folder_with_an_adapter_alone_says_to_merge_it(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    with pytest.raises(
+        CheckpointError, match=r"LoRA adapter without its model: .*merge_and_unload"
+    ):
+        load(folder)
+
+
+def test_a_file_in_place_of_a_folder_says_to_name_the_folder(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a file: name the folder"):
+        load(folder / "model.safetensors")
+
+
+def test_a_host_without_regions_says_how_they_are_added(folder: Path) -> None:
+    edit_config(folder, model_type="qwen2_5_vl")
+    with pytest.raises(CheckpointError, match=r"host without regions: `fo1 graft .*` adds them"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hidden_size": "wide"}, r"config\.json cannot be used: .*hidden_size"),
+        ({"vision_config": {"depth": "x"}}, r"config\.json cannot be used: .*depth"),
+        ({"model_type": None}, "model_type None"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_named(folder: Path, values, words) -> None:
+    edit_config(folder, **values)
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        load(folder)
+
+
+def test_a_stored_head_gives_way_to_the_embeddings_where_the_configuration_ties_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_config(folder, tie_word_embeddings=True)
+    model = load(folder)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert "the stored lm_head differs from the embeddings and is not used" in caplog.text
+    caplog.clear()
+    words = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    damage(folder, lambda state: state.update({"lm_head.weight": words.clone()}))
+    head = load(folder).state_dict()["host.lm_head.weight"]
+    assert torch.equal(head, words)
+    assert not caplog.messages
+
+
+def test_the_placeholder_of_regions_is_that_of_videos_unless_the_configuration_names_one() -> None:
+    assert region_token_id({"vocab_size": 151771}) == 151656
+    assert region_token_id({"vocab_size": 400, "video_token_id": 256}) == 256
+    assert region_token_id({"vocab_size": 400, "region_token_id": 9}) == 9
+    assert region_token_id({"vocab_size": 400}) == 399
+    nested = {"text_config": {"vocab_size": 400}, "video_token_id": 7}
+    assert region_token_id(nested) == 7
+
+
 def test_a_pickle_that_runs_code_is_not_run(folder: Path) -> None:
     class Bomb:
         def __reduce__(self):
@@ -190,14 +284,24 @@ def damage(folder: Path, edit) -> None:
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
     damage(folder, lambda state: state.pop("model.mm_projector_aux.0.bias"))
-    with pytest.raises(CheckpointError, match=r"1 missing: region_connector\.0\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 of 309 missing: region_connector\.0\.bias"):
         load(folder)
 
 
-def test_a_tensor_left_over_is_named(folder: Path) -> None:
-    damage(folder, lambda state: state.update({"model.extra.weight": torch.zeros(2)}))
-    with pytest.raises(CheckpointError, match=r"1 left over: model\.extra\.weight"):
-        load(folder)
+def test_tensors_left_over_are_counted_and_named_and_refused_where_that_is_asked_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load(folder).state_dict()
+    assert not caplog.messages
+    extra = {"model.extra.weight": torch.zeros(2), "model.layers.0.inv_freq": torch.zeros(3)}
+    damage(folder, lambda state: state.update(extra))
+    for name, value in load(folder).state_dict().items():
+        assert torch.equal(value, whole[name])
+    (message,) = caplog.messages
+    assert "2 tensors have no place" in message
+    assert "model.extra.weight, model.layers.0.inv_freq" in message
+    with pytest.raises(CheckpointError, match=r"2 left over: model\.extra\.weight"):
+        FO1ForConditionalGeneration.from_pretrained(folder, strict=True)
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> None:
@@ -208,7 +312,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> No
 
 def test_a_tied_head_may_be_absent_and_is_the_embedding(folder: Path) -> None:
     damage(folder, lambda state: state.pop("lm_head.weight"))
-    with pytest.raises(CheckpointError, match=r"missing: host\.lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 of 309 missing: host\.lm_head\.weight"):
         load(folder)
     edit_config(folder, tie_word_embeddings=True)
     model = load(folder)
@@ -233,8 +337,8 @@ def test_weights_load_in_the_type_asked_for(folder: Path) -> None:
 
 
 def test_a_generation_configuration_in_the_folder_is_used(folder: Path) -> None:
-    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.25}')
-    assert load(folder).generation_config.repetition_penalty == 1.25
+    (folder / "generation_config.json").write_text('{"top_k": 7}')
+    assert load(folder).generation_config.top_k == 7
 
 
 def test_eight_bit_weights_come_through_transformers_quantisation(folder: Path) -> None:

@@ -9,27 +9,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from tests.helpers_script import say
 from tests.helpers_stub_proposer import painted
 from tests.helpers_tiny import with_a_hundred_numbers
 
 from vlm_fo1 import FO1
+from vlm_fo1.answer import Answer, Mention
+from vlm_fo1.engine import Generation, LocalEngine
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.markup import RELEASED, renumbered
-from vlm_fo1.sight import Network, Sight
-from vlm_fo1.structures import Answer, Mention, Regions
-from vlm_fo1.windows import (
-    Window,
-    best_first,
-    best_of,
-    cut_regions,
-    fitting_tile,
-    in_tiles,
-    joined,
-    merged,
-    tiles,
-)
+from vlm_fo1.merging import merge_answers, merge_tiles
+from vlm_fo1.regions import Regions
+from vlm_fo1.scene import Scene
+from vlm_fo1.tiling import Window, best_first, best_of, cut_regions, fitting_tile, in_tiles, tiles
 
 SIZE = (300, 200)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
@@ -61,18 +53,30 @@ def knowing(monkeypatch, fo1):
     asked: list[list[int]] = []
 
     def teach(truth, label="cat", after=""):
-        def generate(self, question_ids, max_new_tokens, on_text):
-            del question_ids, max_new_tokens
-            asked.append(self.numbers)
-            named = [own for own, number in enumerate(self.numbers) if number in truth]
-            text = RELEASED.mention(label, named) + after
-            if on_text is not None:
-                on_text(self._with_offered_numbers(text))
-            ids = fo1.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            sure = [truth[self.numbers[own]] for own in named]
-            return torch.tensor([*ids, fo1.processor.stop_token_id]), sure
+        plans = []
+        plan = Scene.plan
 
-        monkeypatch.setattr(Sight, "_generate", generate)
+        def planned(self, *args, **options):
+            plans.append(plan(self, *args, **options))
+            return plans[-1]
+
+        def generate(self, prompts, *, on_id=None):
+            done = []
+            for place, draft in enumerate(plans[-1].drafts):
+                numbers = list(draft.window.indices)
+                asked.append(numbers)
+                named = [own for own, number in enumerate(numbers) if number in truth]
+                text = RELEASED.mention(label, named) + after
+                ids = fo1.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+                if on_id is not None:
+                    for id_ in [*ids, None]:
+                        on_id(place, id_)
+                sure = [truth[numbers[own]] for own in named]
+                done.append(Generation(tuple(ids), tuple(sure), ended=True))
+            return done
+
+        monkeypatch.setattr(Scene, "plan", planned)
+        monkeypatch.setattr(LocalEngine, "generate", generate)
         return asked
 
     return teach
@@ -196,11 +200,11 @@ def test_what_parts_of_a_picture_showed_is_put_together_without_cut_pieces():
         (left, regions([[5, 0, 20, 30], [80, 10, 100, 40]], [0.5, 0.9], (100, 200))),
         (right, regions([[20, 10, 55, 40], [70, 5, 100, 20]], [0.8, 0.2], (100, 200))),
     ]
-    found = joined(seen, (160, 200))
+    found = merge_tiles(seen, (160, 200))
     assert found.xyxy.tolist() == [[80, 10, 115, 40], [5, 0, 20, 30], [130, 5, 160, 20]]
     assert found.scores is not None
     assert found.scores.tolist() == pytest.approx([0.8, 0.5, 0.2])
-    assert joined([(left, Regions.empty((100, 200)))], (160, 200)).scores is None
+    assert merge_tiles([(left, Regions.empty((100, 200)))], (160, 200)).scores is None
 
 
 def test_numbers_in_tags_change_and_nothing_else():
@@ -232,7 +236,7 @@ def test_of_two_windows_that_chose_the_same_thing_the_surer_one_counts(scores, c
     offered = regions(SAME, scores)
     first = part(Mention("cat", (0, 2), confidence[0]), offered=offered)
     second = part(Mention("cat", (1,), confidence[1]), offered=offered)
-    answer = merged([first, second], counting=True)
+    answer = merge_answers([first, second], counting=True)
     assert [list(mention.indices) for mention in answer.mentions] == [kept]
     assert answer.count == 2
     assert answer.problems[0].startswith("1 regions overlap a surer one from another window")
@@ -242,7 +246,7 @@ def test_within_a_window_and_between_labels_nothing_is_dropped():
     offered = regions(SAME)
     first = part(Mention("cat", (0, 1)), Mention("dog", ()), offered=offered)
     second = part(Mention("dog", (3,)), Mention("bird", (2,)), offered=offered)
-    answer = merged([first, second], counting=True)
+    answer = merge_answers([first, second], counting=True)
     assert [(m.label, m.indices) for m in answer.mentions] == [
         ("cat", (0, 1)), ("dog", (3,)), ("bird", (2,)),
     ]  # fmt: skip
@@ -256,7 +260,7 @@ def test_a_merged_answer_holds_the_words_of_all_windows_and_says_whose_problems_
         part(Mention("cat", (2,), (0.5,)), offered=offered, plain="one", problems=("odd",)),
         part(Mention("cat", (0,)), offered=offered, plain="two"),
     ]
-    answer = merged(texts, notes=["two windows"])
+    answer = merge_answers(texts, notes=["two windows"])
     assert (answer.text, answer.plain) == ("t\nt", "one\ntwo")
     assert answer.problems == ("two windows", "window 1: odd")
     assert (answer.windows, answer.count) == (2, None)
@@ -312,18 +316,18 @@ def test_what_a_window_could_not_use_is_said_with_its_number(fo1, monkeypatch):
 
 def test_the_towers_run_once_for_all_windows_of_a_picture(fo1, knowing, monkeypatch):
     seen = []
-    encode = Network.encode
+    encode = LocalEngine.encode
     monkeypatch.setattr(
-        Network,
+        LocalEngine,
         "encode",
         lambda self, image, xyxy: seen.append((image.size, len(xyxy))) or encode(self, image, xyxy),
     )
     knowing({})
     scene = fo1.open(PIXELS, grid(150))
-    assert seen == [(SIZE, 150)]
+    assert seen == []  # what cannot be asked is refused before
     for answer in (scene.detect("cat"), scene.refer("cat"), scene.detect("cat")):
         assert set(answer.timing_s) == {"propose", "encode", "answer"}
-    assert len(seen) == 1
+    assert seen == [(SIZE, 150)]
 
 
 def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_of_the_picture(
@@ -331,13 +335,13 @@ def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_
 ):
     boxes = np.array([[4, 4, 24, 24], [130, 90, 150, 110], [280, 180, 300, 200], [10, 8, 290, 190]])
     shown = []
-    encode = Network.encode
+    encode = LocalEngine.encode
 
     def look(self, image, xyxy):
         shown.append((np.asarray(image), xyxy.astype(int).tolist()))
         return encode(self, image, xyxy)
 
-    monkeypatch.setattr(Network, "encode", look)
+    monkeypatch.setattr(LocalEngine, "encode", look)
     knowing(dict.fromkeys([0, 2, 3], 0.5))
     pixels = painted(SIZE, boxes[:3])
     answer = fo1.detect(pixels, "cat", boxes, tile=100)

@@ -1,42 +1,51 @@
 """The tab for one picture: boxes drawn or proposed, a question, and the answer to look at."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app import views
-from vlm_fo1.app.asking import Asked, labels_of, put
+from vlm_fo1.app.annotator import (
+    DRAWN,
+    PROPOSED,
+    Annotator,
+    Scores,
+    annotator,
+    offered,
+    tie_annotator,
+)
+from vlm_fo1.app.answer_panel import AnswerPanel, answer_panel
 from vlm_fo1.app.context import Context, gradio, refusing
 from vlm_fo1.app.controls import (
-    Chosen,
+    ModelFields,
     QuestionFields,
-    chooser,
     example_box,
-    question,
+    model_fields,
+    question_fields,
     tie_task,
     tokens_field,
 )
-from vlm_fo1.app.examples import Example, examples
-from vlm_fo1.app.limits import drawn
-from vlm_fo1.app.looking import Shown, answer_view
-from vlm_fo1.app.models import Choice
-from vlm_fo1.app.placing import DRAWN, PROPOSED, Placing, Scores, offered, placing, tie_placing
-from vlm_fo1.app.running import (
+from vlm_fo1.app.events import (
     Updates,
-    answering,
     emptied,
     go_and_stop,
     job_name,
-    running,
+    run_job,
     same,
+    streamed_answer,
     tie_work,
 )
+from vlm_fo1.app.examples import Example, examples
+from vlm_fo1.app.limits import annotated
+from vlm_fo1.app.models import Choice
+from vlm_fo1.app.question import labels_of, put, request_of, words_of
 from vlm_fo1.app.upload import annotator_value
-from vlm_fo1.structures import Answer
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 EMPTY = "Choose an example or upload a picture, then ask."
 
@@ -45,14 +54,14 @@ EMPTY = "Choose an example or upload a picture, then ask."
 class _Fields:
     """The components of the tab."""
 
-    placed: Placing
+    placed: Annotator
     asked: QuestionFields
     box: Any
     boxes_from: Any
-    chosen: Chosen
+    chosen: ModelFields
     look_for: Any
     tokens: Any
-    shown: Shown
+    shown: AnswerPanel
     json: Any
 
     @property
@@ -60,7 +69,7 @@ class _Fields:
         """What a question is made of, in the order of the endpoint."""
         return [
             *(self.placed.picture, *self.asked.all, self.box, self.boxes_from),
-            *(*self.chosen.all, self.look_for, self.tokens, *self.shown.look),
+            *(*self.chosen.all, self.look_for, self.tokens, *self.shown.options),
             self.placed.scores,
         ]
 
@@ -70,7 +79,7 @@ class _Fields:
         return [self.shown.view, self.shown.kept, self.json, *self.shown.downloads.buttons]
 
 
-def ask_tab(context: Context, state: Any) -> Chosen:
+def ask_tab(context: Context, state: Any) -> ModelFields:
     """Lay the tab out and tie its parts together.
 
     Args:
@@ -84,8 +93,8 @@ def ask_tab(context: Context, state: Any) -> Chosen:
     scenes = examples()
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
-            placed = placing(context)
-            shelf = gr.Dataset(
+            placed = annotator(context)
+            gallery = gr.Dataset(
                 label="Examples",
                 components=[gr.Image(visible=False)],
                 samples=[[str(scene.picture)] for scene in scenes],
@@ -94,7 +103,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                 samples_per_page=12,
             )
         with gr.Column(scale=4, min_width=320):
-            asked = question("ask")
+            asked = question_fields("ask")
             box = example_box()
             boxes_from = gr.Radio(
                 [("the boxes on the picture", DRAWN), ("the proposer", PROPOSED)],
@@ -103,7 +112,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                 elem_id="ask-from",
             )
             go, stop = go_and_stop("ask", "Ask")
-            chosen = chooser(context)
+            chosen = model_fields(context)
             with gr.Accordion("More settings", open=False):
                 look_for = gr.Textbox(
                     value="",
@@ -111,7 +120,7 @@ def ask_tab(context: Context, state: Any) -> Chosen:
                     info="For proposers that look for named things; empty takes the question's.",
                 )
                 tokens = tokens_field()
-    shown = answer_view("ask", EMPTY, api_name="look")
+    shown = answer_panel("ask", EMPTY, api_name="look")
     with gr.Accordion("The answer as JSON", open=False):
         as_json = gr.JSON(show_label=False)
     fields = _Fields(
@@ -127,10 +136,10 @@ def ask_tab(context: Context, state: Any) -> Chosen:
     )
     _tie_question(context, fields, go, stop, state)
     tie_task(asked, box)
-    tie_placing(context, placed, boxes_from, chosen, [look_for, asked.labels])
-    shelf.click(
+    tie_annotator(context, placed, boxes_from, chosen, [look_for, asked.labels])
+    gallery.click(
         refusing(lambda index: _example(scenes, index)),
-        [shelf],
+        [gallery],
         [placed.picture, *asked.all, boxes_from],
         api_name="example",
     )
@@ -143,25 +152,19 @@ def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: 
         proposer: Any, device: Any, look_for: Any, max_new_tokens: Any, min_score: Any,
         unchosen: Any, scores: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
-        asked = Asked(
-            task=task,
-            labels=labels_of(labels),
-            words=words or "",
-            box=int(box or 0),
-            look_for=labels_of(look_for),
-            max_new_tokens=int(max_new_tokens),
-        )
-        yield from running(
+        yield from run_job(
             context,
             job_name("ask", request),
             lambda flag: run_ask(
                 context,
                 flag,
                 picture,
-                asked,
+                request_of(task, labels, words, box),
                 (model, proposer, device),
                 scores=None if boxes_from == PROPOSED else scores or {},
-                look=views.Look(min_score=min_score, unchosen=unchosen),
+                look_for=labels_of(look_for),
+                max_new_tokens=int(max_new_tokens),
+                options=views.ViewOptions(min_score=min_score, unchosen=unchosen),
             ),
             outputs=len(fields.result) + 1,
         )
@@ -183,11 +186,13 @@ def run_ask(
     context: Context,
     flag: threading.Event,
     value: Any,
-    asked: Asked,
+    request: Request,
     names: Any,
     *,
     scores: Scores | None,
-    look: views.Look,
+    look_for: Sequence[str] = (),
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    options: views.ViewOptions,
 ) -> Updates:
     """Everything that is shown from the question to the answer.
 
@@ -195,36 +200,51 @@ def run_ask(
         context: Models and limits.
         flag: Set when it shall stop.
         value: Of the annotator.
-        asked: The question.
+        request: The question.
         names: Model, proposer and device.
         scores: Of the boxes on the picture that came from the proposer; None leaves all of them
             to the proposer, whatever is on the picture.
-        look: How to show the answer.
+        look_for: See `put`.
+        max_new_tokens: See `put`.
+        options: How to show the answer.
 
     Yields:
         The view, what is kept of the answer, its values, three files, and
         the state of the models.
     """
-    choice = context.shelf.choice(*names)
-    asked.check()
-    seen = drawn(value, context.limits)
+    choice = context.pool.choice(*names)
+    seen = annotated(value, context.limits)
     boxes = None if scores is None else offered(seen, scores)
 
     def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
-        return put(fo1, seen.picture, boxes, asked, on_text)
+        return put(
+            fo1,
+            seen.picture,
+            boxes,
+            request,
+            look_for=look_for,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
 
     def others() -> list[Any]:
         return [*same(1), *emptied(4), _state(context, choice)]
 
-    kept = yield from answering(
+    kept = yield from streamed_answer(
         context, choice, flag, seen.picture, ask, others, proposing=boxes is None
     )
     saved = context.files(kept)
-    yield [views.result(kept, look), kept, kept.answer.to_dict(), *saved, _state(context, choice)]
+    yield [
+        views.result(kept, options),
+        kept,
+        kept.answer.to_dict(),
+        *saved,
+        _state(context, choice),
+    ]
 
 
 def _state(context: Context, choice: Choice) -> str:
-    return views.state(context.shelf.state(choice), choice.device)
+    return views.state(context.pool.state(choice), choice.device)
 
 
 def _example(scenes: list[Example], index: int) -> list[Any]:
@@ -232,5 +252,6 @@ def _example(scenes: list[Example], index: int) -> list[Any]:
     gr = gradio()
     scene = scenes[int(index)]
     value = annotator_value(str(scene.picture), scene.boxes_xyxy)
-    labels = gr.update(value=list(scene.labels), choices=list(scene.labels))
-    return [value, scene.task, labels, scene.words, DRAWN]
+    request = scene.request
+    labels = gr.update(value=list(request.labels), choices=list(request.labels))
+    return [value, request.task, labels, words_of(request), DRAWN]

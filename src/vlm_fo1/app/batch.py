@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_fo1.app.asking import Asked, put
+from vlm_fo1.answer import Answer
 from vlm_fo1.app.context import BROKEN, told
 from vlm_fo1.app.limits import Limits
+from vlm_fo1.app.question import put
 from vlm_fo1.errors import FO1Error, ItemError, item_errors
+from vlm_fo1.fo1 import FO1
+from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.images import image_frame
-from vlm_fo1.pipeline import FO1
-from vlm_fo1.proposers.given import given_regions
-from vlm_fo1.structures import Answer
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +47,11 @@ class Row:
 def ask_all(
     fo1: FO1,
     pictures: Sequence[Path],
-    asked: Asked,
+    request: Request,
     limits: Limits,
     *,
     boxes: Any = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     report: Callable[[Row | str], None],
 ) -> None:
     """Ask the same of every picture; one that fails is a row with its reason.
@@ -57,9 +59,10 @@ def ask_all(
     Args:
         fo1: With the proposer to be used, if boxes are not given.
         pictures: Uploaded files.
-        asked: The question.
+        request: The question.
         limits: Of every picture.
         boxes: What `given_regions` finds a picture in, by file name; None asks the proposer.
+        max_new_tokens: Length limit of each answer.
         report: Gets each row, and text while it is written; it may raise to stop.
     """
     for path in pictures:
@@ -69,7 +72,10 @@ def ask_all(
                 given = None
                 if boxes is not None:
                     given = given_regions(boxes, image_frame(path), image=path.name)
-                row = Row(file=path.name, answer=put(fo1, picture, given, asked, report))
+                answer = put(
+                    fo1, picture, given, request, max_new_tokens=max_new_tokens, on_text=report
+                )
+                row = Row(file=path.name, answer=answer)
         except FO1Error as error:
             cause = error.__cause__ if isinstance(error, ItemError) else error
             if cause is not error:
@@ -115,5 +121,5 @@ def to_coco(rows: Sequence[Row]) -> dict[str, Any]:
             area = round(found["bbox"][2] * found["bbox"][3], 2)
             number = {"id": len(annotations) + 1, "area": area, "iscrowd": 0}
             annotations.append({**number, **found})
-    named = [{"id": number, "name": label} for label, number in categories.items()]
+    named = [{"id": number, "name": label or "object"} for label, number in categories.items()]
     return {"images": images, "categories": named, "annotations": annotations}

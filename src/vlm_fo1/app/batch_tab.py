@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from vlm_fo1.app import views
-from vlm_fo1.app.asking import Asked, labels_of
 from vlm_fo1.app.context import Context, gradio
-from vlm_fo1.app.controls import chooser, example_box, question, tie_task, tokens_field
-from vlm_fo1.app.jobs import StoppedError, Watched
-from vlm_fo1.app.running import (
+from vlm_fo1.app.controls import example_box, model_fields, question_fields, tie_task, tokens_field
+from vlm_fo1.app.events import (
     Updates,
     downloads_row,
     emptied,
     go_and_stop,
     job_name,
-    running,
+    run_job,
     tie_work,
 )
-from vlm_fo1.proposers.given import by_image, read_boxes
+from vlm_fo1.app.jobs import StoppedError, Watched
+from vlm_fo1.app.question import request_of
+from vlm_fo1.formats.boxes import by_image, read_boxes
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 
 
 def batch_tab(context: Context) -> None:
@@ -43,9 +44,9 @@ def batch_tab(context: Context) -> None:
                 height=180,
             )
         with gr.Column(min_width=320):
-            asked = question("batch")
+            asked = question_fields("batch")
             box = example_box()
-            chosen = chooser(context)
+            chosen = model_fields(context)
             tokens = tokens_field()
             go, stop = go_and_stop("batch", "Ask all")
     progress = gr.HTML(elem_id="batch-progress")
@@ -57,19 +58,20 @@ def batch_tab(context: Context) -> None:
         files: Any, folder: Any, boxes: Any, task: Any, labels: Any, words: Any, box: Any,
         model: Any, proposer: Any, device: Any, max_new_tokens: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
-        asked_all = Asked(
-            task=task,
-            labels=labels_of(labels),
-            words=words or "",
-            box=int(box or 0),
-            max_new_tokens=int(max_new_tokens),
-        )
         paths = [*(files or []), *(folder or [])]
         names = (model, proposer, device)
-        yield from running(
+        yield from run_job(
             context,
             job_name("batch", request),
-            lambda flag: run_batch(context, flag, paths, boxes, asked_all, names),
+            lambda flag: run_batch(
+                context,
+                flag,
+                paths,
+                boxes,
+                request_of(task, labels, words, box),
+                names,
+                max_new_tokens=int(max_new_tokens),
+            ),
             outputs=4,
         )
 
@@ -90,8 +92,10 @@ def run_batch(
     flag: threading.Event,
     paths: list[str],
     boxes_file: str | None,
-    asked: Asked,
+    request: Request,
     names: Any,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Updates:
     """Progress, table and files, as they come.
 
@@ -100,17 +104,17 @@ def run_batch(
         flag: Set when it shall stop; what was finished is kept.
         paths: Uploaded files.
         boxes_file: Boxes by file name, or None for the proposer's.
-        asked: The question.
+        request: The question.
         names: Model, proposer and device.
+        max_new_tokens: Length limit of each answer.
 
     Yields:
         The progress, the table, and two files.
     """
     from vlm_fo1.app.batch import TITLES, Row, ask_all, write
 
-    asked.check()
     pictures = context.limits.pictures(paths)
-    choice = context.shelf.choice(*names)
+    choice = context.pool.choice(*names)
     boxes = None if boxes_file is None else read_boxes(Path(boxes_file))
     if len(pictures) > 1:
         boxes = by_image(boxes)
@@ -118,8 +122,16 @@ def run_batch(
 
     def work(report: Any) -> None:
         report("")
-        fo1 = context.shelf.fo1(choice, proposing=boxes is None)
-        ask_all(fo1, pictures, asked, context.limits, boxes=boxes, report=report)
+        fo1 = context.pool.fo1(choice, proposing=boxes is None)
+        ask_all(
+            fo1,
+            pictures,
+            request,
+            context.limits,
+            boxes=boxes,
+            max_new_tokens=max_new_tokens,
+            report=report,
+        )
 
     def table() -> str:
         return views.table(TITLES, [row.cells() for row in rows])
@@ -128,7 +140,7 @@ def run_batch(
     for news in watched.news():
         fresh = [row for row in news if isinstance(row, Row)]
         rows += fresh
-        ready = context.shelf.ready(choice)
+        ready = context.pool.ready(choice)
         said = f"{len(rows)} of {len(pictures)} done" if ready else f"Loading {choice.model}"
         yield [views.progress(len(rows), len(pictures), said), table(), *emptied(2)]
     stopped = False

@@ -1,6 +1,7 @@
 """What all tabs of the page share: models, limits, running jobs, files, and how errors show."""
 
 import json
+import logging
 import secrets
 import shutil
 import tempfile
@@ -17,9 +18,11 @@ from typing import Any
 from vlm_fo1._extras import require
 from vlm_fo1.app.jobs import Jobs, StoppedError
 from vlm_fo1.app.limits import Limits
-from vlm_fo1.app.models import Shelf
-from vlm_fo1.app.views import Kept, note
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.app.models import ModelPool
+from vlm_fo1.app.views import AnswerState, note
+from vlm_fo1.errors import FO1Error, ItemError, item_errors
+
+logger = logging.getLogger(__name__)
 
 BROKEN = "Something broke here that should not; the log of the server says what."
 """What a visitor is told of a fault of ours."""
@@ -58,14 +61,14 @@ class Scratch:
 class Context:
     """Everything that a tab stands on."""
 
-    shelf: Shelf
+    pool: ModelPool
     limits: Limits = field(default_factory=Limits)
     jobs: Jobs = field(default_factory=Jobs)
     scratch: Scratch = field(default_factory=Scratch)
     at_once: int = 1
     """Questions that the model works on at the same time."""
 
-    def files(self, kept: Kept) -> list[str]:
+    def files(self, kept: AnswerState) -> list[str]:
         """The answer as JSON, as COCO results, and drawn, ready for download."""
         folder = self.scratch.folder()
         answer = kept.answer
@@ -81,7 +84,9 @@ class Context:
 
 
 def told(error: BaseException) -> str | None:
-    """What a visitor is told of an error; None for one that is a fault of ours."""
+    """What a visitor is told of an error; None for one that nobody expected."""
+    if isinstance(error, ItemError):  # its words were not written for strangers
+        return BROKEN
     if isinstance(error, FO1Error):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -91,21 +96,37 @@ def told(error: BaseException) -> str | None:
     return None
 
 
+def expected(error: BaseException) -> BaseException:
+    """An error that the page can show: as it is, or as one of ours, and then it is in the log.
+
+    Args:
+        error: Of any kind.
+    """
+    if isinstance(error, StoppedError) or told(error) is not None:
+        return error
+    try:
+        with item_errors("what a visitor of the page asked for"):
+            raise error
+    except ItemError as ours:
+        logger.warning("%s", ours)
+        return ours
+
+
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback whose expected errors are messages on the page instead of traces."""
+    """A callback whose errors are messages on the page instead of traces."""
 
     @wraps(function)
     def plain(*values: Any) -> Any:
         try:
             return function(*values)
-        except Exception as error:  # noqa: BLE001 - raised again, as a message if it is expected
+        except Exception as error:  # noqa: BLE001 - raised again as a message
             refuse(error)
 
     return plain
 
 
 def refuse(error: BaseException) -> None:
-    """Raise an error as the page shows it: a message, or as it is where it is a fault of ours.
+    """Raise an error as the page shows it: a message.
 
     Being stopped is none: then nothing is raised.
 
@@ -114,10 +135,8 @@ def refuse(error: BaseException) -> None:
     """
     if isinstance(error, StoppedError):
         return
-    text = told(error)
-    if text is None:
-        raise error
-    raise gradio().Error(escape(text), print_exception=False) from error
+    said = told(expected(error)) or type(error).__name__
+    raise gradio().Error(escape(said), print_exception=False) from error
 
 
 def with_request(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,9 +152,6 @@ def visitor(request: Any) -> str:
 
 def failed(error: BaseException) -> str:
     """An error in the place of a result."""
-    text = told(error)
     if isinstance(error, StoppedError):
         return note("Stopped.")
-    if text is None:
-        text = BROKEN
-    return note("This did not work", text, kind="error")
+    return note("This did not work", told(error) or BROKEN, kind="error")

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vlm_fo1.app.asking import TASKS
+from vlm_fo1 import tasks
 from vlm_fo1.app.context import Context, gradio
+from vlm_fo1.app.question import field_of
+from vlm_fo1.tasks import MAX_NEW_TOKENS, Task, spec_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ModelFields:
     """The components that say what a question is put to."""
 
     model: Any
@@ -17,7 +19,7 @@ class Chosen:
 
     @property
     def all(self) -> list[Any]:
-        """In the order of `Shelf.choice`."""
+        """In the order of `ModelPool.choice`."""
         return [self.model, self.proposer, self.device]
 
 
@@ -35,7 +37,7 @@ class QuestionFields:
         return [self.task, self.labels, self.words]
 
 
-def chooser(context: Context, *, prefer: str | None = None) -> Chosen:
+def model_fields(context: Context, *, prefer: str | None = None) -> ModelFields:
     """Model, proposer and device; only those with a choice are shown.
 
     Args:
@@ -43,7 +45,7 @@ def chooser(context: Context, *, prefer: str | None = None) -> Chosen:
         prefer: What the name of the proposer that is chosen at first starts with, where there is
             such a one.
     """
-    gr, shelf = gradio(), context.shelf
+    gr, pool = gradio(), context.pool
 
     def one(label: str, names: list[str], first: str | None = None) -> Any:
         liked = [name for name in names if first is not None and name.startswith(first)]
@@ -55,19 +57,19 @@ def chooser(context: Context, *, prefer: str | None = None) -> Chosen:
             filterable=False,
         )
 
-    return Chosen(
-        model=one("Model", shelf.models),
-        proposer=one("Proposer", shelf.proposers, prefer),
-        device=one("Device", shelf.devices),
+    return ModelFields(
+        model=one("Model", pool.models),
+        proposer=one("Proposer", pool.proposers, prefer),
+        device=one("Device", pool.devices),
     )
 
 
-def question(prefix: str) -> QuestionFields:
+def question_fields(prefix: str) -> QuestionFields:
     """The task and the fields it takes; others are hidden."""
     gr = gradio()
     task = gr.Dropdown(
-        [(kind.title, name) for name, kind in TASKS.items()],
-        value="detection",
+        [(spec.title, name) for name, spec in tasks.TASKS.items()],
+        value=str(Task.DETECTION),
         label="Task",
         filterable=False,
         elem_id=f"{prefix}-task",
@@ -76,7 +78,7 @@ def question(prefix: str) -> QuestionFields:
         [],
         value=[],
         label="Labels",
-        info=TASKS["detection"].hint,
+        info=spec_of(Task.DETECTION).hint,
         multiselect=True,
         allow_custom_value=True,
         elem_id=f"{prefix}-labels",
@@ -102,11 +104,12 @@ def example_box() -> Any:
 def fields_of(task: str) -> list[Any]:
     """What changes of labels, words and the example box with the task."""
     gr = gradio()
-    kind = TASKS.get(task, TASKS["free"])
+    spec = spec_of(task)
+    field = field_of(spec)
     return [
-        gr.update(visible=kind.takes == "labels"),
-        gr.update(visible=kind.takes == "words", label=kind.title, placeholder=kind.hint),
-        gr.update(visible=kind.takes == "box"),
+        gr.update(visible=field == "labels", info=spec.hint),
+        gr.update(visible=field == "words", label=spec.title, placeholder=spec.hint),
+        gr.update(visible=field == "box"),
     ]
 
 
@@ -124,4 +127,6 @@ def tie_task(asked: QuestionFields, example_box: Any) -> None:
 
 def tokens_field() -> Any:
     """The longest answer."""
-    return gradio().Slider(16, 2048, value=512, step=16, label="Longest answer, in tokens")
+    return gradio().Slider(
+        16, MAX_NEW_TOKENS, value=MAX_NEW_TOKENS, step=16, label="Longest answer, in tokens"
+    )

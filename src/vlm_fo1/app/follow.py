@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlm_fo1.app.models import Choice, Shelf
-from vlm_fo1.structures import Regions
+from vlm_fo1.app.models import Choice, ModelPool
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.follow import Tracker
 from vlm_fo1.video.track import Models, VideoReport, track_video
 
@@ -42,9 +42,9 @@ class StillTracker:
         return _Still(masks)
 
 
-def tracker_for(shelf: Shelf, choice: Choice) -> Tracker:
+def tracker_for(pool: ModelPool, choice: Choice) -> Tracker:
     """SAM 3's own tracker beside its detector, else one that holds things still."""
-    proposer = shelf.proposer(choice)
+    proposer = pool.proposer(choice)
     if proposer.name == "sam3":
         from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
 
@@ -54,7 +54,7 @@ def tracker_for(shelf: Shelf, choice: Choice) -> Tracker:
 
 
 def follow(
-    shelf: Shelf,
+    pool: ModelPool,
     choice: Choice,
     source: Path,
     phrase: str,
@@ -68,7 +68,7 @@ def follow(
     """Follow what a phrase means.
 
     Args:
-        shelf: Has the model and the proposer.
+        pool: Has the model and the proposer.
         choice: Which ones.
         source: The uploaded video, or a folder of frames.
         phrase: What to follow.
@@ -83,8 +83,8 @@ def follow(
     """
     clip, lines = folder / "clip.mp4", folder / "frames.jsonl"
     report(("loading", 0, None))
-    fo1, proposer = shelf.fo1(choice, proposing=False), shelf.proposer(choice)
-    models = Models(fo1=fo1, proposer=proposer, tracker=tracker_for(shelf, choice))
+    fo1, proposer = pool.fo1(choice, proposing=False), pool.proposer(choice)
+    models = Models(fo1=fo1, proposer=proposer, tracker=tracker_for(pool, choice))
     told = track_video(
         models,
         source,

@@ -137,7 +137,7 @@ def named(known_as: str, called: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class AnnotatedImage:
     """A picture with the boxes that stand on it, in the order of their numbers."""
 
     picture: Image.Image
@@ -148,7 +148,7 @@ class Drawn:
     """Quarter turns clockwise from the upload to the picture."""
 
 
-def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
+def annotated(value: dict[str, Any] | None, limits: Limits) -> AnnotatedImage:
     """What somebody did on the picture, in pixels of the picture as they saw it.
 
     Args:
@@ -181,7 +181,7 @@ def drawn(value: dict[str, Any] | None, limits: Limits) -> Drawn:
             boxes.append(kept)
     if len(boxes) > limits.boxes:
         raise BoxError(f"{len(boxes)} boxes are on the picture, at most {limits.boxes} are taken")
-    return Drawn(picture, boxes, value.get("path") or upload, turns)
+    return AnnotatedImage(picture, boxes, value.get("path") or upload, turns)
 
 
 def _number(box: dict[str, Any]) -> float:

@@ -4,17 +4,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.proposers.base import Proposer, default_proposer, load_proposer
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 AUTO = "automatic"
 """The device that `FO1.from_pretrained` chooses itself."""
+NO_PROPOSER = "nothing offers boxes here: draw some, or start the page with --proposer NAME:ARG"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,28 @@ class Choice:
     device: str = AUTO
 
 
-class Shelf:
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How everything on a page is loaded."""
+
+    dtype: str | None = None
+    """Of the models' weights."""
+    revision: str | None = None
+    """Branch, tag or commit of the models; a proposer has its own after ``@``."""
+    token: str | None = field(default=None, repr=False)
+    """Of the Hub, for gated and private repositories."""
+    strict: bool = False
+    """Refuse weights with tensors that are not used."""
+
+
+class ModelPool:
     """Models and proposers by name, for many users at once.
 
     Args:
         models: What `FO1.from_pretrained` takes; the first is the one a page starts with.
         proposers: What `load_proposer` takes; without any, the one that comes with the first model.
         devices: Where to load to; without any, CUDA where there is one.
-        dtype: Of the weights.
+        loading: How they are loaded.
         load_model: Loads a model; another one is for tests.
 
     Raises:
@@ -46,7 +61,7 @@ class Shelf:
         proposers: Sequence[str] = (),
         devices: Sequence[str] = (),
         *,
-        dtype: str | None = None,
+        loading: Loading | None = None,
         load_model: "Callable[..., FO1] | None" = None,
     ) -> None:
         own = default_proposer(models[0]) if models and not proposers else None
@@ -63,7 +78,7 @@ class Shelf:
                 raise ConfigError(f"--{kind} {sorted(twice)[0]} was given twice: name it once")
         if not self.models:
             raise ConfigError("a page needs a model: pass --model, or leave it out for 'tiny'")
-        self.dtype = dtype
+        self.loading = loading or Loading()
         self._load_model = load_model or _load_model
         self._lock = threading.Lock()
         self._locks: dict[tuple[str, str, str], threading.Lock] = {}
@@ -97,7 +112,7 @@ class Shelf:
 
     def fo1(self, choice: Choice, *, proposing: bool = True) -> "FO1":
         """The chosen model, with the chosen proposer unless boxes are given anyway."""
-        from vlm_fo1.pipeline import FO1
+        from vlm_fo1.fo1 import FO1
 
         base = self._once(("model", choice.model, choice.device), self._model)
         if choice.proposer is None or not proposing:
@@ -111,9 +126,7 @@ class Shelf:
             ConfigError: There is none.
         """
         if choice.proposer is None:
-            raise ConfigError(
-                "nothing offers boxes here: draw some, or start the page with --proposer NAME:ARG"
-            )
+            raise ConfigError(NO_PROPOSER)
         return self._once(("proposer", choice.proposer, choice.device), self._proposer)
 
     def state(self, choice: Choice) -> list[tuple[str, str, str]]:
@@ -182,14 +195,16 @@ class Shelf:
                     self._loading.discard(key)
 
     def _model(self, name: str, device: str) -> Any:
-        return self._load_model(name, device=_device(device), dtype=self.dtype)
+        return self._load_model(name, device=_device(device), **asdict(self.loading))
 
     def _proposer(self, name: str, device: str) -> Any:
-        options: dict[str, Any] = {"device": _device(device)}
+        options: dict[str, Any] = {"device": _device(device), "token": self.loading.token}
+        options["strict"] = self.loading.strict or None
         if name.partition(":")[0] == "sam3":
-            from vlm_fo1.segmenting import UNSURE_MIN_SCORE
+            from vlm_fo1.proposals import ON_IMAGES, ON_VIDEO
 
-            options["min_score"] = UNSURE_MIN_SCORE  # what is never offered gets no mask
+            never = min(ON_IMAGES.unsure_min_score, ON_VIDEO.unsure_min_score)
+            options["min_score"] = never  # what is never offered gets no mask
         return load_proposer(name, **options)
 
 
@@ -200,7 +215,7 @@ def _device(name: str) -> str | None:
 def _load_model(name: str, **options: Any) -> "FO1":
     from transformers.utils import logging
 
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
     logging.disable_progress_bar()
     return FO1.from_pretrained(name, **options)

@@ -38,10 +38,8 @@ def build_page(context: Context) -> Any:
     gr.set_static_paths([FOLDER])  # the examples, wherever this package is installed
     with gr.Blocks(title="VLM-FO1", analytics_enabled=False, delete_cache=(600, 7200)) as page:
         gr.Markdown("# VLM-FO1\nAsk about a picture; the answer points at its regions.")
-        choice = context.shelf.choice()
-        state = gr.HTML(
-            views.state(context.shelf.state(choice), choice.device), elem_id="fo1-state"
-        )
+        choice = context.pool.choice()
+        state = gr.HTML(views.state(context.pool.state(choice), choice.device), elem_id="fo1-state")
         with gr.Tabs():
             with gr.Tab("Ask", id="ask"):
                 chosen = ask_tab(context, state)
@@ -61,12 +59,12 @@ def _tie_state(context: Context, page: Any, chosen: Any, state: Any) -> None:
     timer = gr.Timer(STATE_S, active=True)
 
     def look(model: Any, proposer: Any, device: Any) -> list[Any]:
-        choice = context.shelf.choice(model, proposer, device)
-        shown = views.state(context.shelf.state(choice), choice.device)
-        return [shown, gr.Timer(active=context.shelf.busy(choice))]
+        choice = context.pool.choice(model, proposer, device)
+        shown = views.state(context.pool.state(choice), choice.device)
+        return [shown, gr.Timer(active=context.pool.busy(choice))]
 
     def begin(model: Any, proposer: Any, device: Any) -> list[Any]:
-        context.shelf.begin(context.shelf.choice(model, proposer, device))
+        context.pool.begin(context.pool.choice(model, proposer, device))
         return look(model, proposer, device)
 
     quiet = {"queue": False, "show_progress": "hidden"}

@@ -4,26 +4,26 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.app import views
+from vlm_fo1.app.answer_panel import answer_panel
 from vlm_fo1.app.context import Context, gradio
-from vlm_fo1.app.controls import chooser, tokens_field
-from vlm_fo1.app.looking import answer_view
-from vlm_fo1.app.running import (
+from vlm_fo1.app.controls import model_fields, tokens_field
+from vlm_fo1.app.events import (
     Updates,
-    answering,
     emptied,
     go_and_stop,
     job_name,
-    running,
+    run_job,
     same,
+    streamed_answer,
     tie_work,
 )
 from vlm_fo1.app.upload import plain_picture_field
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.structures import Answer
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.fo1 import FO1
 
 ABOUT = (
     "SAM 3 finds everything that a **name** means and gives each thing a mask; FO1 decides which "
@@ -59,22 +59,22 @@ def segment_tab(context: Context) -> None:
             picture = plain_picture_field(context, "segment-picture")
         with gr.Column(min_width=320):
             phrase, query = phrase_fields("segment")
-            chosen = chooser(context, prefer="sam3")
+            chosen = model_fields(context, prefer="sam3")
             tokens = tokens_field()
             go, stop = go_and_stop("segment", "Find")
-    shown = answer_view("segment", EMPTY, api_name="look_segment")
+    shown = answer_panel("segment", EMPTY, api_name="look_segment")
 
     def segment(  # the names are those of the endpoint
         picture: Any, phrase: str, query: str, model: Any, proposer: Any, device: Any,
         max_new_tokens: Any, min_score: Any, unchosen: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
-        look = views.Look(min_score=min_score, unchosen=unchosen)
+        options = views.ViewOptions(min_score=min_score, unchosen=unchosen)
         asked = {"phrase": phrase, "query": query, "max_new_tokens": int(max_new_tokens)}
         names = (model, proposer, device)
-        yield from running(
+        yield from run_job(
             context,
             job_name("segment", request),
-            lambda flag: run_segment(context, flag, picture, asked, names, look=look),
+            lambda flag: run_segment(context, flag, picture, asked, names, options=options),
             outputs=5,
         )
 
@@ -84,7 +84,7 @@ def segment_tab(context: Context) -> None:
         segment,
         {go.click: "segment", phrase.submit: False, query.submit: False},
         stop,
-        inputs=[picture, phrase, query, *chosen.all, tokens, *shown.look],
+        inputs=[picture, phrase, query, *chosen.all, tokens, *shown.options],
         outputs=[shown.view, shown.kept, *shown.downloads.buttons],
         downloads=shown.downloads,
         at_once=context.at_once,
@@ -99,7 +99,7 @@ def run_segment(
     asked: dict[str, Any],
     names: Any,
     *,
-    look: views.Look,
+    options: views.ViewOptions,
 ) -> Updates:
     """The answer with its masks, and what is seen until it is there.
 
@@ -109,7 +109,7 @@ def run_segment(
         picture: RGB.
         asked: ``phrase``, ``query`` (empty takes the phrase) and ``max_new_tokens``.
         names: Model, proposer and device.
-        look: How to show the answer.
+        options: How to show the answer.
 
     Yields:
         The view, what is kept of the answer, and three files.
@@ -118,21 +118,18 @@ def run_segment(
         ImageError: There is no picture.
         PromptError: There is no phrase.
     """
-    from vlm_fo1.segmenting import segment
-
     if picture is None:
         raise ImageError("there is no picture yet: upload one")
     phrase = asked["phrase"]
     if not phrase.strip():
         raise PromptError("the phrase is empty: write what to find, e.g. the leftmost orange")
-    choice = context.shelf.choice(*names)
+    choice = context.pool.choice(*names)
 
     def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
-        return segment(
-            fo1,
-            context.shelf.proposer(choice),
+        return fo1.segment(
             picture,
             phrase,
+            proposer=context.pool.proposer(choice),
             query=asked["query"].strip() or None,
             max_new_tokens=asked["max_new_tokens"],
             on_text=on_text,
@@ -141,5 +138,5 @@ def run_segment(
     def others() -> list[Any]:
         return [*same(1), *emptied(3)]
 
-    kept = yield from answering(context, choice, flag, picture, ask, others, proposing=False)
-    yield [views.result(kept, look), kept, *context.files(kept)]
+    kept = yield from streamed_answer(context, choice, flag, picture, ask, others, proposing=False)
+    yield [views.result(kept, options), kept, *context.files(kept)]

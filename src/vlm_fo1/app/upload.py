@@ -42,6 +42,35 @@ def picture_field(context: Context, name: str) -> Any:
     return field
 
 
+def marks_field(name: str) -> Any:
+    """A picture to draw on with a brush; what cannot be read of it is a message on the page.
+
+    Args:
+        name: Id of the element.
+    """
+    gr = gradio()
+    field = gr.ImageEditor(
+        label="Strokes",
+        elem_id=name,
+        type="pil",
+        sources=(),
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size=6, colors=["rgb(213, 94, 0)"], color_mode="fixed"),
+        height=420,
+    )
+    own = field.preprocess
+
+    def read(payload: Any) -> Any:
+        try:
+            return own(payload)
+        except Exception as error:  # noqa: BLE001 - raised again as a message
+            refuse(error)
+
+    field.preprocess = read
+    return field
+
+
 def plain_picture_field(context: Context, name: str) -> Any:
     """A picture without boxes.
 

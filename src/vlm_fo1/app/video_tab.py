@@ -8,18 +8,18 @@ from typing import Any
 
 from vlm_fo1.app import views
 from vlm_fo1.app.context import Context, gradio
-from vlm_fo1.app.controls import chooser, tokens_field
-from vlm_fo1.app.jobs import Watched
-from vlm_fo1.app.limits import named
-from vlm_fo1.app.running import (
+from vlm_fo1.app.controls import model_fields, tokens_field
+from vlm_fo1.app.events import (
     Updates,
     downloads_row,
     emptied,
     go_and_stop,
     job_name,
-    running,
+    run_job,
     tie_work,
 )
+from vlm_fo1.app.jobs import Watched
+from vlm_fo1.app.limits import named
 from vlm_fo1.app.segment_tab import phrase_fields
 from vlm_fo1.errors import ImageError, PromptError
 from vlm_fo1.images import image_size, pictures_among
@@ -46,7 +46,7 @@ def video_tab(context: Context) -> None:
             every = gr.Slider(1, 300, value=30, step=1, label="Frames from key frame to key frame")
         with gr.Column(min_width=320):
             phrase, query = phrase_fields("video")
-            chosen = chooser(context, prefer="sam3")
+            chosen = model_fields(context, prefer="sam3")
             tokens = tokens_field()
             go, stop = go_and_stop("video", "Follow")
     progress = gr.HTML(elem_id="video-progress")
@@ -59,7 +59,7 @@ def video_tab(context: Context) -> None:
     ) -> Updates:  # fmt: skip
         asked = {"phrase": phrase, "query": query, "every": int(every), "tokens": max_new_tokens}
         names = (model, proposer, device)
-        yield from running(
+        yield from run_job(
             context,
             job_name("video", request),
             lambda flag: run_video(context, flag, source or [], asked, names),
@@ -139,7 +139,7 @@ def run_video(
     """
     if not asked["phrase"].strip():
         raise PromptError("the phrase is empty: write what to follow")
-    choice = context.shelf.choice(*names)
+    choice = context.pool.choice(*names)
     folder = context.scratch.folder()
     source = frames_source(context, paths, folder)
 
@@ -147,7 +147,7 @@ def run_video(
         from vlm_fo1.app.follow import follow
 
         return follow(
-            context.shelf,
+            context.pool,
             choice,
             source,
             asked["phrase"],

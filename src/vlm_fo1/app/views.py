@@ -14,11 +14,10 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import scale as scale_boxes
-from vlm_fo1.draw import draw_answer
 from vlm_fo1.markup import RELEASED, Piece, Vocabulary, pieces
 from vlm_fo1.parser import split_thought
-from vlm_fo1.structures import Answer
 
 SHOWN_PX = 1280
 """Longest side of the picture in the page."""
@@ -31,7 +30,7 @@ PARTS = {"propose": "proposals", "encode": "towers", "answer": "language model"}
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class AnswerState:
     """An answer with what it takes to show it again, without the model."""
 
     answer: Answer
@@ -40,7 +39,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ViewOptions:
     """How an answer is looked at."""
 
     min_score: float = 0.0
@@ -49,37 +48,37 @@ class Look:
     """Show regions that were not chosen, dimly."""
 
 
-def result(kept: Kept, look: Look) -> str:
+def result(kept: AnswerState, options: ViewOptions) -> str:
     """The whole answer.
 
     Args:
         kept: What was answered.
-        look: What of it is wanted.
+        options: What of it is wanted.
 
     Returns:
         One piece of HTML without anything that would be fetched.
     """
     answer = kept.answer
-    visible = shown(answer, look)
+    visible = shown(answer, options)
     return (
         '<div class="fo1-result fo1-scope">'
-        f"{_picture(kept, look, visible)}"
+        f"{_picture(kept, options, visible)}"
         f'<div class="fo1-side">{_words(kept)}{_problems(answer)}'
         f"{_timing(kept)}{_raw(answer)}</div>"
-        f"{_list(kept, look, visible)}"
+        f"{_list(kept, options, visible)}"
         "</div>"
     )
 
 
-def shown(answer: Answer, look: Look) -> list[int]:
+def shown(answer: Answer, options: ViewOptions) -> list[int]:
     """Positions of the regions that are looked at, in order."""
     chosen = chosen_indices(answer)
     scores = answer.regions.scores
     return [
         index
         for index in range(len(answer.regions))
-        if (look.unchosen or index in chosen)
-        and (scores is None or not scores[index] < look.min_score)
+        if (options.unchosen or index in chosen)
+        and (scores is None or not scores[index] < options.min_score)
     ]
 
 
@@ -164,15 +163,14 @@ def _attribute(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _picture(kept: Kept, look: Look, visible: Sequence[int]) -> str:
+def _picture(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) -> str:
     answer = kept.answer
-    image = draw_answer(
+    image = answer.draw(
         kept.picture,
-        answer,
-        show_unchosen=look.unchosen,
+        show_unchosen=options.unchosen,
         max_side=SHOWN_PX,
         min_side=SHARP_PX,
-        min_score=look.min_score or None,
+        min_score=options.min_score or None,
     )
     boxes = scale_boxes(answer.regions.xyxy, answer.size_wh, image.size)
     named = _labels(answer)
@@ -191,7 +189,7 @@ def _picture(kept: Kept, look: Look, visible: Sequence[int]) -> str:
     )
 
 
-def _words(kept: Kept) -> str:
+def _words(kept: AnswerState) -> str:
     answer = kept.answer
     text, thought = split_thought(answer.text, kept.vocabulary)
     offered = len(answer.regions)
@@ -215,7 +213,7 @@ def _problems(answer: Answer) -> str:
     return f'<div class="fo1-problems"><b>To be aware of</b><ul>{items}</ul></div>'
 
 
-def _timing(kept: Kept) -> str:
+def _timing(kept: AnswerState) -> str:
     spent: Mapping[str, float] = kept.answer.timing_s
     if not spent:
         return ""
@@ -256,16 +254,16 @@ def _name(index: int, named: Mapping[int, Sequence[str]]) -> str:
     return f"region {index}" + (f": {', '.join(named[index])}" if index in named else "")
 
 
-def _list(kept: Kept, look: Look, visible: Sequence[int]) -> str:
+def _list(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) -> str:
     answer = kept.answer
     named, sure = _labels(answer), _confidence(answer)
     order = sorted(visible, key=lambda index: (index not in named, index))
     rows = "".join(_row(kept, index, named, sure) for index in order[:LISTED])
     offered = len(answer.regions)
     said = f"{len(named)} of {offered} regions chosen"
-    if look.min_score > 0 and answer.regions.scores is not None:
-        low = int((answer.regions.scores < look.min_score).sum())
-        said += f"; {low} score less than {look.min_score:.2f} and are hidden"
+    if options.min_score > 0 and answer.regions.scores is not None:
+        low = int((answer.regions.scores < options.min_score).sum())
+        said += f"; {low} score less than {options.min_score:.2f} and are hidden"
     if len(order) > LISTED:
         said += f"; the first {LISTED} of {len(order)} are listed"
     if not rows:
@@ -280,7 +278,7 @@ def _list(kept: Kept, look: Look, visible: Sequence[int]) -> str:
 
 
 def _row(
-    kept: Kept, index: int, named: Mapping[int, Sequence[str]], sure: Mapping[int, float]
+    kept: AnswerState, index: int, named: Mapping[int, Sequence[str]], sure: Mapping[int, float]
 ) -> str:
     answer = kept.answer
     x1, y1, x2, y2 = answer.regions.xyxy[index].tolist()

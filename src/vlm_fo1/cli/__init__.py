@@ -1,1 +1,1 @@
-"""The command line: one file per command, imported only when it is used."""
+"""The command line: `ask` has the commands of all tasks, each other command a file of its own."""

@@ -36,6 +36,9 @@ def command(
         ),
     ] = None,
     dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
@@ -63,15 +66,16 @@ def command(
     """
     errors = Console(stderr=True)
     with shown(errors), errors.status(Text("starting")):
-        import vlm_fo1.pipeline  # noqa: F401 - before the first visitor waits for it
+        import vlm_fo1.fo1  # noqa: F401 - before the first visitor waits for it
         from vlm_fo1.app.context import Context
         from vlm_fo1.app.limits import Limits
-        from vlm_fo1.app.models import Shelf
+        from vlm_fo1.app.models import Loading, ModelPool
         from vlm_fo1.app.page import serve_page
 
-        shelf = Shelf(model or ["tiny"], proposer or [], device or [], dtype=dtype)
+        loading = Loading(dtype=dtype, revision=revision, token=token, strict=strict)
+        pool = ModelPool(model or ["tiny"], proposer or [], device or [], loading=loading)
         limits = Limits(upload_mb=upload_mb, video_mb=video_mb, pixels=pixels)
-        context = Context(shelf=shelf, limits=limits, at_once=at_once)
+        context = Context(pool=pool, limits=limits, at_once=at_once)
         page = serve_page(context, host=host, port=port, share=share, queue=queue, wait=False)
     typer.echo(f"The page is at {page.local_url} (Ctrl+C stops it)")
     if page.share_url:

@@ -1,34 +1,37 @@
-"""`fo1 data`: look at training records, check files of them, and render scenes."""
+"""`fo1 data`: look at training records, and check files of them."""
 
-import json
+from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
-from vlm_fo1.errors import ConfigError, FO1Error
-
-if TYPE_CHECKING:
-    from vlm_fo1.data.mixture import Mixture
+from vlm_fo1.cli.pictures import check_kind
+from vlm_fo1.cli.running import shown
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.jsonl import writing
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Look at training records, check them, render scenes.",
+    help="Look at training records, check them.",
 )
 
 _FILE = Annotated[
     Path,
     typer.Argument(
-        help="JSON Lines file of records (docs/data.md), or a training configuration (.yaml)."
+        help="JSON Lines file of records (docs/data.md), a mixture or a training configuration "
+        "(.yaml)."
     ),
 ]
 _STAGE = Annotated[
     str | None,
-    typer.Option(help="Whose mixture, of a training configuration.", show_default="the first"),
+    typer.Option(help="Whose mixture, of a training configuration.", show_default="all"),
 ]
 
 
@@ -39,7 +42,10 @@ def show(
     count: Annotated[int, typer.Option(min=1, help="How many records.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="How many records to skip.")] = 0,
     columns: Annotated[int, typer.Option(min=1, help="Records beside each other.")] = 3,
-    stage: _STAGE = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Whose mixture, of a training configuration.", show_default="the first"),
+    ] = None,
 ) -> None:
     """Draw records to one picture: boxes with numbers, questions, and in green what is learnt.
 
@@ -48,13 +54,20 @@ def show(
     fo1 data show records.jsonl --out records.png
     """
     from vlm_fo1.data.example import read_examples
+    from vlm_fo1.data.recipe import make_mixture
     from vlm_fo1.data.show import contact_sheet
 
-    try:
-        stream = _mixture(file, stage) if _is_config(file) else read_examples(file)
-        contact_sheet(islice(stream, start, start + count), columns).save(out)
-    except FO1Error as error:
-        fail(error)
+    with shown(Console(stderr=True)):
+        check_kind(out)
+        if _is_yaml(file):
+            plan = _plan(file, stage)
+            stream = iter(make_mixture(plan.mixtures[0], seed=plan.seed))
+        else:
+            stream = read_examples(file)
+        sheet = contact_sheet(islice(stream, start, start + count), columns)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(out)
     typer.echo(f"wrote {out}")
 
 
@@ -63,22 +76,33 @@ def check(
     file: _FILE,
     most: Annotated[int, typer.Option(min=1, help="How many problems to print.")] = 100,
     count: Annotated[
-        int, typer.Option(min=1, help="How many records to draw from a training configuration.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many records of each source of a mixture to look at.",
+            show_default="all of a file, 100 rendered ones",
+        ),
+    ] = None,
     stage: _STAGE = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose limits count: a folder or Hub id.",
+            show_default="that of the configuration, else tiny",
+        ),
+    ] = None,
 ) -> None:
-    """Check records and list every one that cannot be used, with its reason.
+    """Go once through the records as training does and list those it would leave out, and why.
 
     Exit code 1 if there is one.
 
     fo1 data check records.jsonl
     """  # noqa: DOC501 (help text)
-    from vlm_fo1.data.example import check_file
-
-    if _is_config(file):
-        problems = _check_mixture(file, stage, count)
-    else:
-        problems = [f"{file}:{problem.line}: {problem.reason}" for problem in check_file(file)]
+    errors = Console(stderr=True)
+    with shown(errors):
+        problems, notes = _checked(file, stage, count, model, errors)
+    for note in notes:
+        errors.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     for problem in problems[:most]:
         typer.echo(problem)
     if len(problems) > most:
@@ -89,95 +113,66 @@ def check(
     typer.echo(f"{file}: every record can be used")
 
 
-def _is_config(file: Path) -> bool:
+@dataclass(frozen=True)
+class _Plan:
+    """What a YAML file says about data."""
+
+    mixtures: list[dict[str, Any]]
+    seed: int = 0
+    model: str = "tiny"
+    max_tokens: int = 4096
+
+
+def _is_yaml(file: Path) -> bool:
     return file.suffix.lower() in {".yaml", ".yml"}
 
 
-def _mixture(file: Path, stage: str | None) -> "Mixture":
-    """The stream of records of a stage.
+def _plan(file: Path, stage: str | None) -> _Plan:
+    """The mixtures of a file: one by itself, or those of a training configuration.
 
     Raises:
-        ConfigError: There is no such stage, or the configuration cannot be used.
+        ConfigError: There is no such stage, or the file cannot be used.
     """
-    from vlm_fo1.data.recipe import make_mixture
-    from vlm_fo1.settings import read
+    from vlm_fo1.config import read, read_mapping
     from vlm_fo1.train.config import TrainConfig
 
+    values = read_mapping(file)
+    if set(values) == {"sources"} and stage is None:
+        return _Plan([values])
     config = read(file, TrainConfig)
-    stages = {each.name: each for each in config.stages}
+    stages = {each.name: each.mixture for each in config.stages}
     if stage is not None and stage not in stages:
         raise ConfigError(f"{file} has no stage {stage!r}: it has {', '.join(stages)}")
-    chosen = config.stages[0] if stage is None else stages[stage]
-    return make_mixture(chosen.mixture, seed=config.seed)
+    mixtures = config.mixtures() if stage is None else [stages[stage]]
+    return _Plan(mixtures, config.seed, config.model.path, config.data.max_tokens)
 
 
-def _check_mixture(file: Path, stage: str | None, count: int) -> list[str]:
-    """What cannot be used among the first so many records of a stage."""
-    from vlm_fo1.data.example import faults
-
-    found: list[str] = []
-    try:
-        mixture = _mixture(file, stage)
-        drawn = islice(mixture, count)
-        for example in track(drawn, "checking", count, console=Console(stderr=True)):
-            found += [
-                f"{example.source}, record {example.id}: {fault}" for fault in faults(example)
-            ]
-    except FO1Error as error:
-        fail(error)
-    return list(dict.fromkeys([*mixture.problems, *found]))
-
-
-@app.command()
-def scenes(
-    out: Annotated[
-        Path, typer.Argument(help="Folder to write: images/, coco.json, records.jsonl.")
-    ],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
-    sprites: Annotated[
-        Path | None,
-        typer.Option(
-            help="Sprite folder (python -m vlm_fo1.data.scenes.build); else drawn shapes."
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None, typer.Option(help="Drawing style; may be repeated. All but held out.")
-    ] = None,
-    objects: Annotated[
-        tuple[int, int], typer.Option(help="Least and greatest number of things.")
-    ] = (4, 14),
-    kinds: Annotated[int | None, typer.Option(min=2, help="How many kinds appear.")] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Questions a scene.")] = 6,
-) -> None:
-    """Render scenes with exact truth, as a COCO data set and as training records.
-
-    They are pictures of the kind that the bundled model was trained on.
-    """
-    from vlm_fo1.data.scenes import SceneConfig, ScenesSource
-    from vlm_fo1.data.scenes.export import write_scenes
-
-    try:
-        config = SceneConfig(
-            sprites=None if sprites is None else str(sprites),
-            styles=tuple(style or ()),
-            objects=objects,
-            kinds=kinds,
-            turns=(turns, turns),
-        )
-        source = ScenesSource(config, seed)
-        numbers = track(range(count), "rendering", console=Console(stderr=True), transient=True)
-        written = write_scenes(source, out, numbers)
-    except FO1Error as error:
-        fail(error)
-    typer.echo(json.dumps(written))
-
-
-def fail(error: FO1Error) -> NoReturn:
-    """Say what is wrong and end with 1.
+def _checked(
+    file: Path, stage: str | None, count: int | None, model: str | None, errors: Console
+) -> tuple[list[str], list[str]]:
+    """What training would leave out, and what the files hold that no record uses; each once.
 
     Raises:
-        Exit: Always.
+        ConfigError: The file is of a kind that holds no records by itself.
     """
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(1) from error
+    from vlm_fo1.data.check import ENDLESS, check, check_lines
+    from vlm_fo1.data.recipe import make_mixture
+    from vlm_fo1.train.assemble import make_collator
+
+    if file.suffix.lower() == ".json":
+        raise ConfigError(
+            f"{file} is an annotation file: name it in a mixture, a YAML file such as "
+            f"'sources: [{{type: coco, annotations: {file}, images: FOLDER}}]', and check that"
+        )
+    plan = _plan(file, stage) if _is_yaml(file) else _Plan([])
+    collate = make_collator(model or plan.model, plan.max_tokens)
+    if not _is_yaml(file):
+        lines = track(check_lines(file, collate), "checking", None, console=errors, transient=True)
+        found = sorted((line for line in lines if line is not None), key=lambda line: line.line)
+        return [f"{file}:{line.line}: {line.reason}" for line in found], []
+    parts = [part for each in plan.mixtures for part in make_mixture(each, seed=plan.seed).parts]
+    sizes = [length_hint(part.source) or count or ENDLESS for part in parts]
+    total = sum(min(size, count or size) for size in sizes)
+    records = track(check(parts, collate, count), "checking", total, console=errors, transient=True)
+    problems = dict.fromkeys(str(bad) for bad in records if bad is not None)
+    return list(problems), list(dict.fromkeys(note for part in parts for note in part.notes))

@@ -233,7 +233,7 @@ def _complete(files: dict[str, Path]) -> bool:
 
 def _shards(index: Path) -> set[str]:
     """The files that an index names; the index itself if it cannot be read."""
-    from vlm_fo1.settings import read_object  # needs yaml, which a doctor does not rely on
+    from vlm_fo1.config import read_object  # needs yaml, which a doctor does not rely on
 
     try:
         return set(read_object(index, CheckpointError)["weight_map"].values())

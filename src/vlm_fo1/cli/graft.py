@@ -1,13 +1,14 @@
 """`fo1 graft`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from vlm_fo1.cli import options
+from vlm_fo1.cli.running import shown
+from vlm_fo1.errors import CheckpointError, ConfigError
 
 
 def command(
@@ -30,6 +31,7 @@ def command(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the host.", show_default=False)
     ] = None,
+    token: options.Token = None,
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float32, ..., or auto for the host's own.")
     ] = "auto",
@@ -42,27 +44,26 @@ def command(
 
     fo1 graft Qwen/Qwen3-VL-2B-Instruct --auxiliary-weights microsoft/Florence-2-base --out grafted
     """
-    _check_free(out)
-    console = Console(stderr=True)
-    with _reasons_told(console), console.status("grafting"):
-        count = _graft(host, out, auxiliary, auxiliary_weights, revision, dtype, max_regions, seed)
-    console.print(f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True)
+    errors = Console(stderr=True)
+    with shown(errors):
+        _check_free(out)
+        with errors.status("grafting"):
+            count = _graft(
+                host, out, auxiliary, auxiliary_weights, revision, token, dtype, max_regions, seed
+            )
+    errors.print(
+        f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True, markup=False
+    )
 
 
 def _check_free(out: Path) -> None:
+    """Refuse to write over a model.
+
+    Raises:
+        ConfigError: There is one.
+    """
     if (out / "config.json").exists():
-        raise typer.BadParameter(f"{out} holds a model already: name another folder")
-
-
-@contextmanager
-def _reasons_told(console: Console) -> Iterator[None]:
-    from vlm_fo1.errors import FO1Error
-
-    try:
-        yield
-    except FO1Error as error:
-        console.print(f"[red]fo1 graft:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(code=1) from error
+        raise ConfigError(f"{out} holds a model already: name another folder")
 
 
 def _graft(
@@ -71,6 +72,7 @@ def _graft(
     auxiliary: str | None,
     auxiliary_weights: str | None,
     revision: str | None,
+    token: str | None,
     dtype: str,
     max_regions: int,
     seed: int,
@@ -81,21 +83,17 @@ def _graft(
         CheckpointError: The host comes without a tokenizer, or see `graft`.
     """
     import torch
-    from transformers import AutoTokenizer
 
-    from vlm_fo1.errors import CheckpointError
+    from vlm_fo1.config import read_object
     from vlm_fo1.markup import Vocabulary
-    from vlm_fo1.model.graft import graft, load_host
+    from vlm_fo1.model.graft import check_host, graft, load_host
     from vlm_fo1.model.weights import resolve_folder
     from vlm_fo1.processing.hosts import processor_for_host
-    from vlm_fo1.settings import read_object
+    from vlm_fo1.processing.tokenizer import load_tokenizer
 
-    folder = resolve_folder(host, revision=revision)
+    folder = resolve_folder(host, check=check_host, revision=revision, token=token)
+    tokenizer = load_tokenizer(folder)
     host_model = load_host(folder, dtype=dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer of {host} cannot be loaded: {error}") from error
     vocabulary = Vocabulary(max_regions=max_regions)
     torch.manual_seed(seed)
     model = graft(
@@ -110,7 +108,6 @@ def _graft(
         model.config.host.to_dict(),
         tokenizer,
         vocabulary=vocabulary,
-        auxiliary_image=model.config.auxiliary_image,
         preprocessor=read_object(preprocessor, CheckpointError) if preprocessor.is_file() else None,
     )
     model.save_pretrained(out)

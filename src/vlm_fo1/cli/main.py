@@ -1,68 +1,60 @@
-"""``fo1``: one command per question, each imported when it is used."""
+"""``fo1``: a command for each task and a few others, each imported when it is used."""
 
 import importlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-COMMANDS = {
-    "detect": ("vlm_fo1.cli.detect", "Find everything that one of the labels names."),
-    "count": ("vlm_fo1.cli.count", "Count one kind of thing, pointing at each."),
-    "refer": ("vlm_fo1.cli.refer", "Find what a phrase describes."),
-    "describe": ("vlm_fo1.cli.describe", "Say what stands in each box."),
-    "read-text": ("vlm_fo1.cli.read_text", "Read the writing in each box."),
-    "match": ("vlm_fo1.cli.match", "Find more of what stands in one box."),
-    "ground": ("vlm_fo1.cli.ground", "Describe the image and point at everything mentioned."),
-    "reason": ("vlm_fo1.cli.reason", "Think aloud, then answer, with regions as evidence."),
-    "ask": ("vlm_fo1.cli.ask", "Ask anything in your own words."),
+from vlm_fo1 import tasks
+
+OTHERS = {
     "propose": ("vlm_fo1.cli.propose", "Offer boxes of what may be there; measure, cache them."),
     "segment": ("vlm_fo1.cli.segment", "Find what a phrase means, as masks."),
     "video": ("vlm_fo1.cli.video", "Follow what a phrase means through a video, as masks."),
     "app": ("vlm_fo1.cli.app", "Show the page: ask about pictures in a browser."),
-    "data": ("vlm_fo1.cli.data", "Look at training records, check them, render scenes."),
+    "data": ("vlm_fo1.cli.data", "Look at training records, check them."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is missing, and which weights fit this machine."),
 }
-"""Command to its line in ``fo1 --help`` and the module whose ``command`` function, or whose ``app``
-of commands, it is."""
+"""Commands beside those of `vlm_fo1.tasks.TASKS`: the module whose ``command`` function, or whose
+``app`` of commands, it is, and its line in ``fo1 --help``."""
+
+
+def overview() -> dict[str, str]:
+    """Every command with its line in ``fo1 --help``, in order."""
+    asking = {spec.command: spec.help for spec in tasks.TASKS.values()}
+    return asking | {name: line for name, (_, line) in OTHERS.items()}
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name; imports one when it runs or shows its own help."""
+    """Knows each command by its line; imports it when it is typed, for its own help too."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The commands in the order of `COMMANDS`."""
+        """The commands in the order of `overview`."""
         del ctx
-        return list(COMMANDS)
+        return list(overview())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by name: its one line for the overview, the real thing to run it."""
+        """What ``fo1 --help`` shows of a command."""
         del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module, line = COMMANDS[cmd_name]
+        line = overview().get(cmd_name)
+        return None if line is None else TyperCommand(cmd_name, help=line)
 
-        def overview() -> None: ...
-
-        overview.__doc__ = line
-        return _build(cmd_name, overview) if self._in_overview else _load(cmd_name, module)
-
-    _in_overview = False
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """``fo1 --help``: one line a command, nothing imported."""
-        self._in_overview = True
-        try:
-            super().format_help(ctx, formatter)
-        finally:
-            self._in_overview = False
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was typed, and the rest of the line."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load(name or args[0]), rest
 
 
-def _load(name: str, module: str) -> Any:
-    found = importlib.import_module(module)
+def _load(name: str) -> Any:
+    if name not in OTHERS:
+        from vlm_fo1.cli.ask import command_of
+
+        return _build(name, command_of(name))
+    found = importlib.import_module(OTHERS[name][0])
     if hasattr(found, "app"):
         group = typer.main.get_command(found.app)
         group.name = name
@@ -100,7 +92,7 @@ def about(
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
     may point at come from --box, --boxes or --proposer. Without --model the bundled small model is
-    used, which knows rendered scenes only; `fo1 doctor` says which others fit this machine.
+    used, which knows synthetic images only; `fo1 doctor` says which others fit this machine.
 
     fo1 detect photo.jpg orange apple --boxes boxes.json --out found.jpg
     """

@@ -1,4 +1,4 @@
-"""Arguments and options that the asking commands share; what each means is said here once."""
+"""Arguments and options of the commands that answer; what each means is said here once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
+from vlm_fo1.tasks import MAX_NEW_TOKENS
+
 Image = Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted pattern.")]
+Labels = Annotated[list[str] | None, typer.Argument(help="What to look for, one or more names.")]
+Label = Annotated[str, typer.Argument(help="What to look for: a name, or a description.")]
+Question = Annotated[str, typer.Argument(help="Your question.")]
+Region = Annotated[
+    int | None,
+    typer.Argument(min=0, help="Number of the box to take as the example, from 0."),
+]
+Phrase = Annotated[
+    str, typer.Argument(help='What to find, of any kind: "the player in red nearest the ball".')
+]
 Box = Annotated[
     list[str] | None,
     typer.Option("--box", help="One box as x1,y1,x2,y2 in pixels of the picture; may be repeated."),
@@ -23,7 +35,7 @@ Proposer = Annotated[
     typer.Option(
         metavar="NAME:ARG",
         help="What offers the boxes instead: upn:PATH, hf:zero-shot, hf:ID, sam3:ID, ocr, ... "
-        "(docs/proposers.md). The bundled model has one of its own.",
+        "(docs/proposers). The bundled model has one of its own.",
         show_default=False,
     ),
 ]
@@ -32,6 +44,22 @@ Query = Annotated[
     typer.Option(
         help="What the proposer looks for, if it looks for named things; may be repeated.",
         show_default="the labels of the question",
+    ),
+]
+Offering = Annotated[
+    str,
+    typer.Option(
+        "--proposer",
+        help="What offers things to choose from: sam3:FOLDER or sam3:HUB_ID for masks, or another "
+        "proposer and what it loads.",
+    ),
+]
+OneQuery = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        help="What the proposer looks for: a name, where the phrase is a sentence.",
+        show_default="the phrase",
     ),
 ]
 MinScore = Annotated[
@@ -67,6 +95,22 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a Hub id.", show_default=False)
 ]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HF_TOKEN",
+        help="Access token for gated and private repositories of the Hub. `hf auth login` keeps it "
+        "out of the command line.",
+        show_default="that of `hf auth login`",
+        show_envvar=True,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse weights with tensors that are not used, instead of a warning."
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="cuda, cuda:1, cpu, or auto to spread.", show_default="cuda if there is one"),
@@ -76,6 +120,16 @@ Dtype = Annotated[
     typer.Option(
         help="bfloat16 or float32, which takes twice the memory; `fo1 doctor` says what fits.",
         show_default="float32 on the CPU, else as saved",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="PIXELS",
+        help="Bring the short side of a picture to this, up too, before the model looks at it; "
+        "1024 is what the official demos with SAM 3 do.",
+        show_default="pictures as they come",
     ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
@@ -107,13 +161,35 @@ About = Annotated[
 Stream = Annotated[
     bool, typer.Option("--stream", help="Print the text of the answer as it is written.")
 ]
+With = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        help="A further picture, which stands where <image_1> does in the question, the next "
+        "where <image_2> does, or before the question; boxes are of IMAGE alone.",
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option(help="A system message in place of the usual one.", show_default=False),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What every asking command takes; IMAGE goes first, the rest after the command's own."""
+class Asked:
+    """What is typed to ask something; a command has of the first part what its task takes."""
 
     image: Image
+    labels: Labels = None
+    label: Label = ""
+    question: Question = ""
+    region: Region = None
+    detail: str = ""
+    about: About = None
+    beside: With = None
+    system: System = None
+    stream: Stream = False
+
     box: Box = None
     boxes: Boxes = None
     proposer: Proposer = None
@@ -128,6 +204,9 @@ class Shared:
     fresh: Fresh = False
     model: Model = "tiny"
     revision: Revision = None
+    token: Token = None
+    strict: Strict = False
     device: Device = None
     dtype: Dtype = None
-    max_new_tokens: Tokens = 512
+    image_size: ImageSize = None
+    max_new_tokens: Tokens = MAX_NEW_TOKENS

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vlm_fo1._extras import untested_transformers
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
@@ -129,6 +131,8 @@ def _dependency(requirement: "Requirement", probe: str | None) -> Check:
     fault = _fault(requirement, version)
     remedy = f"pip install '{requirement.name}{requirement.specifier}'"
     detail = str(version)
+    if requirement.name == "transformers":
+        detail = untested_transformers() or detail
     if not fault and probe:
         imported, said = run_probe(probe)
         if not imported:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.lines import check_writable, write_whole
+from vlm_fo1.errors import ConfigError, ImageError, PromptError
+from vlm_fo1.jsonl import check_writable, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -130,7 +130,7 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
                 f"--out {out} is one file for {len(pictures)} pictures: name a folder that exists, "
                 "or one without a dot in its name"
             )
-        _check_kind(out)
+        check_kind(out)
         drawings = {pictures[0]: out}
     else:
         drawings = _in_folder(out, pictures)
@@ -147,7 +147,22 @@ def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
     return drawings
 
 
-def _check_kind(out: Path) -> None:
+def check_apart(out: Path | None, save: Path | None) -> None:
+    """Refuse one file for two things.
+
+    Raises:
+        ConfigError: ``--out`` and ``--save`` name the same file.
+    """
+    if out is not None and save is not None and out.resolve() == save.resolve():
+        raise ConfigError(f"--out and --save both name {out}: a drawing and JSON need a file each")
+
+
+def check_kind(out: Path) -> None:
+    """Refuse to draw to a file of a kind that cannot be written, before anything is drawn.
+
+    Raises:
+        ImageError: It is one.
+    """
     from PIL import Image
 
     from vlm_fo1.images import IMAGE_SUFFIXES

@@ -17,12 +17,12 @@ from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error
-from vlm_fo1.lines import check_writable, line_of, write_whole
+from vlm_fo1.jsonl import check_writable, line_of, write_whole
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer, Selection
     from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
-    from vlm_fo1.structures import Regions
+    from vlm_fo1.regions import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def command(
         typer.Option(
             metavar="NAME:ARG",
             help="What offers boxes, and after a colon what it loads: upn:PATH, hf:zero-shot, "
-            "hf:ID, sam3:facebook/sam3, ocr, selective, tiny. See docs/proposers.md.",
+            "hf:ID, sam3:facebook/sam3, ocr, selective, tiny. See docs/proposers.",
         ),
     ] = "tiny",
     queries: Annotated[
@@ -84,6 +84,9 @@ def command(
         ),
     ] = None,
     fresh: options.Fresh = False,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
@@ -105,8 +108,13 @@ def command(
         as_json=as_json,
         save=save,
         fresh=fresh,
-        device=device,
-        dtype=dtype,
+        loading={
+            "revision": revision,
+            "token": token,
+            "strict": strict or None,
+            "device": device,
+            "dtype": dtype,
+        },
     )
     _run(job)
 
@@ -128,8 +136,8 @@ class Job:
     as_json: bool
     save: Path | None
     fresh: bool
-    device: str | None
-    dtype: str | None
+    loading: dict[str, Any]
+    """For `load_proposer`; what is None was not said."""
 
     @property
     def lines(self) -> Path | None:
@@ -214,11 +222,9 @@ def _prepare(job: Job, errors: Console) -> _Tools:
         truth = CocoTruth(job.recall) if job.recall else None
         if truth is not None and truth.strays:
             errors.print(Text(f"{job.recall}: {truth.strays}", style="yellow"), soft_wrap=True)
-        options = {"device": job.device, "dtype": job.dtype}
-        proposer = load_proposer(
-            job.proposer, **{key: value for key, value in options.items() if value is not None}
-        )
-        check_queries(proposer.name, job.queries, needed=proposer.takes_queries)
+        said = {key: value for key, value in job.loading.items() if value is not None}
+        proposer = load_proposer(job.proposer, **said)
+        check_queries(proposer.name, job.queries, needed=proposer.requires_labels)
         if job.cache is not None:
             proposer = CachedProposer(proposer, job.cache, max_bytes=job.cache_bytes)
         about = [proposer.name, proposer.fingerprint, job.queries, asdict(selection)]
@@ -258,8 +264,8 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
 
 def _count_finished(job: Job, tools: _Tools, names: set[str]) -> None:
     """Count pictures of an earlier run, from their lines."""
+    from vlm_fo1.formats.boxes import given_regions, read_boxes
     from vlm_fo1.images import image_frame
-    from vlm_fo1.proposers.given import given_regions, read_boxes
 
     assert job.lines is not None
     assert tools.truth is not None
@@ -287,7 +293,7 @@ def _write_whole(job: Job) -> None:
     """The ``.json`` file, one value for all pictures."""
     if job.save is None or job.lines is None or job.save == job.lines or not job.lines.exists():
         return
-    from vlm_fo1.proposers.given import read_boxes
+    from vlm_fo1.formats.boxes import read_boxes
 
     write_whole(job.save, json.dumps(read_boxes(job.lines)).encode())
 

@@ -1,6 +1,6 @@
-"""What all commands that go through pictures share: loading, progress, how errors show and end."""
+"""What commands share: loading, going through pictures, how answers and errors show and end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
+from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
+from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error, ItemError, OutputError, item_errors
+from vlm_fo1.jsonl import line_of
 
 if TYPE_CHECKING:
-    from vlm_fo1.pipeline import FO1
+    from vlm_fo1.answer import Answer
+    from vlm_fo1.fo1 import FO1
+    from vlm_fo1.proposers.base import Proposer
 
 
 Result = TypeVar("Result")
@@ -48,11 +54,28 @@ def load_fo1(model: str, errors: Console, **options: Any) -> "FO1":
     with errors.status(Text(f"loading {model}")):
         from transformers.utils import logging
 
-        from vlm_fo1.pipeline import FO1
+        from vlm_fo1.fo1 import FO1
 
         if model == "tiny":
             logging.disable_progress_bar()
         return FO1.from_pretrained(model, **options)
+
+
+def load_offering(name: str, errors: Console, *, least: float, **options: Any) -> "Proposer":
+    """A proposer; one of SAM 3 leaves out what scores less, which saves making its masks.
+
+    Args:
+        name: What the user typed.
+        errors: Where it is said that it loads.
+        least: That score.
+        **options: For `load_proposer`.
+    """
+    with errors.status(Text(f"loading {name}")):
+        from vlm_fo1.proposers.base import load_proposer
+
+        if name.partition(":")[0] == "sam3":
+            options["min_score"] = least
+        return load_proposer(name, **options)
 
 
 def bars(errors: Console, **options: Any) -> Progress:
@@ -125,3 +148,102 @@ class Outcome:
             errors.print(Text(line), soft_wrap=True)
         if self.failed:
             raise typer.Exit(code=1)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which pictures are asked about and where answers go, as the user typed it."""
+
+    image: str
+    out: Path | None
+    save: Path | None
+    unchosen: bool
+    as_json: bool
+    fresh: bool
+
+
+def answer_pictures(
+    files: Files,
+    decisive: list[Any],
+    load: "Callable[[bool], Callable[[Path], Answer]]",
+    errors: Console,
+    *,
+    doing: str,
+    columns: Sequence[str],
+    rows: "Callable[[Answer], Iterable[Sequence[str]]]",
+    record: "Callable[[Answer], dict[str, Any]] | None" = None,
+    streamed: bool = False,
+) -> None:
+    """Ask about every picture; draw, save and print each answer before the next is asked for.
+
+    Args:
+        files: Which pictures, and where answers go.
+        decisive: What decides the answers, in plain values: it names the run in a ``--save`` file.
+        load: Makes what answers, where a picture is left to be asked about; is told whether there
+            are several.
+        errors: Where problems go.
+        doing: What stands at the progress bar.
+        columns: Titles of the table of an answer.
+        rows: Its rows.
+        record: More for the saved line of an answer.
+        streamed: Whether the words of an answer are printed as they come.
+
+    Raises:
+        typer.Exit: Some pictures failed; code 1.
+    """
+    pictures = find_pictures(files.image, errors, aside=files.out)
+    drawings = plan_drawings(files.out, pictures)
+    several = len(pictures) > 1
+    with AnswerFile(files.save, decisive, fresh=files.fresh) as file:
+        todo = [path for path in pictures if str(path) not in file.finished]
+        ask = load(several) if todo else None
+
+        def answered(path: Path) -> "Answer":
+            assert ask is not None
+            answer = ask(path)
+            if path in drawings:
+                save_drawing(answer.draw(path, show_unchosen=files.unchosen), drawings[path])
+            return answer
+
+        outcome = Outcome(skipped=len(pictures) - len(todo))
+        for path in with_progress(todo, errors, doing):
+            if streamed and several:
+                typer.echo(f"{path}:")
+            answer = outcome.attempt(path, answered, errors)
+            if isinstance(answer, Failed):
+                file.append(answer.record)
+                continue
+            line = {"file": str(path), **answer.to_dict(), **(record(answer) if record else {})}
+            file.append(line)
+            if files.as_json:
+                typer.echo(line_of(line))
+            elif not several or files.save is None:
+                if several and not streamed:
+                    typer.echo(f"{path}:")
+                _print_answer(path, answer, columns, rows(answer), errors, streamed=streamed)
+    outcome.conclude("answered", files.save, errors, several=several)
+
+
+def _print_answer(
+    path: Path,
+    answer: "Answer",
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    errors: Console,
+    *,
+    streamed: bool,
+) -> None:
+    console = Console()
+    if streamed:
+        console.print()  # ends the line that was written piece by piece
+    else:
+        console.print(Text(answer.plain or "(no words)"), soft_wrap=True)
+    if answer.count is not None:
+        console.print(f"count: {answer.count}")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if table.row_count:
+        console.print(table)
+    for problem in answer.problems:
+        errors.print(Text(f"{path.name}: {problem}", style="yellow"), soft_wrap=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vlm_fo1.lines import LineFile
+from vlm_fo1.jsonl import JsonlFile
 
 
 class AnswerFile:
@@ -29,7 +29,7 @@ class AnswerFile:
         self._file = None
         if path is None:
             return
-        self._file = LineFile(path, decisive, thing="answer", is_one=_is_answer, fresh=fresh)
+        self._file = JsonlFile(path, decisive, thing="answer", is_one=_is_answer, fresh=fresh)
         if path.exists():
             answered = [line for line in self._file.lines() if "error" not in line.values]
             self._file.keep(answered)

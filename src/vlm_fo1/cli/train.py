@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from vlm_fo1.errors import ConfigError, FO1Error
+from vlm_fo1.cli.running import shown
+from vlm_fo1.errors import ConfigError
+from vlm_fo1.jsonl import lock_file, writing
 
 if TYPE_CHECKING:
     from vlm_fo1.train.parts import Outcome, StepReport
@@ -65,12 +66,8 @@ def _train_and_exit(
         format="%(message)s",
         handlers=[RichHandler(console=errors, show_path=False)],
     )
-    try:
+    with shown(errors):
         outcome = _run(config, changes, out, errors, resume, allow_changes)
-    except FO1Error as error:
-        line = Text(f"{type(error).__name__}: {error}", style="red")
-        errors.print(line, soft_wrap=True)
-        raise typer.Exit(2) from error
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         errors.print(f"stopped by {name}; everything is saved: the same command goes on")
@@ -94,12 +91,12 @@ def _run(
     Raises:
         ConfigError: ``--fresh`` with several processes, or a configuration that cannot be used.
     """
-    from vlm_fo1 import settings
+    from vlm_fo1.config import read
     from vlm_fo1.train.config import TrainConfig
 
     if out is not None:
         changes.append(f"output.folder={out}")
-    config = settings.read(path, TrainConfig, changes)
+    config = read(path, TrainConfig, changes)
     if not resume:
         if "RANK" in os.environ:
             raise ConfigError("--fresh is for one process: give several a new folder with --out")
@@ -121,10 +118,13 @@ def _move_aside(folder: Path, errors: Console) -> None:
     """Keep an earlier run under the first free number."""
     if not folder.exists():
         return
+    if folder.is_dir():
+        lock_file(folder, "run").release()  # refuses while another process trains there
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    shutil.move(folder, aside)
+    with writing(aside):
+        shutil.move(folder, aside)
     errors.print(f"the earlier run is kept in {aside}", soft_wrap=True)
 
 

@@ -10,16 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import check_words
-from vlm_fo1.cli.running import bars, load_fo1, shown
-from vlm_fo1.cli.segmenting import (
-    Phrase,
-    Proposing,
-    Query,
-    check_out,
-    load_offering,
-)
+from vlm_fo1.cli.pictures import check_apart, check_words
+from vlm_fo1.cli.running import bars, load_fo1, load_offering, shown
 from vlm_fo1.errors import FO1Error
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from vlm_fo1.proposers.base import Proposer
@@ -30,8 +24,8 @@ def command(
     source: Annotated[
         Path, typer.Argument(help="A video file, or a folder of pictures: its frames in order.")
     ],
-    phrase: Phrase,
-    proposer: Proposing,
+    phrase: options.Phrase,
+    proposer: options.Offering,
     tracker: Annotated[
         str | None,
         typer.Option(
@@ -39,8 +33,10 @@ def command(
             show_default="that of --proposer sam3:...",
         ),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 30,
-    query: Query = None,
+    every: Annotated[
+        int, typer.Option(min=1, max=600, help="Frames from one key frame to the next.")
+    ] = 30,
+    query: options.OneQuery = None,
     rate: Annotated[
         float | None,
         typer.Option(help="Frames a second of a folder of pictures.", show_default="25"),
@@ -59,9 +55,11 @@ def command(
     fresh: options.Fresh = False,
     model: options.Model = "tiny",
     revision: options.Revision = None,
+    token: options.Token = None,
+    strict: options.Strict = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    max_new_tokens: options.Tokens = 512,
+    max_new_tokens: options.Tokens = MAX_NEW_TOKENS,
 ) -> None:
     """Follow what a phrase means through a video, as masks.
 
@@ -74,12 +72,15 @@ def command(
     with shown(errors):
         _check(out, save, tracker, proposer)
         check_words([phrase])
+        from vlm_fo1.proposals import ON_VIDEO
         from vlm_fo1.video.track import Models, track_video
 
         def load() -> Models:
-            offering = load_offering(proposer, device, dtype, errors)
-            following = _load_tracker(tracker, offering, device, dtype, errors)
-            fo1 = load_fo1(model, errors, device=device, dtype=dtype, revision=revision)
+            how: dict[str, Any] = {"device": device, "dtype": dtype, "token": token}
+            least = ON_VIDEO.unsure_min_score
+            offering = load_offering(proposer, errors, least=least, **how)
+            following = _load_tracker(tracker, offering, how, errors)
+            fo1 = load_fo1(model, errors, revision=revision, strict=strict, **how)
             return Models(fo1=fo1, proposer=offering, tracker=following)
 
         with _bars(errors) as on_progress:
@@ -106,7 +107,7 @@ def _check(out: Path | None, save: Path | None, tracker: str | None, proposer: s
     Raises:
         FO1Error: Nothing to write, one file for two things, or no tracker.
     """
-    check_out(out, save)
+    check_apart(out, save)
     if out is None and save is None:
         raise FO1Error("nothing to write: name --out VIDEO, --save FILE, or both")
     if tracker is None and proposer.partition(":")[0] != "sam3":
@@ -138,8 +139,7 @@ def _bars(errors: Console) -> Iterator[Callable[[str, int, int | None], None]]:
 def _load_tracker(
     tracker: str | None,
     proposer: "Proposer",
-    device: str | None,
-    dtype: str | None,
+    how: dict[str, Any],
     errors: Console,
 ) -> Any:
     from vlm_fo1.proposers.sam3 import SAM3Proposer, SAM3Tracker
@@ -148,7 +148,7 @@ def _load_tracker(
         if tracker is None:
             assert isinstance(proposer, SAM3Proposer)
             return SAM3Tracker.beside(proposer)
-        return SAM3Tracker.from_pretrained(tracker, device=device, dtype=dtype)
+        return SAM3Tracker.from_pretrained(tracker, **how)
 
 
 def _conclude(report: "VideoReport", files: list[Path], errors: Console) -> None:

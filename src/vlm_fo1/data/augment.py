@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from operator import length_hint
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from vlm_fo1.data.sources.base import Source
 from vlm_fo1.errors import ConfigError, DataError, ImageError
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import RELEASED
-from vlm_fo1.prompts import Task
+from vlm_fo1.tasks import Task
 
 Rng = np.random.Generator
 
@@ -67,6 +68,14 @@ class AugmentedSource:
 
     def __init__(self, source: Source, config: AugmentConfig, seed: int = 0) -> None:
         self.source, self.config, self.seed = source, config, seed
+
+    def __length_hint__(self) -> int:
+        return length_hint(self.source)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the source's files hold that no record uses, with counts."""
+        return list(getattr(self.source, "notes", ()))
 
     def example(self, index: int) -> Example:
         """Record ``index``, changed.

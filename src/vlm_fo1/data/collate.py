@@ -1,16 +1,14 @@
 """Records to the tensors of a training step: several questions on one image in one sequence."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import DataError
-from vlm_fo1.markup import neutralise
+from vlm_fo1.model.weights import BUNDLED, resolve_folder
 from vlm_fo1.processing import FO1Processor
 
 IGNORED = -100
@@ -26,6 +24,11 @@ class Encoded:
     """`IGNORED` except on answers and the token that ends each."""
     turns: int
     """How many questions fitted."""
+
+
+def bundled_collator() -> "Collator":
+    """What makes the batches of the bundled model."""
+    return Collator(FO1Processor.from_pretrained(resolve_folder(BUNDLED)))
 
 
 class Collator:
@@ -82,30 +85,6 @@ class Collator:
         ]
         return {**self.pad(rows), **images}
 
-    def length(self, example: Example) -> int:
-        """About how many tokens a record takes, without decoding its image; for bucketing."""
-        tokens = 0
-        if isinstance(example.image, Image.Image):
-            tokens = self._about_image_tokens(example.image.size)
-        elif example.image is not None:
-            try:
-                with Image.open(example.image) as image:
-                    tokens = self._about_image_tokens(image.size)
-            except (OSError, ValueError):
-                tokens = 0  # collating will say what is wrong with it
-        texts = [text for turn in example.turns for text in (turn.question, turn.answer)]
-        encoded = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        whole = tokens + sum(map(len, encoded)) + 2 * len(example.regions_xyxy)
-        return whole if self.max_tokens is None else min(whole, self.max_tokens)
-
-    def _about_image_tokens(self, size_wh: tuple[int, int]) -> int:
-        primary = getattr(self.processor.image_processor, "primary", {})
-        side = primary.get("patch_size", 14) * primary.get("merge_size", 2)
-        limits = primary.get("size", {})
-        area = max(size_wh[0] * size_wh[1], limits.get("shortest_edge", 0))
-        area = min(area, limits.get("longest_edge", area))
-        return area // side**2
-
     def encode(self, example: Example, image_tokens: int) -> Encoded:
         """Token ids and labels of one record.
 
@@ -119,18 +98,12 @@ class Collator:
         Raises:
             DataError: The first question and its answer are longer than `max_tokens`.
         """
-        stop = self.processor.stop_token_id
         ids: list[int] = []
         labels: list[int] = []
         taken = 0
-        for turn in example.turns:
-            if taken == 0:
-                prompt = self.processor.encode_prompt(
-                    turn.question, len(example.regions_xyxy), image_tokens
-                )
-            else:
-                prompt = self._later_prompt(turn.question)
-            answer = [*self._tokenise(turn.answer), stop]
+        turns = ((turn.question, turn.answer) for turn in example.turns)
+        regions = len(example.regions_xyxy)
+        for prompt, answer in self.processor.encode_turns(turns, regions, image_tokens):
             if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
                 self.max_tokens
             ):
@@ -149,10 +122,8 @@ class Collator:
     def pad(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Rows of one length: (rows, T) ``input_ids``, ``attention_mask`` and ``labels``."""
         longest = max(len(row.input_ids) for row in rows)
-        pad = self.processor.tokenizer.pad_token_id
-        fill = self.processor.stop_token_id if pad is None else pad
         shape = (len(rows), longest)
-        ids = torch.full(shape, fill, dtype=torch.int64)
+        ids = torch.full(shape, self.processor.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.int64)
         labels = torch.full(shape, IGNORED, dtype=torch.int64)
         for index, row in enumerate(rows):
@@ -161,24 +132,3 @@ class Collator:
             mask[index, :length] = 1
             labels[index, :length] = torch.tensor(row.labels)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    def _later_prompt(self, question: str) -> list[int]:
-        # What opens the user's turn in the first prompt opens it here; a system turn comes once.
-        chat = self.processor.chat
-        opening = chat.opening.rpartition(chat.stop_token)[2].lstrip("\n")
-        return self._tokenise(f"\n{opening}{self._disarmed(question)}{chat.closing}")
-
-    def _disarmed(self, question: str) -> str:
-        """The question with its region tags and no other control token."""
-        vocabulary, tokenizer = self.processor.vocabulary, self.processor.tokenizer
-        own = [token for token in vocabulary.special_tokens() if token != vocabulary.region_feature]
-        pattern = "|".join(map(re.escape, sorted(own, key=len, reverse=True)))
-        special = sorted({*tokenizer.all_special_tokens, self.processor.chat.stop_token} - {*own})
-        parts = re.split(f"({pattern})", question)
-        parts[::2] = [neutralise(part, vocabulary, special) for part in parts[::2]]
-        return "".join(parts)
-
-    def _tokenise(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return self.processor.tokenizer([text], add_special_tokens=False)["input_ids"][0]

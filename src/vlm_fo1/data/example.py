@@ -11,8 +11,10 @@ displayed; ``scores``, ``source``, ``id`` and ``task`` may be left out.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from vlm_fo1 import boxes as box_math
-from vlm_fo1.errors import BoxError, DataError
+from vlm_fo1.data.names import locate
+from vlm_fo1.errors import BoxError, DataError, item_errors
+from vlm_fo1.formats.identity import is_writable
 from vlm_fo1.markup import RELEASED, scan
+from vlm_fo1.tasks import Task
 
 _KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
 _TURN_KEYS = frozenset({"question", "answer", "task"})
+_BLANK = b"\0 \t\r\n\xef\xbb\xbf"  # the mark of UTF-8, and what a power cut leaves, included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Turn:
     answer: str
     """What the model should write, markup included; may be empty."""
     task: str = "free"
-    """A value of `vlm_fo1.prompts.Task`."""
+    """A value of `vlm_fo1.tasks.Task`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,8 +65,9 @@ class Example:
         """Check that the parts fit.
 
         Raises:
-            DataError: No turn, regions without an image, scores of another number than regions, or
-                a tag of a region that does not exist.
+            DataError: No turn, regions without an image, scores of another number than regions, a
+                tag of a region that does not exist, a task that nobody knows, a text that is no
+                Unicode, or markup in an answer that cannot be read back.
             BoxError: Regions that are no boxes.
         """
         regions = box_math.as_boxes(self.regions_xyxy)
@@ -77,26 +84,40 @@ class Example:
             raise DataError("turns is empty: a record needs at least one question and answer")
         if self.image is None and len(regions):
             raise DataError(f"{len(regions)} regions but no image: regions need an image")
-        tags = RELEASED.tag_pattern()
         for number, turn in enumerate(self.turns):
-            if not turn.question.strip():
-                raise DataError(f"turn {number} has an empty question")
-            for name, text in (("question", turn.question), ("answer", turn.answer)):
-                for match in tags.finditer(text):
-                    if int(match.group(1)) >= len(regions):
-                        raise DataError(
-                            f"the {name} of turn {number} names {match.group()} but the record "
-                            f"has {len(regions)} regions (numbers start at 0)"
-                        )
+            fault = next(_faults(turn, len(regions)), None)
+            if fault is not None:
+                raise DataError(f"{fault[0]} of turn {number} {fault[1]}")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A line that cannot be used."""
-
-    line: int
-    """Counted from 1; 0 is the file as a whole."""
-    reason: str
+def _faults(turn: Turn, regions: int) -> Iterator[tuple[str, str]]:
+    """What a model should not learn from a turn: which part of it, and what is wrong there."""
+    if not turn.question.strip():
+        yield "the question", "is empty"
+    tags = RELEASED.tag_pattern()
+    for name, text in (("the question", turn.question), ("the answer", turn.answer)):
+        for match in tags.finditer(text):
+            if int(match.group(1)) >= regions:
+                yield (
+                    name,
+                    (
+                        f"names {match.group()} but the record has {regions} regions (numbers "
+                        "start at 0)"
+                    ),
+                )
+        if not is_writable(text):
+            yield name, "holds half of a surrogate pair, which is no character"
+    tasks = [str(task) for task in Task]
+    if turn.task not in tasks:
+        near = get_close_matches(turn.task, tasks, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(tasks)} is needed"
+        yield "the task", f"is {turn.task!r}, unknown: {hint}"
+    # Regions named in running text are fine: the documented conversations do that.
+    opening, closing = map(re.escape, RELEASED.objects)
+    parts = re.split(f"({opening}.*?{closing})", turn.answer, flags=re.DOTALL)
+    parts[::2] = [tags.sub("", part) for part in parts[::2]]
+    for problem in scan("".join(parts)).problems:
+        yield "the answer", f"has broken markup: {problem}"
 
 
 def read_examples(path: str | Path) -> Iterator[Example]:
@@ -112,37 +133,41 @@ def read_examples(path: str | Path) -> Iterator[Example]:
         DataError: The file does not exist, or a line cannot be used; the message has file and line.
     """
     path = Path(path)
-    for number, line in read_lines(path):
+    for number, _, line in read_lines(path):
         yield parse_line(line, path, number)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers (from 1) and texts of the lines that are not empty.
+def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), place in the file in bytes, and bytes of each line that holds something.
 
     Raises:
-        DataError: No such file, or it is not UTF-8.
+        DataError: No such file, or it cannot be read.
     """
+    start = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
+                if line.strip(_BLANK):
+                    yield number, start, line
+                start += len(line)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from error
 
 
-def parse_line(line: str, path: Path, number: int) -> Example:
+def parse_line(line: bytes, path: Path, number: int) -> Example:
     """One line of a file.
 
     Raises:
         DataError: With file and line, what is wrong and what is needed.
     """
-    try:
-        return _from_dict(json.loads(line), path, number)
-    except (DataError, BoxError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}:{number}: {error}") from error
+    where = f"{path}:{number}"
+    with item_errors(where):
+        try:
+            return _from_dict(json.loads(line.decode("utf-8-sig")), path, number)
+        except (DataError, BoxError, ValueError) as error:  # of JSON, of UTF-8
+            raise DataError(f"{where}: {error}") from error
 
 
 def to_dict(example: Example, folder: Path) -> dict[str, Any]:
@@ -190,61 +215,6 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> int:
     return count
 
 
-def check_file(path: str | Path) -> list[Problem]:
-    """Every line of a file that cannot be used, with its reason.
-
-    Beyond the form of a record this looks at what training would trip over: images that are missing
-    or broken, boxes outside their image, too many regions, damaged markup in answers.
-
-    Args:
-        path: A JSONL file.
-
-    Returns:
-        Problems in the order of the lines; empty is good.
-    """
-    path = Path(path)
-    problems: list[Problem] = []
-    try:
-        for number, line in read_lines(path):
-            try:
-                example = parse_line(line, path, number)
-            except DataError as error:
-                problems.append(Problem(number, str(error).removeprefix(f"{path}:{number}: ")))
-            else:
-                problems += [Problem(number, reason) for reason in faults(example)]
-    except DataError as error:
-        problems.append(Problem(0, str(error)))
-    return problems
-
-
-def faults(example: Example) -> Iterator[str]:
-    """What training would trip over in a record of sound form.
-
-    Yields:
-        A reason each: too many regions, damaged markup in an answer, a box outside its image, an
-        image that is missing or broken.
-    """
-    if len(example.regions_xyxy) > RELEASED.max_regions:
-        yield f"{len(example.regions_xyxy)} regions, at most {RELEASED.max_regions} have tags"
-    for number, turn in enumerate(example.turns):
-        for problem in scan(turn.answer).problems:
-            yield f"answer of turn {number}: {problem}"
-    if isinstance(example.image, Path):
-        try:
-            with Image.open(example.image) as image:
-                width, height = image.size
-                if image.getexif().get(0x0112, 1) in {5, 6, 7, 8}:  # turned by a quarter
-                    width, height = height, width
-            if len(example.regions_xyxy):
-                box_math.check(example.regions_xyxy, (width, height))
-        except FileNotFoundError:
-            yield f"image {example.image} does not exist"
-        except BoxError as error:
-            yield str(error)
-        except (OSError, ValueError) as error:
-            yield f"image {example.image} cannot be read: {error}"
-
-
 def _from_dict(record: Any, path: Path, number: int) -> Example:
     if not isinstance(record, dict):
         raise DataError(f"a record is a JSON object, this is {type(record).__name__}")
@@ -258,7 +228,7 @@ def _from_dict(record: Any, path: Path, number: int) -> Example:
     if not isinstance(turns, list):
         raise DataError("turns must be a list of {question, answer, task}")
     return Example(
-        image=None if image is None else path.parent / image,
+        image=None if image is None else locate(path.parent, image),
         regions_xyxy=box_math.as_boxes(record.get("regions") or []),
         turns=tuple(_turn(turn, index) for index, turn in enumerate(turns)),
         scores=_scores(record.get("scores")),
@@ -283,5 +253,5 @@ def _turn(values: Any, index: int) -> Turn:
         if not isinstance(values.get(key), str):
             raise DataError(f"turn {index} has no text {key!r}")
     return Turn(
-        question=values["question"], answer=values["answer"], task=str(values.get("task", "free"))
+        question=values["question"], answer=values["answer"], task=str(values.get("task") or "free")
     )

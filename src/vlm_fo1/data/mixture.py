@@ -9,7 +9,7 @@ import numpy as np
 
 from vlm_fo1.data.example import Example
 from vlm_fo1.data.sources.base import Source
-from vlm_fo1.errors import ConfigError, DataError
+from vlm_fo1.errors import ConfigError, DataError, FO1Error, item_errors
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,20 @@ class Part:
     name: str
     source: Source
     weight: float = 1.0
+
+    def example(self, index: int) -> Example:
+        """Record ``index`` of the source.
+
+        Raises:
+            FO1Error: It cannot be used, whatever the reason.
+        """
+        with item_errors(f"record {index} of {self.name}"):
+            return self.source.example(index)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the source's files hold that no record uses, with counts."""
+        return list(getattr(self.source, "notes", ()))
 
 
 class Mixture:
@@ -80,7 +94,8 @@ class Mixture:
             Examples.
 
         Raises:
-            DataError: A bad record when `strict`; or nothing but bad records.
+            FO1Error: A bad record when `strict`.
+            DataError: Nothing but bad records.
         """
         in_a_row = 0
         while True:
@@ -88,8 +103,8 @@ class Mixture:
             if not mine:
                 continue
             try:
-                example = part.source.example(index)
-            except DataError as error:
+                example = part.example(index)
+            except FO1Error as error:
                 if self.strict:
                     raise
                 in_a_row += 1

@@ -2,17 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vlm_fo1.config import convert
 from vlm_fo1.data.augment import AugmentConfig, AugmentedSource
 from vlm_fo1.data.mixture import Mixture, Part
-from vlm_fo1.data.scenes.config import SceneConfig, changed
-from vlm_fo1.data.scenes.curriculum import CurriculumSource
 from vlm_fo1.data.sources import (
     CocoSource,
     CocoTextSource,
@@ -23,8 +22,7 @@ from vlm_fo1.data.sources import (
     Source,
     VisualGenomeSource,
 )
-from vlm_fo1.errors import ConfigError
-from vlm_fo1.settings import build
+from vlm_fo1.errors import ConfigError, item_errors
 
 _PATHS = ("path", "annotations", "references", "conversations", "descriptions")
 
@@ -40,12 +38,12 @@ def make_mixture(
     """A mixture from plain values.
 
     Args:
-        recipe: ``{"sources": [{"type": "scenes", "weight": 3, "name": "scenes", ...}, ...]}``:
-            beside ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument
-            of that source. ``augment`` takes the settings of `AugmentConfig`; without it records
-            stay as they are. ``scenes`` takes the settings of `SceneConfig` and ``curriculum``, a
-            list of steps as in `CurriculumSource`; ``coco`` takes those of `InstanceConfig` under
-            ``questions``.
+        recipe: ``{"sources": [{"type": "coco", "weight": 3, "name": "mine", ...}, ...]}``: beside
+            ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument of
+            that source. ``augment`` takes the settings of `AugmentConfig`; without it records stay
+            as they are. ``coco`` takes those of `InstanceConfig` under ``questions``. A type of
+            the form ``module:function`` is a source of your own: the function gets the other keys
+            as a dict, and the seed.
         seed: Of the draws, and of every source that has none of its own.
         rank: Which shard this is.
         world_size: How many shards there are.
@@ -56,79 +54,97 @@ def make_mixture(
 
     Raises:
         ConfigError: An unknown type or key, or a value that cannot be used.
+        FO1Error: A file of a source that cannot be used.
     """
     unknown = sorted(set(recipe) - {"sources"})
     if unknown or not isinstance(recipe.get("sources"), list | tuple) or not recipe["sources"]:
         raise ConfigError(f"a mixture has a list 'sources' and nothing else, got {sorted(recipe)}")
-    parts: list[Part] = []
-    for number, entry in enumerate(recipe["sources"]):
-        values = dict(entry)
-        kind = values.pop("type", None)
-        if kind not in SOURCES:
-            near = get_close_matches(str(kind), SOURCES, 1)
-            raise ConfigError(
-                f"source {number} has type {kind!r}: one of {', '.join(SOURCES)} is needed"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        name = str(values.pop("name", f"{kind}-{number}"))
-        weight = float(values.pop("weight", 1.0))
-        own_seed = int(values.pop("seed", seed))
-        changes = values.pop("augment", None)
-        source = SOURCES[kind](values, own_seed)
-        if changes is not None:
-            config = build(AugmentConfig, changes, f"sources.{number}.augment")
-            source = AugmentedSource(source, config, own_seed)
-        parts.append(Part(name, source, weight))
+    parts = [_part(entry, number, seed) for number, entry in enumerate(recipe["sources"])]
     return Mixture(parts, seed=seed, rank=rank, world_size=world_size, strict=strict)
 
 
+def _part(entry: Any, number: int, seed: int) -> Part:
+    at = f"sources.{number}"
+    values = convert(dict[str, Any], entry, at)
+    kind = str(values.pop("type", None))
+    make = _maker(kind, number)
+    name = str(values.pop("name", f"{kind}-{number}"))
+    weight = convert(float, values.pop("weight", 1.0), f"{at}.weight")
+    own_seed = convert(int, values.pop("seed", seed), f"{at}.seed")
+    changes = values.pop("augment", None)
+    with item_errors(f"source {number} ({kind})"):
+        source = make(values, own_seed, at)
+    if changes is not None:
+        config = convert(AugmentConfig, changes, f"{at}.augment")
+        source = AugmentedSource(source, config, own_seed)
+    return Part(name, source, weight)
+
+
 def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of every file that a recipe names, and of the sprites; by path."""
+    """SHA-256 of every file that a recipe names, by path.
+
+    Of a source of one's own these are the values that name a file.
+    """
     found: dict[str, str] = {}
     for entry in recipe.get("sources", ()):
-        paths = [Path(str(entry[key])) for key in _PATHS if key in entry]
-        if entry.get("type") == "scenes" and entry.get("sprites"):
-            paths.append(Path(str(entry["sprites"])) / "sprites.json")
+        if entry.get("type") in SOURCES:
+            paths = [Path(str(entry[key])) for key in _PATHS if key in entry]
+        else:
+            texts = [value for value in entry.values() if isinstance(value, str | Path)]
+            paths = [path for path in map(Path, texts) if path.is_file()]
         for path in paths:
             with path.open("rb") as file:
                 found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
-def _scenes(values: dict[str, Any], seed: int) -> Source:
-    steps = values.pop("curriculum", ())
-    return CurriculumSource(changed(SceneConfig(), values), steps, seed)
+def _maker(kind: str, number: int) -> "SourceMaker":
+    """What makes a source of this type: one of ours, or a function of somebody's own.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if kind in SOURCES:
+        return SOURCES[kind]
+    module, colon, function = kind.partition(":")
+    if not colon:
+        near = get_close_matches(module, SOURCES, 1)
+        raise ConfigError(
+            f"source {number} has type {kind!r}: one of {', '.join(SOURCES)}, or module:function "
+            "of your own, is needed" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    try:
+        make = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"source {number} has type {kind!r}, which cannot be had: {error}"
+        ) from error
+    return lambda values, seed, _: make(values, seed)
 
 
-def _coco(values: dict[str, Any], seed: int) -> Source:
-    questions = dict(values.pop("questions", {}))
-    _check_keys("questions", questions, [item.name for item in fields(InstanceConfig)])
-    default = InstanceConfig()
-    for key, value in questions.items():
-        if isinstance(value, list):
-            questions[key] = tuple(value)
-        elif isinstance(getattr(default, key), float):
-            questions[key] = float(value)
-    if "tasks" in questions:
-        questions["tasks"] = {name: float(share) for name, share in questions["tasks"].items()}
-    return _made(CocoSource, {**values, "config": InstanceConfig(**questions)}, seed)
+def _coco(values: dict[str, Any], seed: int, at: str) -> Source:
+    config = convert(InstanceConfig, values.pop("questions", {}), f"{at}.questions")
+    return _made(CocoSource, {**values, "config": config}, seed, at)
 
 
-def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int], Source]:
-    def make(values: dict[str, Any], seed: int) -> Source:
-        return _made(kind, values, seed)
+def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int, str], Source]:
+    def make(values: dict[str, Any], seed: int, at: str) -> Source:
+        return _made(kind, values, seed, at)
 
     return make
 
 
-def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int) -> Source:
+def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int, at: str) -> Source:
     parameters = signature(kind).parameters
     _check_keys(kind.__name__, values, [name for name in parameters if name != "seed"])
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
     if missing:
         raise ConfigError(f"{kind.__name__} needs {', '.join(missing)}")
-    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return kind(**{**values, **lists}, seed=seed)
+    given = {
+        key: value if key == "config" else convert(parameters[key].annotation, value, f"{at}.{key}")
+        for key, value in values.items()
+    }
+    return kind(**given, seed=seed)
 
 
 def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -141,9 +157,11 @@ def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
             )
 
 
-SOURCES: Mapping[str, Callable[[dict[str, Any], int], Source]] = MappingProxyType(
+SourceMaker = Callable[[dict[str, Any], int, str], Source]
+"""From the settings of a source, a seed and where the settings stand, to the source."""
+
+SOURCES: Mapping[str, SourceMaker] = MappingProxyType(
     {
-        "scenes": _scenes,
         "jsonl": _reader(JsonlSource),
         "coco": _coco,
         "references": _reader(ReferencesSource),

@@ -5,12 +5,12 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.data.example import Example
-from vlm_fo1.draw import draw_answer
 from vlm_fo1.errors import DataError
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import scan
-from vlm_fo1.structures import Answer, Mention, Regions
+from vlm_fo1.regions import Regions
 
 _INK, _GREY, _LEARNT, _MARKED = (20, 20, 20), (105, 105, 105), (0, 92, 40), (223, 243, 228)
 _FONT_PX = 13
@@ -43,7 +43,7 @@ def draw_record(example: Example, width: int = 480) -> Image.Image:
             regions=Regions(example.regions_xyxy, image.size),
             mentions=_mentions(example),
         )
-        drawn = draw_answer(image, answer, show_unchosen=True, font_size=max(12, image.width // 32))
+        drawn = answer.draw(image, show_unchosen=True, font_size=max(12, image.width // 32))
         height = max(1, round(drawn.height * width / drawn.width))
         parts.append(drawn.resize((width, height), Image.Resampling.BICUBIC))
     parts.append(_text_block(example, width))

@@ -1,49 +1,34 @@
-"""What happens around the host's decoding loop: a confidence for every region that is named.
+"""What transformers' decoding is told: the name of its cache, and no penalties."""
 
-Shapes: B rows, S steps, V vocabulary.
-"""
+import copy
+import inspect
 
-from collections.abc import Sequence
+from transformers import GenerationConfig
+from transformers.generation.utils import GenerationMixin
 
-import torch
-from torch import Tensor
-from transformers import LogitsProcessor
+CACHE = (
+    "cache"
+    if "cache"
+    in inspect.signature(vars(GenerationMixin)["prepare_inputs_for_generation"]).parameters
+    else "past_key_values"
+)
+"""What the installed transformers calls the cache of keys and values; renamed in 5.24."""
 
 
-class RegionTokenProbabilities(LogitsProcessor):
-    """Records, step by step, how likely each region tag was; changes nothing.
+def without_penalties(config: GenerationConfig) -> GenerationConfig:
+    """A host's settings of decoding without what punishes repetition.
+
+    A question names regions, and so does its answer: Qwen2.5-VL's own penalty of 1.05 would hold
+    every tag of the prompt against the answer that repeats it. Who wants one all the same passes it
+    to ``generate``.
 
     Args:
-        tag_ids: Token ids of the region tags, in order of their numbers.
+        config: The host's; not changed.
+
+    Returns:
+        A copy.
     """
-
-    def __init__(self, tag_ids: Sequence[int]) -> None:
-        self.tag_ids = torch.tensor(list(tag_ids))
-        self.steps: list[Tensor] = []
-
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_ids: Tensor, scores: Tensor
-    ) -> Tensor:
-        """Called by ``generate`` before each choice with (B, V) scores."""
-        del input_ids
-        tags = self.tag_ids.to(scores.device)
-        log_total = scores.float().logsumexp(-1, keepdim=True)
-        self.steps.append((scores[:, tags].float() - log_total).exp().cpu())
-        return scores
-
-    def of_tokens(self, new_ids: Tensor, row: int) -> list[float]:
-        """Probability of each region tag that was written, in order.
-
-        Args:
-            new_ids: (S,) tokens generated for one row.
-            row: Which row of the batch.
-
-        Returns:
-            One number in [0, 1] per region tag among ``new_ids``.
-        """
-        number = {int(token): position for position, token in enumerate(self.tag_ids.tolist())}
-        return [
-            float(self.steps[step][row, number[token]])
-            for step, token in enumerate(new_ids.tolist())
-            if token in number
-        ]
+    config = copy.deepcopy(config)
+    config.repetition_penalty = None
+    config.no_repeat_ngram_size = None
+    return config

@@ -1,4 +1,4 @@
-"""Plug and play: an untrained VLM-FO1 from any host VLM that `backbones` has an adapter for.
+"""Plug and play: an untrained VLM-FO1 from any host VLM that `hosts` has an adapter for.
 
 The host keeps its weights and its answers: without regions the graft computes what the host did.
 """
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families.florence2 import davit_sizes
+from vlm_fo1.hub import CONFIG_FILE
 from vlm_fo1.markup import RELEASED, Vocabulary
-from vlm_fo1.model.backbones import find_backbone
-from vlm_fo1.model.configuration import FO1Config, davit_sizes, pyramid_strides
+from vlm_fo1.model.configuration import FO1Config, pyramid_strides
+from vlm_fo1.model.generation import without_penalties
+from vlm_fo1.model.hosts import find_host
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.model.weights import (
-    compare_shapes,
-    read_florence_tower,
-    resolve_folder,
-)
-from vlm_fo1.settings import read_object
+from vlm_fo1.model.weights import read_florence_tower, resolve_folder
+from vlm_fo1.tensors import check_fit
 
 
 def graft(
@@ -35,7 +35,6 @@ def graft(
     vocabulary: Vocabulary = RELEASED,
     pyramid_channels: int = 512,
     region_connector: str = "mlp2x_gelu",
-    auxiliary_image: dict[str, Any] | None = None,
     **load_options: Any,
 ) -> FO1ForConditionalGeneration:
     """Add regions to a host VLM.
@@ -50,7 +49,6 @@ def graft(
         vocabulary: Spelling of the region markup.
         pyramid_channels: Width of each level of the region pyramid.
         region_connector: See `FO1Config`.
-        auxiliary_image: See `FO1Config`.
         **load_options: For ``from_pretrained`` of a host given by name: ``dtype`` (default: as
             saved), ``revision``, ``local_files_only``, ...
 
@@ -66,7 +64,7 @@ def graft(
         host = load_host(host, **load_options)
     elif load_options:
         raise ConfigError(f"{', '.join(load_options)}: options for loading, but the host is loaded")
-    backbone = find_backbone(host.config.model_type)
+    adapter = find_host(host.config.model_type)
     tower: dict[str, Tensor] | None = None
     if auxiliary_weights is not None:
         sizes, tower = read_florence_tower(resolve_folder(auxiliary_weights))
@@ -80,13 +78,11 @@ def graft(
         auxiliary_config=auxiliary,
         region_config={
             "pyramid_channels": pyramid_channels,
-            "pyramid_strides": pyramid_strides(backbone.map_stride(host.config)),
+            "pyramid_strides": pyramid_strides(adapter.map_stride(host.config)),
         },
         region_connector=region_connector,
         image_token_id=host.config.image_token_id,
         region_token_id=tokenizer.convert_tokens_to_ids(vocabulary.region_feature),
-        vocabulary=vocabulary.to_dict(),
-        auxiliary_image=auxiliary_image,
         dtype=host.dtype,
     )
     for module in host.modules():
@@ -96,9 +92,9 @@ def graft(
     for part in (model.auxiliary, model.region_encoder, model.region_connector):
         part.to(device=host.device, dtype=host.dtype)
     if tower is not None:
-        _load_tower(model.auxiliary.tower, tower)
+        _load_tower(model.auxiliary.tower, tower, str(auxiliary_weights))
     if host.generation_config is not None:
-        model.generation_config = host.generation_config
+        model.generation_config = without_penalties(host.generation_config)
     return model.eval()
 
 
@@ -158,8 +154,7 @@ def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
         for key in ("revision", "cache_dir", "local_files_only", "token")
         if key in options
     }
-    folder = resolve_folder(name, **hub)
-    find_backbone(str(read_object(folder / "config.json", CheckpointError).get("model_type")))
+    folder = resolve_folder(name, check=check_host, **hub)
     try:
         host, report = cast(
             tuple[PreTrainedModel, dict[str, Any]],
@@ -178,14 +173,27 @@ def load_host(name: str | Path, **options: Any) -> PreTrainedModel:
     return host
 
 
-def _load_tower(tower: nn.Module, state: dict[str, Tensor]) -> None:
+def check_host(folder: Path) -> None:
+    """Refuse a folder whose ``config.json`` is of no host with an adapter.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        ConfigError: There is no adapter for it.
+    """
+    find_host(str(read_object(folder / CONFIG_FILE, CheckpointError).get("model_type")))
+
+
+def _load_tower(tower: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load strictly.
 
     Raises:
         CheckpointError: Names or shapes differ.
     """
-    expected = {name: value.shape for name, value in tower.state_dict().items()}
-    problems = compare_shapes({name: value.shape for name, value in state.items()}, expected)
-    if problems:
-        raise CheckpointError(f"the auxiliary weights do not fit the auxiliary tower: {problems}")
+    check_fit(
+        {name: value.shape for name, value in state.items()},
+        {name: value.shape for name, value in tower.state_dict().items()},
+        source=source,
+        network="the auxiliary tower",
+        strict=True,
+    )
     tower.load_state_dict(state)

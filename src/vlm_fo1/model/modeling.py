@@ -18,11 +18,13 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from vlm_fo1._extras import warn_of_untested_transformers
 from vlm_fo1.errors import SpliceError
 from vlm_fo1.model.auxiliary import AuxiliaryTower
-from vlm_fo1.model.backbones import find_backbone
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
+from vlm_fo1.model.generation import CACHE
+from vlm_fo1.model.hosts import find_host
 from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
 from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
@@ -44,7 +46,7 @@ class EncodedImages:
 
 
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """VLM-FO1 on any host that `backbones` has an adapter for.
+    """VLM-FO1 on any host that `hosts` has an adapter for.
 
     Args:
         config: Sizes of everything.
@@ -59,13 +61,14 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _no_split_modules = ["Florence2VisionBlock", "Level"]  # the host's own are added to these
 
     def __init__(self, config: FO1Config, host_model: PreTrainedModel | None = None) -> None:
+        warn_of_untested_transformers()
         super().__init__(config)
         host, regions = config.host, config.regions
-        self.backbone = find_backbone(host.model_type)
+        self.host_adapter = find_host(host.model_type)
         self.host: Any = (
             AutoModelForImageTextToText.from_config(host) if host_model is None else host_model
         )
@@ -76,7 +79,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.auxiliary, tuple(map(float, regions.auxiliary_strides))
         )
         self.region_encoder = HybridRegionEncoder(
-            regions, self.backbone.map_channels(host), self.backbone.map_stride(host)
+            regions, self.host_adapter.map_channels(host), self.host_adapter.map_stride(host)
         )
         self.region_connector = build_connector(
             config.region_connector, config.region_width, config.hidden_size
@@ -136,7 +139,9 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             SpliceError: No grid, or lists that do not have one entry per image.
         """
-        image_grid_thw = self.backbone.image_grid(self.config.host, pixel_values, image_grid_thw)
+        image_grid_thw = self.host_adapter.image_grid(
+            self.config.host, pixel_values, image_grid_thw
+        )
         images = len(image_grid_thw)
         if region_boxes is None:
             region_boxes = [pixel_values.new_zeros(0, 4)] * images
@@ -152,7 +157,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise SpliceError(
                     f"{len(values)} {name} for {images} images: pass one entry per image"
                 )
-        primary = self.backbone.encode_images(self.host, pixel_values, image_grid_thw)
+        primary = self.host_adapter.encode_images(self.host, pixel_values, image_grid_thw)
         regions = [
             self._encode_regions(primary_map, pixels, boxes)
             for primary_map, pixels, boxes in zip(
@@ -206,7 +211,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) with ``config.image_token_id`` once per merged image token and
                 ``config.region_token_id`` once per region.
-            attention_mask: (B, T), 0 on padding.
+            attention_mask: (B, T), 0 on padding: a placeholder there is none.
             encoded: The images of all rows, in reading order; None for text alone.
 
         Returns:
@@ -217,6 +222,11 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         is_image = input_ids == self.config.image_token_id
         is_region = input_ids == self.config.region_token_id
+        if attention_mask is not None:  # a tokenizer may pad with a placeholder
+            is_image, is_region = (
+                is_image & attention_mask.bool(),
+                is_region & attention_mask.bool(),
+            )
         check_counts(
             is_image.sum(-1).tolist(),
             is_region.sum(-1).tolist(),
@@ -227,7 +237,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if encoded is not None:
             embeds = splice(embeds, is_image, encoded.image_tokens)
             embeds = splice(embeds, is_region, encoded.region_tokens)
-        positions = self.backbone.position_ids(
+        positions = self.host_adapter.position_ids(
             self.host,
             input_ids,
             attention_mask,
@@ -249,12 +259,13 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         region_boxes: Sequence[Tensor] | None = None,
         encoded: EncodedImages | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         deepstack_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits for a batch of prompts.
@@ -270,21 +281,24 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoded: What `encode_images` returned, instead of the four above.
             position_ids: Positions in the host's shape; worked out for a whole prompt, needed when
                 a cache holds part of it.
-            past_key_values: Cache of earlier tokens; then ``input_ids`` are plain text.
+            cache: Keys and values of earlier tokens; then ``input_ids`` are plain text.
             inputs_embeds: (B, T, D) instead of ``input_ids``, placeholders already replaced.
             deepstack_embeds: (B, T, L, D) to go with ``inputs_embeds``, see `embed_prompt`.
             labels: (B, T) token ids, -100 where no loss is wanted.
             use_cache: Return the cache.
             logits_to_keep: Only the last so many positions (0 for all), or indices of positions.
+            past_key_values: The older name of ``cache``.
             **kwargs: Passed to the host's decoder.
 
         Returns:
-            ``logits`` (B, T, V), ``loss`` with labels, ``past_key_values``.
+            ``logits`` (B, T, V), ``loss`` with labels, the cache under the name that the installed
+            transformers has for it (`generation.CACHE`).
 
         Raises:
             SpliceError: Placeholders and features differ in number, or positions are missing.
         """
-        started = past_key_values is not None and past_key_values.get_seq_length() > 0
+        cache = past_key_values if cache is None else cache
+        started = cache is not None and cache.get_seq_length() > 0
         if inputs_embeds is not None:
             embeds = inputs_embeds
         elif input_ids is None:
@@ -306,13 +320,13 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "position_ids are needed with inputs_embeds or a started cache: "
                 "embed_prompt returns those of the prompt"
             )
-        outputs = self.backbone.decode(
+        outputs = self.host_adapter.decode(
             self.host,
             embeds,
             position_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         assert outputs.last_hidden_state is not None
@@ -326,9 +340,9 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     @torch.no_grad()
@@ -341,6 +355,8 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         aux_pixel_values: Sequence[Tensor] | Tensor | None = None,
         region_boxes: Sequence[Tensor] | None = None,
         encoded: EncodedImages | None = None,
+        cache: Any = None,
+        past_key_values: Any = None,
         **options: Any,
     ) -> Any:
         """Continue a batch of prompts.
@@ -356,6 +372,8 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             aux_pixel_values: As in `forward`.
             region_boxes: As in `forward`.
             encoded: What `encode_images` returned, instead of the four above.
+            cache: Keys and values of the prompts' start, as `forward` returned them.
+            past_key_values: The older name of ``cache``.
             **options: As in transformers: ``max_new_tokens``, ``do_sample``, ``streamer``,
                 ``logits_processor``, ``num_beams``, ``return_dict_in_generate``, ... With
                 ``inputs_embeds`` and the rest of `embed_prompt` nothing is encoded.
@@ -365,6 +383,9 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            options[CACHE] = cache
         if "inputs_embeds" not in options:
             if encoded is None and pixel_values is not None:
                 encoded = self.encode_images(
@@ -375,26 +396,27 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids=input_ids, attention_mask=attention_mask, **options
         )
 
-    def prepare_inputs_for_generation(
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, *args: Any, position_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Rows repeated for beams; (3, B, T) positions too, which transformers 5.17 gets wrong."""
+        input_ids, inputs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=-2)
+        return input_ids, inputs
+
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,  # transformers looks for this name in the signature
         is_first_iteration: bool | None = False,
         deepstack_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one decoding step; deepstack belongs to the prompt, so to the first alone."""
         inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration and deepstack_embeds is not None:
             # A cache may hold the start of the prompt: keep what belongs to the rest.

@@ -16,10 +16,14 @@ class FeatureMap:
 
     map_CHW: Tensor
     stride: float
+    image_wh: tuple[float, float] | None = None
+    """Width and height of the image in pixels, where the cells do not cover all of it."""
 
     @property
     def size_wh(self) -> tuple[float, float]:
-        """Width and height in image pixels."""
+        """Width and height of the image in pixels."""
+        if self.image_wh is not None:
+            return self.image_wh
         height, width = self.map_CHW.shape[1:]
         return width * self.stride, height * self.stride
 

@@ -43,7 +43,7 @@ class Level(nn.Module):
         widths = [in_channels // 2**step for step in range(max(doublings, 0) + 1)]
         self.resample = nn.Sequential()
         if doublings < 0:
-            self.resample.append(nn.MaxPool2d(2, 2))
+            self.resample.append(nn.MaxPool2d(2, 2, ceil_mode=True))  # an odd map's last cells too
         for step, (wide, narrow) in enumerate(pairwise(widths)):
             if step:
                 self.resample.extend([ChannelNorm(wide, NORM_EPS), nn.GELU()])
@@ -54,7 +54,7 @@ class Level(nn.Module):
         self.smooth_norm = ChannelNorm(out_channels, NORM_EPS)
 
     def forward(self, map_1CHW: Tensor) -> Tensor:
-        """(1, C, H, W) to (1, K, H * scale, W * scale)."""
+        """(1, C, H, W) to (1, K, H * scale, W * scale), rounded up."""
         hidden = self.project_norm(self.project(self.resample(map_1CHW)))
         return self.smooth_norm(self.smooth(hidden))
 

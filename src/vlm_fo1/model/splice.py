@@ -23,18 +23,19 @@ class EmbeddedPrompt(TypedDict):
     """(B, T, L, D), zero where no image token stands; absent for most hosts."""
 
 
-def prompt_start(prompt: EmbeddedPrompt, length: int) -> EmbeddedPrompt:
-    """The first ``length`` tokens of a prompt.
+def cut_prompt(prompt: EmbeddedPrompt, start: int, end: int | None) -> EmbeddedPrompt:
+    """Some of a prompt's tokens.
 
-    Run through `forward` they fill a cache that all prompts with this start can go on from.
+    Run through `forward`, the first ones fill a cache that all prompts with this start go on from.
     """
-    start = EmbeddedPrompt(
-        inputs_embeds=prompt["inputs_embeds"][:, :length],
-        position_ids=prompt["position_ids"][..., :length],
+    some = slice(start, end)
+    part = EmbeddedPrompt(
+        inputs_embeds=prompt["inputs_embeds"][:, some],
+        position_ids=prompt["position_ids"][..., some],
     )
     if "deepstack_embeds" in prompt:
-        start["deepstack_embeds"] = prompt["deepstack_embeds"][:, :length]
-    return start
+        part["deepstack_embeds"] = prompt["deepstack_embeds"][:, some]
+    return part
 
 
 def splice(embeds_BTD: Tensor, placeholder_BT: Tensor, features: list[Tensor]) -> Tensor:

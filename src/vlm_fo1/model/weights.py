@@ -1,33 +1,31 @@
-"""Checkpoints to models: released folders, our own folders, Hub ids. Strict, with a report.
+"""Checkpoints to models: released folders, our own folders, Hub ids.
 
-Released tensors are renamed by one table (`released_table`); every tensor must find its place and
-every place its tensor, or the error says which are missing, left over or of another shape.
+Released tensors are renamed by the table of their family. Every place must find its tensor, or
+the error says which are missing or of another shape; a tensor without a place is named in a
+warning.
 """
 
-import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from vlm_fo1.errors import CheckpointError
-from vlm_fo1.model.configuration import (
-    RELEASED_MODEL_TYPE,
-    FO1Config,
-    from_released,
-    read_davit_sizes,
-)
-from vlm_fo1.settings import read_object
+from vlm_fo1.config import read_object
+from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.families import FAMILIES, family_of_tensors
+from vlm_fo1.families.florence2 import davit_table, read_davit_sizes
+from vlm_fo1.hub import CONFIG_FILE, fetch, first_line, is_hub_id
+from vlm_fo1.model.configuration import FO1Config, from_released
+from vlm_fo1.model.generation import without_penalties
+from vlm_fo1.model.hosts import HOSTS
+from vlm_fo1.model.load_options import load_options
+from vlm_fo1.tensors import check_fit, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +34,28 @@ ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 BUNDLED = "tiny"
 """Name of the small model that comes with the package; a folder of that name is ``./tiny``."""
 
-DOWNLOADED_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja"]
-"""What of a Hub repository a checkpoint needs."""
+GENERATION_FILE = "generation_config.json"
 
-_SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
-_UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, EOFError)
+_HEAD, _EMBEDDINGS = "host.lm_head.weight", ".embed_tokens.weight"
 
 
 def resolve_folder(
     name: str | Path,
     *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
+    check: Callable[[Path], object] | None = None,
+    weights: bool = True,
+    **hub: Any,
 ) -> Path:
     """A checkpoint folder on this machine.
 
     Args:
         name: ``"tiny"`` for the bundled model, a folder, or a Hub id ``owner/name``, downloaded
             once into the Hub cache.
-        revision: Branch, tag or commit of a Hub id.
-        cache_dir: Where downloads are kept; the Hub's default if left out.
-        local_files_only: Never ask the Hub; ``HF_HUB_OFFLINE=1`` does the same.
-        token: Access token for gated repositories.
+        check: Called with the folder once its ``config.json`` is there, before weights are fetched.
+        weights: Whether a download brings the weights too.
+        **hub: For a Hub id: ``revision`` (branch, tag or commit), ``cache_dir`` (the Hub's default
+            if left out), ``local_files_only`` (never ask the Hub; ``HF_HUB_OFFLINE=1`` does the
+            same) and ``token`` (for gated and private repositories).
 
     Raises:
         CheckpointError: Not a checkpoint folder, or the Hub could not give it.
@@ -68,30 +64,34 @@ def resolve_folder(
         return Path(str(resources.files("vlm_fo1") / "assets" / BUNDLED))
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{folder} is not a checkpoint: it has no config.json; "
-                "name the folder that holds config.json and the weights"
-            )
+        _check_folder(folder)
+        if check is not None:
+            check(folder)
         return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if folder.is_file():
+        raise CheckpointError(f"{name} is a file: name the folder that holds it and config.json")
+    if not is_hub_id(str(name)):
         raise CheckpointError(f"{name} is neither a folder nor a Hub id of the form owner/name")
-    try:
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=DOWNLOADED_FILES,
-            )
-        )
-    except (OSError, ValueError) as error:
+    return fetch(str(name), check=check, weights=weights, **hub)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder without a configuration.
+
+    Raises:
+        CheckpointError: It has none.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{name} is no folder here and could not be had from the Hub "
-            f"(revision {revision or 'main'}): {error}"
-        ) from error
+            f"{folder} holds a LoRA adapter without its model: merge the two, with peft's "
+            "merge_and_unload() and save_pretrained(), and name the folder of that"
+        )
+    raise CheckpointError(
+        f"{folder} is not a checkpoint: it has no config.json; "
+        "name the folder that holds config.json and the weights"
+    )
 
 
 def read_config(folder: Path) -> FO1Config:
@@ -99,124 +99,41 @@ def read_config(folder: Path) -> FO1Config:
 
     Raises:
         CheckpointError: ``config.json`` is broken or of another model.
-        ConfigError: A released option that is not supported.
+        ConfigError: A released option that is not supported, or a value that cannot be.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     values = read_object(path, CheckpointError)
     kind = values.get("model_type")
-    if kind == RELEASED_MODEL_TYPE:
-        return from_released(values)
-    if kind == FO1Config.model_type:
-        return FO1Config.from_dict(values)
+    readers = {
+        FO1Config.model_type: FO1Config.from_dict,
+        **dict.fromkeys(FAMILIES, from_released),
+    }
+    if kind in readers:
+        try:
+            return readers[kind](values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        except Exception as error:  # transformers and its configurations raise all kinds
+            raise ConfigError(
+                f"{path} cannot be used: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    hint = ""
+    if kind in HOSTS:
+        hint = f"; this is a host without regions: `fo1 graft {folder} --out FOLDER` adds them"
     raise CheckpointError(
-        f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has {FO1Config.model_type!r} or "
-        f"{RELEASED_MODEL_TYPE!r}"
+        f"{path} has model_type {kind!r}: a VLM-FO1 checkpoint has "
+        f"{' or '.join(map(repr, readers))}{hint}"
     )
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, memory-mapped where the format allows.
-
-    Reads one file or shards, safetensors before pickled ones (``weights_only``).
-
-    Raises:
-        CheckpointError: No weights, a missing shard (named), or a broken file (named).
-    """
-    for single in (_SAFETENSORS, _PICKLED):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            return _read_shards(folder, index)
-        if (folder / single).is_file():
-            return _read_file(folder / single)
-    raise CheckpointError(
-        f"{folder} holds no weights: {_SAFETENSORS}, {_PICKLED} or their .index.json is needed"
-    )
-
-
-def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{index} cannot be read: {error!r}") from error
-    files = sorted(set(weight_map.values()))
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}; "
-            "download them again"
-        )
-    state: dict[str, Tensor] = {}
-    for name in files:
-        state |= _read_file(folder / name)
-    return state
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(  # noqa: TID251 - the one place for it
-            path, map_location="cpu", weights_only=True, mmap=True
-        )
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} is broken or cut short ({error}): download it again"
-        ) from error
-
-
-def released_table(config: FO1Config) -> list[tuple[str, str]]:
-    """Released tensor names to ours, as full-match patterns and replacements; first match wins.
-
-    Source: REFERENCE, "The model"; the names recorded from the official code.
-    """
-    table = [
-        *davit_table(r"model\.vision_tower_aux\.image_tower\.", "auxiliary.tower."),
-        (r"model\.vision_tower\.image_tower\.(.+)", r"host.model.visual.\1"),
-        (r"model\.mm_projector\.(.+)", r"image_connector.\1"),
-        (r"model\.mm_projector_aux\.(.+)", r"region_connector.\1"),
-        (r"model\.((?:embed_tokens|layers|norm)\..+)", r"host.model.language_model.\1"),
-        (r"lm_head\.(.+)", r"host.lm_head.\1"),
-    ]
-    stride = config.host.vision_config.patch_size
-    for number, level_stride in enumerate(config.regions.pyramid_strides):
-        # Layers before the 1x1 convolution, numbered as in the official sequence: a max pool, or
-        # transposed convolutions with norm and GELU between.
-        layers = {0.5: 1, 1.0: 0, 2.0: 1, 4.0: 4, 8.0: 7}[stride / level_stride]
-        old = rf"model\.object_vp_extractor\.simple_fpn\.simfp_{number + 1}\."
-        new = f"region_encoder.pyramid.levels.{number}."
-        for position, name in ((layers, "project"), (layers + 1, "smooth")):
-            table.append((rf"{old}{position}\.norm\.(.+)", rf"{new}{name}_norm.\1"))
-            table.append((rf"{old}{position}\.(.+)", rf"{new}{name}.\1"))
-        table.append((rf"{old}(\d+\..+)", rf"{new}resample.\1"))
-    return table
 
 
 def rename_released(names: Iterable[str], config: FO1Config) -> dict[str, str]:
-    """Released name to ours for every name that the table knows; the others map to themselves."""
-    return rename(names, released_table(config))
-
-
-def davit_table(old: str, new: str) -> list[tuple[str, str]]:
-    """Names of a DaViT as Florence-2's own code writes them, to ours.
-
-    Args:
-        old: Pattern of the prefix in the checkpoint.
-        new: Prefix of ours.
-
-    Returns:
-        Rows as in `released_table`.
-    """
-    block = rf"{old}blocks\.(\d+\.\d+)\.(spatial|channel)_block\."
-    to_block = rf"{new}blocks.\1.\2_block."
-    return [
-        (rf"{old}convs\.(\d+)\.proj\.(.+)", rf"{new}convs.\1.conv.\2"),
-        (rf"{old}convs\.(\d+)\.norm\.(.+)", rf"{new}convs.\1.norm.\2"),
-        (rf"{block}(conv[12])\.fn\.dw\.(.+)", rf"{to_block}\3.\4"),
-        (rf"{block}(?:window|channel)_attn\.norm\.(.+)", rf"{to_block}norm1.\3"),
-        (rf"{block}(window|channel)_attn\.fn\.(.+)", rf"{to_block}\3_attn.\4"),
-        (rf"{block}ffn\.norm\.(.+)", rf"{to_block}norm2.\3"),
-        (rf"{block}ffn\.fn\.net\.(fc[12])\.(.+)", rf"{to_block}ffn.\3.\4"),
-    ]
+    """Released name to ours for every name that its family knows; others map to themselves."""
+    known = list(names)
+    family = family_of_tensors(known)
+    if family is None:
+        return {name: name for name in known}
+    strides = config.regions.pyramid_strides
+    return rename(known, family.tensor_table(config.host.vision_config.patch_size, strides))
 
 
 def rename(names: Iterable[str], table: list[tuple[str, str]]) -> dict[str, str]:
@@ -233,60 +150,6 @@ def rename(names: Iterable[str], table: list[tuple[str, str]]) -> dict[str, str]
     return renamed
 
 
-def check_fit(
-    found: Mapping[str, torch.Size], model_class: type[PreTrainedModel], config: FO1Config
-) -> None:
-    """Compare tensors with the network a configuration describes (built without memory).
-
-    Args:
-        found: Our tensor names to shapes.
-        model_class: The network.
-        config: Its configuration.
-
-    Raises:
-        CheckpointError: Lists what is missing, left over, or of another shape.
-    """
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in model_class(config).state_dict().items()}
-    optional = {"host.lm_head.weight"} if config.tie_word_embeddings else set[str]()
-    problems = compare_shapes(found, expected, optional)
-    if problems:
-        raise CheckpointError(f"the weights do not fit config.json; {problems}")
-
-
-def compare_shapes(
-    found: Mapping[str, torch.Size],
-    expected: Mapping[str, torch.Size],
-    optional: Set[str] = frozenset(),
-) -> str:
-    """Say where two sets of tensors differ.
-
-    Args:
-        found: Tensor names to shapes, as a checkpoint has them.
-        expected: The same, as the network has them.
-        optional: Names that the checkpoint may leave out.
-
-    Returns:
-        What is missing, left over, or of another shape; empty if nothing.
-    """
-    missing = sorted(set(expected) - set(found) - optional)
-    unexpected = sorted(set(found) - set(expected))
-    shapes = [
-        f"{name} is {tuple(found[name])}, {tuple(expected[name])} expected"
-        for name in sorted(set(found) & set(expected))
-        if found[name] != expected[name]
-    ]
-    return "; ".join(
-        f"{len(items)} {what}: {', '.join(items[:8])}{', ...' if len(items) > 8 else ''}"
-        for what, items in (
-            ("missing", missing),
-            ("left over", unexpected),
-            ("of another shape", shapes),
-        )
-        if items
-    )
-
-
 def read_florence_tower(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The DaViT of a Florence-2 checkpoint, in the original's names or transformers'.
 
@@ -299,7 +162,7 @@ def read_florence_tower(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]
     Raises:
         CheckpointError: Not a Florence-2.
     """
-    values = read_object(folder / "config.json", CheckpointError)
+    values = read_object(folder / CONFIG_FILE, CheckpointError)
     vision = values.get("vision_config")
     if values.get("model_type") != "florence2" or not isinstance(vision, dict):
         raise CheckpointError(
@@ -325,6 +188,7 @@ def load_pretrained(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    strict: bool = False,
     **options: Any,
 ) -> ModelT:
     """Load a checkpoint into a model; what `FO1ForConditionalGeneration.from_pretrained` does.
@@ -337,31 +201,75 @@ def load_pretrained(
         cache_dir: See `resolve_folder`.
         local_files_only: See `resolve_folder`.
         token: See `resolve_folder`.
-        **options: As in transformers: ``dtype`` (default: as saved), ``device_map``,
-            ``attn_implementation`` (default SDPA), ``quantization_config`` (8 and 4 bit).
+        strict: Refuse weights with tensors that have no place in the model; else they are named in
+            a warning. A missing tensor is refused in any case.
+        **options: As in transformers: ``dtype`` (default: as saved; also ``torch_dtype``),
+            ``device_map``, ``attn_implementation`` (default SDPA), ``quantization_config`` or
+            ``load_in_8bit`` and ``load_in_4bit``; see `load_options`.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
         CheckpointError: The folder, a shard, or the weights do not fit.
+        ConfigError: An option that there is not, or a configuration that is not supported.
+        MissingExtraError: A package for these options is not installed.
     """
+    options = load_options(options, also=("revision", "cache_dir", "token", "strict"))
     folder = resolve_folder(
         name,
+        check=None if config is not None else read_config,
         revision=revision,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         token=token,
     )
     config = read_config(folder) if config is None else config
-    state = read_weights(folder)
-    if any(key.startswith("model.vision_tower.") for key in state):
-        renamed = rename_released(state, config)
-        state = {renamed[key]: value for key, value in state.items()}
-    check_fit({key: value.shape for key, value in state.items()}, model_class, config)
+    if (folder / GENERATION_FILE).is_file():
+        read_object(folder / GENERATION_FILE, CheckpointError)  # before the weights are
+    state = _fitting(read_weights(folder), model_class, config, source=str(folder), strict=strict)
     load = PreTrainedModel.from_pretrained.__func__
     model: ModelT = load(model_class, None, config=config, state_dict=state, **options)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if (folder / GENERATION_FILE).is_file():
+        model.generation_config = without_penalties(GenerationConfig.from_pretrained(folder))
     model.name_or_path = str(name)
     return model
+
+
+def _fitting(
+    state: dict[str, Tensor],
+    model_class: type[PreTrainedModel],
+    config: FO1Config,
+    *,
+    source: str,
+    strict: bool,
+) -> dict[str, Tensor]:
+    """The tensors that the network of a configuration has, under its names.
+
+    Raises:
+        CheckpointError: Some are missing, of another shape, or for ``strict`` left over.
+    """
+    names = rename_released(state, config)
+    state = {names[name]: value for name, value in state.items()}
+    with torch.device("meta"):  # takes no memory
+        expected = {name: value.shape for name, value in model_class(config).state_dict().items()}
+    left_over = check_fit(
+        {name: value.shape for name, value in state.items()},
+        expected,
+        source=source,
+        network="the model of config.json",
+        optional={_HEAD} if config.tie_word_embeddings else frozenset(),
+        spelt={new: old for old, new in names.items()},
+        strict=strict,
+    )
+    for name in left_over:
+        del state[name]
+    if config.tie_word_embeddings and _HEAD in state:
+        head = state.pop(_HEAD)
+        words = next(value for name, value in state.items() if name.endswith(_EMBEDDINGS))
+        if not torch.equal(head, words):
+            logger.warning(
+                "%s: the stored lm_head differs from the embeddings and is not used, since "
+                "config.json says that they are tied (tie_word_embeddings)", source
+            )  # fmt: skip
+    return state

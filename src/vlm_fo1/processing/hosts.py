@@ -1,6 +1,7 @@
 """What a host VLM wants of processing: its chat format and its image settings, as data."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vlm_fo1.errors import ConfigError
@@ -9,25 +10,54 @@ from vlm_fo1.processing.chat import ChatFormat
 from vlm_fo1.processing.image import FO1ImageProcessor, qwen_primary, square_primary
 from vlm_fo1.processing.processor import FO1Processor
 
-
-def _idefics3_chat(beginning: str) -> ChatFormat:
-    return ChatFormat(
-        opening=f"{beginning}User:",
-        before_image="<fake_token_around_image><global-img>",
-        after_image="<fake_token_around_image>",
-        closing="<end_of_utterance>\nAssistant:",
-        image_token="<image>",
-        stop_token="<end_of_utterance>",
-    )
-
-
+_IDEFICS3_CHAT = ChatFormat(
+    opening="User:",
+    system_opening="System: {}<end_of_utterance>\nUser:",
+    before_image="<fake_token_around_image><global-img>",
+    after_image="<fake_token_around_image>",
+    closing="<end_of_utterance>\nAssistant:",
+    image_token="<image>",
+    stop_token="<end_of_utterance>",
+)
 HOST_CHATS = {
     "qwen2_5_vl": ChatFormat(),
     "qwen3_vl": ChatFormat(opening="<|im_start|>user\n"),
-    "idefics3": _idefics3_chat("<|begin_of_text|>"),
-    "smolvlm": _idefics3_chat("<|im_start|>"),
+    "idefics3": _IDEFICS3_CHAT,
+    "smolvlm": _IDEFICS3_CHAT,
 }
 """Host ``model_type`` to its chat. Source: the chat templates that the hosts come with."""
+
+_STARTS_WITH_BOS = ("idefics3", "smolvlm")
+
+
+def chat_for_host(kind: str, tokenizer: Any) -> ChatFormat:
+    """The chat of a host, with the BOS token that its tokenizer says where it starts with one.
+
+    Hosts of one type differ there: Idefics3 starts with ``<|begin_of_text|>``, the first SmolVLMs,
+    of the same type, with ``<|im_start|>``.
+
+    Args:
+        kind: The host's ``model_type``.
+        tokenizer: The host's.
+
+    Raises:
+        ConfigError: Nothing is known of this type of host, or its tokenizer has no BOS token.
+    """
+    if kind not in HOST_CHATS:
+        raise ConfigError(
+            f"no chat format for hosts of type {kind!r}, there are {', '.join(HOST_CHATS)}"
+        )
+    chat = HOST_CHATS[kind]
+    if kind not in _STARTS_WITH_BOS:
+        return chat
+    if tokenizer.bos_token is None:
+        raise ConfigError(
+            f"the tokenizer has no BOS token, which prompts of hosts of type {kind!r} start with: "
+            "set bos_token in tokenizer_config.json as the host was released"
+        )
+    bos = tokenizer.bos_token
+    return replace(chat, opening=bos + chat.opening, system_opening=bos + chat.system_opening)
+
 
 _CLIP_MEAN_STD = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -51,9 +81,9 @@ def processor_for_host(
         host: The host's ``config.json``.
         tokenizer: The host's tokenizer, the vocabulary's tokens already added.
         vocabulary: Spelling of the region markup.
-        auxiliary_image: ``{"size": 768, "mode": "dynamic"}``, as in the model's configuration.
+        auxiliary_image: ``{"size": 768, "mode": "dynamic"}``.
         preprocessor: The host's ``preprocessor_config.json``: its mean and deviation are taken.
-        chat: Instead of `HOST_CHATS`.
+        chat: Instead of `chat_for_host`.
 
     Returns:
         A new processor.
@@ -63,10 +93,7 @@ def processor_for_host(
             chat.
     """
     kind = str(host.get("model_type"))
-    if kind not in HOST_CHATS:
-        raise ConfigError(
-            f"no chat format for hosts of type {kind!r}, there are {', '.join(HOST_CHATS)}"
-        )
+    chat = chat_for_host(kind, tokenizer) if chat is None else chat
     aux = dict(auxiliary_image or {})
     given = preprocessor or {}
     images = FO1ImageProcessor(
@@ -81,7 +108,7 @@ def processor_for_host(
         images,
         tokenizer,
         vocabulary=vocabulary,
-        chat=chat or HOST_CHATS[kind],
+        chat=chat,
         image_token_id=host.get("image_token_id"),
     )
 

@@ -4,6 +4,7 @@ Shape legend: P patches of all images, D values of a patch, B images, N boxes of
 sides of one auxiliary image.
 """
 
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -95,6 +96,9 @@ class FO1ImageProcessor(BaseImageProcessor):
         max_side: The long side is shrunk to this many pixels, the other in proportion, but not
             under `min_side`; None keeps every size, but for raising a side that is less than a
             100th of the other.
+        image_size: The short side is brought to this many pixels, up too, as far as the long side
+            stays within `max_side`: the official preparation, with 1024, of its demos of SAM 3.
+            None takes images as they come.
         aux_image_aspect_ratio: "dynamic" keeps the size, "squash" makes a square of
             `aux_image_size`, "dynamic_square" the square of `SQUARE_SIDES` nearest in area.
         aux_image_size: Side of the squashed auxiliary image in pixels.
@@ -117,6 +121,7 @@ class FO1ImageProcessor(BaseImageProcessor):
         primary: dict[str, Any] | None = None,
         min_side: int = 28,
         max_side: int | None = 2048,
+        image_size: int | None = None,
         aux_image_aspect_ratio: str = "dynamic",
         aux_image_size: int = 768,
         aux_image_mean: Sequence[float] = IMAGENET_MEAN,
@@ -132,10 +137,15 @@ class FO1ImageProcessor(BaseImageProcessor):
                 f"aux_image_aspect_ratio {aux_image_aspect_ratio!r} is unknown: "
                 f"one of {', '.join(AUX_MODES)} is needed"
             )
+        if image_size is not None and not image_size >= min_side:
+            raise ConfigError(
+                f"image_size is {image_size}: the short side in pixels, at least {min_side}"
+            )
         super().__init__()
         self.primary = dict(qwen_primary() if primary is None else primary)
         self.min_side = min_side
         self.max_side = max_side
+        self.image_size = image_size
         self.aux_image_aspect_ratio = aux_image_aspect_ratio
         self.aux_image_size = aux_image_size
         self.aux_image_mean = list(aux_image_mean)
@@ -251,6 +261,24 @@ class FO1ImageProcessor(BaseImageProcessor):
         side = (self.primary.get("max_image_size") or {}).get("longest_edge")
         return (side, side) if side else (width, height)
 
+    def tokens_of(self, size_wh: tuple[int, int]) -> int:
+        """How many image tokens a picture takes in the text.
+
+        Args:
+            size_wh: Width and height of the picture in pixels.
+        """
+        width, height = self.seen_size(size_wh)
+        patch_size = self.primary["patch_size"]
+        return (width // patch_size) * (height // patch_size) // self.merge_size**2
+
+    def with_image_size(self, image_size: int | None) -> "FO1ImageProcessor":
+        """The same with another `image_size`.
+
+        Raises:
+            ConfigError: It is too small.
+        """
+        return FO1ImageProcessor(**{**self.to_dict(), "image_size": image_size})
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for preprocessor_config.json."""
         values = {key: value for key, value in vars(self).items() if not key.startswith("_")}
@@ -266,7 +294,7 @@ class FO1ImageProcessor(BaseImageProcessor):
         if len(checked) > most:
             raise BoxError(
                 f"{len(checked)} boxes for one image, at most {most} fit: "
-                "keep the best by score, e.g. with vlm_fo1.structures.Regions.best"
+                "keep the best by score, e.g. with vlm_fo1.proposers.base.select"
             )
         return checked
 
@@ -280,11 +308,17 @@ class FO1ImageProcessor(BaseImageProcessor):
     def _limited(self, size_wh: tuple[int, ...]) -> tuple[int, int]:
         """A size whose long side is within `max_side`, and which no tower is too large for.
 
-        The short side of a very narrow image is less in proportion than the towers' first
-        convolutions and the grid of patches can take: it gets the least that they can.
+        The short side is `image_size` where that is wanted and fits. That of a very narrow image is
+        less in proportion than the towers' first convolutions and the grid of patches can take: it
+        gets the least that they can.
         """
         width, height = size_wh
-        if self.max_side is not None and max(size_wh) > self.max_side:
+        if self.image_size is not None:
+            factor = self.image_size / min(size_wh)
+            if self.max_side is not None:
+                factor = min(factor, self.max_side / max(size_wh))
+            width, height = int(width * factor + 1e-6), int(height * factor + 1e-6)
+        elif self.max_side is not None and max(size_wh) > self.max_side:
             factor = self.max_side / max(size_wh)
             width, height = int(width * factor), int(height * factor)
         least = max(self.min_side, math.ceil(max(width, height) / MAX_ASPECT_RATIO))
@@ -335,6 +369,9 @@ def _build_primary(settings: dict[str, Any]) -> BaseImageProcessor:
         raise ConfigError(f"primary has no {_TYPE_KEY}: name an image processor of transformers")
     base = name.removesuffix("Fast").removesuffix("Pil")
     kind = getattr(transformers, f"{base}Pil", None) or getattr(transformers, base, None)
+    if isinstance(kind, type) and kind.__module__.startswith("transformers.models."):
+        # 5.17 shows a placeholder for some that it says need torchvision; their modules do not.
+        kind = getattr(importlib.import_module(kind.__module__), base + "Pil", kind)
     if not isinstance(kind, type) or not issubclass(kind, BaseImageProcessor):
         raise ConfigError(f"primary {name!r} is not an image processor of transformers")
     return kind(**values)

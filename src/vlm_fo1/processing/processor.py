@@ -1,18 +1,19 @@
 """Questions about images with regions to a batch of token ids, and ids back to text."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
-from vlm_fo1.markup import RELEASED, Vocabulary, neutralise
-from vlm_fo1.processing.chat import ChatFormat
+from vlm_fo1.markup import RELEASED, Vocabulary, escape_special_tokens, respelt
+from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
 from vlm_fo1.processing.image import FO1ImageProcessor
 from vlm_fo1.processing.released import read_released
+from vlm_fo1.processing.tokenizer import load_tokenizer
+from vlm_fo1.tasks import checked_text
 
 IMAGE_PLACEHOLDER = "<image>"
 """Stands for the image in a prompt made for people."""
@@ -37,8 +38,8 @@ class FO1Processor(ProcessorMixin):
         chat_template: Kept for tools that read it; not used here.
 
     Raises:
-        ConfigError: An id that is neither given nor known to the tokenizer, or limits on regions
-            that differ.
+        ConfigError: An id that is neither given nor known to the tokenizer, a control token of the
+            chat that the tokenizer splits, or limits on regions that differ.
     """
 
     image_processor: FO1ImageProcessor
@@ -67,6 +68,13 @@ class FO1Processor(ProcessorMixin):
         self.image_token_id = image_token_id
         self.region_token_id = region_token_id
         self.stop_token_id = self._id_of(self.chat.stop_token, None)
+        pad = tokenizer.pad_token_id
+        self.pad_token_id: int = (
+            self.stop_token_id if pad in {None, image_token_id, region_token_id} else pad
+        )
+        """What fills the shorter rows of a batch: never a placeholder, as some tokenizers have."""
+        for token in self.chat.control_tokens():
+            self._only_id(token, "chat has it: name the tokens of this tokenizer there")
         if image_processor.max_regions != self.vocabulary.max_regions:
             raise ConfigError(
                 f"image_processor.max_regions is {image_processor.max_regions} but the vocabulary "
@@ -92,7 +100,8 @@ class FO1Processor(ProcessorMixin):
             A new processor.
 
         Raises:
-            CheckpointError: Neither kind of folder.
+            CheckpointError: Neither kind of folder, or its tokenizer cannot be loaded.
+            MissingExtraError: The tokenizer needs a package that is not installed.
         """
         source = str(pretrained_model_name_or_path)
         hub = {key: options[key] for key in _HUB_KEYS if options.get(key) is not None}
@@ -103,8 +112,7 @@ class FO1Processor(ProcessorMixin):
         else:
             image_processor, values = read_released(source, hub)
         values |= {key: options[key] for key in _SAVED_KEYS if key in options}
-        # An empty configuration: the tokenizer's own files decide, the model's are not read.
-        tokenizer = AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub)
+        tokenizer = load_tokenizer(source, **hub)
         return cls(options.get("image_processor", image_processor), tokenizer, **values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +139,7 @@ class FO1Processor(ProcessorMixin):
             images: One image for one question, or a list with one entry per question, None where a
                 question goes without; whatever `vlm_fo1.images.read_image` takes.
             questions: A question or a list of them. Tags of the vocabulary keep their meaning;
-                every other control token is disarmed.
+                every other control token is escaped.
             boxes: As `FO1ImageProcessor` takes them: (N, 4) xyxy in pixels of the image, or a list
                 of such if `images` is a list.
             padding: Fill rows on the left to one length.
@@ -211,7 +219,9 @@ class FO1Processor(ProcessorMixin):
             question, count, image=image_tokens > 0
         )
 
-    def encode_prefix(self, count: int, image_tokens: int) -> list[int]:
+    def encode_prefix(
+        self, count: int, image_tokens: int, *, system: str | None = None
+    ) -> list[int]:
         """The part of `encode_prompt` that all questions on one image share.
 
         It ends with the last placeholder: the text after it is one piece with the question.
@@ -219,37 +229,89 @@ class FO1Processor(ProcessorMixin):
         Args:
             count: Number of regions.
             image_tokens: Merged patches of the image; 0 gives an empty list.
+            system: A system message in place of the chat's own; control tokens in it are escaped.
 
         Returns:
             Token ids.
 
         Raises:
-            PromptError: Regions without an image.
+            PromptError: Regions without an image, or a host that takes no system message.
             BoxError: More regions than tags.
         """
-        pieces = self._shared_pieces(count, image_tokens > 0)[:-1]
+        if system is not None:
+            plain = checked_text(system, "the system message")
+            system = escape_special_tokens(plain, self.vocabulary, self.reserved_tokens())
+        pieces = self._shared_pieces(count, image_tokens > 0, system)[:-1]
         if not pieces:
             return []
         fill = [[self.image_token_id] * image_tokens, *[[self.region_token_id]] * count]
         encoded = self._tokenise(pieces)
         return [id_ for ids, slot in zip(encoded, fill, strict=True) for id_ in [*ids, *slot]]
 
-    def encode_question(self, question: str, count: int, *, image: bool = True) -> list[int]:
+    def encode_question(
+        self, question: str, count: int, *, image: bool = True, more_images: Sequence[int] = ()
+    ) -> list[int]:
         """The rest of `encode_prompt` after `encode_prefix`.
 
         Args:
-            question: What the user asks.
+            question: What the user asks. With further images, ``<image_1>`` is where the first of
+                them goes, and so on; those that it does not place stand before it, in order.
+                ``<image_0>``, the image of the prefix, has its place already and is left out.
             count: Number of regions: with none, the end of the image is part of this piece.
             image: Whether there is an image.
+            more_images: Merged patches of each further image.
 
         Returns:
             Token ids.
 
         Raises:
-            PromptError: No question, or regions without an image.
+            PromptError: No question, regions without an image, or an image in the question that is
+                not there or placed twice.
             BoxError: More regions than tags.
         """
-        return self._tokenise(self._pieces(question, count, image)[-1:])[0]
+        if not more_images:
+            return self._tokenise(self._pieces(question, count, image)[-1:])[0]
+        chat, (texts, order) = self.chat, place_images(question, len(more_images))
+        opened = self._shared_pieces(count, image)[-1]
+        pieces = [opened + self._escaped(texts[0]), *map(self._escaped, texts[1:])]
+        pieces[-1] += chat.closing
+        for place in range(len(order)):
+            pieces[place] += chat.before_image
+            pieces[place + 1] = chat.after_image + pieces[place + 1]
+        slots = [*([self.image_token_id] * more_images[which] for which in order), []]
+        encoded = self._tokenise(pieces)
+        return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
+
+    def encode_turns(
+        self, turns: Iterable[tuple[str, str]], count: int = 0, image_tokens: int = 0
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Token ids of a conversation to be learnt from.
+
+        Records are written in the canonical spelling (`markup.RELEASED`); here, and here alone,
+        they take that of `vocabulary`. The first question comes in the prompt of `encode_prompt`,
+        later ones in a user's turn of their own.
+
+        Args:
+            turns: Questions and their answers.
+            count: Number of regions.
+            image_tokens: Merged patches of the image; 0 is a conversation without an image.
+
+        Yields:
+            Ids of what stands before an answer, and of the answer with the token that ends it.
+
+        Raises:
+            PromptError: As `encode_prompt`, of the first question.
+            BoxError: More regions than tags.
+        """
+        opening = self.chat.opening.rpartition(self.chat.stop_token)[2].lstrip("\n")
+        for index, turn in enumerate(turns):
+            question, answer = (respelt(text, self.vocabulary) for text in turn)
+            if index == 0:
+                prompt = self.encode_prompt(question, count, image_tokens)
+            else:  # a system turn comes once
+                later = f"\n{opening}{self._escaped(question)}{self.chat.closing}"
+                prompt = self._tokenise([later])[0]
+            yield prompt, [*self._tokenise([self._escaped(answer)])[0], self.stop_token_id]
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
         """What the model wrote: special tokens kept, cut before the stop token.
@@ -277,28 +339,27 @@ class FO1Processor(ProcessorMixin):
             ConfigError: A tag that the tokenizer does not hold as one token.
         """
         tags = [self.vocabulary.tag(index) for index in range(self.vocabulary.max_regions)]
-        encoded = self._tokenise(tags)
-        for tag, ids in zip(tags, encoded, strict=True):
-            if len(ids) != 1 or self._lookup(tag) != ids[0]:
-                raise ConfigError(
-                    f"the tokenizer splits {tag} into {len(ids)} tokens, one is needed: add "
-                    "vocabulary.special_tokens() to it"
-                )
-        return [ids[0] for ids in encoded]
+        return [
+            self._only_id(tag, "add vocabulary.special_tokens() to the tokenizer") for tag in tags
+        ]
 
     def reserved_tokens(self) -> list[str]:
         """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         special |= {*self.tokenizer.all_special_tokens, self.chat.image_token, self.chat.stop_token}
+        stands_in = self.tokenizer.convert_ids_to_tokens(
+            [self.image_token_id, self.region_token_id]
+        )
+        special |= {token for token in stands_in if token}
         return sorted(special - {*self.vocabulary.special_tokens()})
 
     def _pieces(self, question: str, count: int, image: bool) -> list[str]:
         """The text before, between and after the placeholders: the image, then each region."""
         *before, last = self._shared_pieces(count, image)
-        return [*before, last + self._disarm(question) + self.chat.closing]
+        return [*before, last + self._escaped(checked_question(question)) + self.chat.closing]
 
-    def _shared_pieces(self, count: int, image: bool) -> list[str]:
+    def _shared_pieces(self, count: int, image: bool, system: str | None = None) -> list[str]:
         # What stands before the question; its last piece goes on with the question.
         chat = self.chat
         if count > self.vocabulary.max_regions:
@@ -309,8 +370,8 @@ class FO1Processor(ProcessorMixin):
         if not image:
             if count:
                 raise PromptError(f"{count} regions but no image: regions need an image")
-            return [chat.opening]
-        pieces = [chat.opening + chat.before_image, chat.after_image]
+            return [chat.opened(system)]
+        pieces = [chat.opened(system) + chat.before_image, chat.after_image]
         for index in range(count):
             pieces[-1] += self.vocabulary.tag(index)
             pieces.append("")
@@ -318,19 +379,11 @@ class FO1Processor(ProcessorMixin):
             pieces[-1] = chat.after_regions
         return pieces
 
-    def _disarm(self, question: str) -> str:
+    def _escaped(self, question: str) -> str:
         # The vocabulary's own tags pass (the templates name regions); between them nothing does.
-        if not isinstance(question, str):
-            raise PromptError(f"a question is {type(question).__name__}, a text is needed")
-        if not question.strip():
-            raise PromptError("the question is empty: write what you want to know")
-        vocabulary = self.vocabulary
-        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
-        longest_first = sorted(own, key=len, reverse=True)
-        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
-        parts = re.split(pattern, question)
-        parts[::2] = [neutralise(part, vocabulary, self.reserved_tokens()) for part in parts[::2]]
-        return "".join(parts)
+        return escape_special_tokens(
+            question, self.vocabulary, self.reserved_tokens(), keep_markup=True
+        )
 
     def _tokenise(self, pieces: list[str]) -> list[list[int]]:
         return self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
@@ -341,10 +394,8 @@ class FO1Processor(ProcessorMixin):
         masks = [[1] * len(row) for row in rows]
         longest = max(map(len, rows))
         if padding:
-            pad = self.tokenizer.pad_token_id
-            fill = self.stop_token_id if pad is None else pad
             masks = [[0] * (longest - len(mask)) + mask for mask in masks]
-            rows = [[fill] * (longest - len(row)) + row for row in rows]
+            rows = [[self.pad_token_id] * (longest - len(row)) + row for row in rows]
         if return_tensors is None:
             return {"input_ids": rows, "attention_mask": masks}
         if any(len(row) != longest for row in rows):
@@ -358,6 +409,15 @@ class FO1Processor(ProcessorMixin):
         if found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token:
             return None
         return found
+
+    def _only_id(self, token: str, remedy: str) -> int:
+        # Of a token that must not fall apart: the model knows it whole.
+        ids = self._tokenise([token])[0]
+        if len(ids) != 1 or self._lookup(token) != ids[0]:
+            raise ConfigError(
+                f"the tokenizer splits {token} into {len(ids)} tokens, one is needed: {remedy}"
+            )
+        return ids[0]
 
     def _id_of(self, token: str, argument: str | None) -> int:
         found = self._lookup(token)

@@ -4,6 +4,7 @@ A proposer offers everything it found, best first; `select` alone drops boxes.
 """
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from PIL import Image
 
 from vlm_fo1.boxes import nms
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 ENTRY_POINTS = "vlm_fo1.proposers"
 """Entry-point group where other packages register proposers."""
@@ -26,10 +27,10 @@ ENTRY_POINTS = "vlm_fo1.proposers"
 _CLASSES = {
     "tiny": "vlm_fo1.proposers.bundled:BundledProposer",
     "upn": "vlm_fo1.proposers.upn:UPNProposer",
-    "hf": "vlm_fo1.proposers.hf:DetectorProposer",
+    "hf": "vlm_fo1.proposers.hf.proposer:DetectorProposer",
     "sam3": "vlm_fo1.proposers.sam3:SAM3Proposer",
     "ocr": "vlm_fo1.proposers.ocr:TextProposer",
-    "selective": "vlm_fo1.proposers.selective:SelectiveSearch",
+    "selective": "vlm_fo1.proposers.selective_search:SelectiveSearch",
 }
 """Name to ``module:Class``; the class has ``from_pretrained(argument, **options)``."""
 
@@ -53,7 +54,7 @@ class Proposer(Protocol):
         ...
 
     @property
-    def takes_queries(self) -> bool:
+    def requires_labels(self) -> bool:
         """Whether it looks for named things: then queries are needed, else they are refused."""
         ...
 
@@ -144,17 +145,28 @@ def _whole(regions: Regions) -> Regions:
     return whole[there]
 
 
-def load_proposer(name: "str | Path | Proposer", **options: Any) -> Proposer:
+def load_proposer(
+    name: "str | Path | Proposer",
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    strict: bool | None = None,
+    **options: Any,
+) -> Proposer:
     """Make a proposer by name.
 
     Args:
         name: ``"upn:resources/upn_large.pth"``, ``"hf:PekingU/rtdetr_v2_r50vd"``, ``"ocr"``, ...: a
-            name of `names()` and, after a colon, what that proposer loads. A proposer is returned
-            as it is.
+            name of `names()` and, after a colon, what that proposer loads; a Hub id may be followed
+            by ``@`` and a revision. A proposer is returned as it is.
+        revision: Branch, tag or commit, for what comes from the Hub.
+        token: Access token of the Hub; proposers that load nothing from there do without.
+        strict: Refuse weights with tensors that are not used, where the proposer can tell.
         **options: ``device``, ``dtype`` and what the proposer's ``from_pretrained`` takes.
 
     Raises:
-        ConfigError: No such proposer; the message has the nearest name.
+        ConfigError: No such proposer (the message has the nearest name), two revisions, or one for
+            a proposer that takes none.
         MissingExtraError: It needs a package that is not installed.
     """
     if isinstance(name, Proposer):
@@ -168,7 +180,32 @@ def load_proposer(name: "str | Path | Proposer", **options: Any) -> Proposer:
             f"Known: {', '.join(sorted(known))}; what it loads follows a colon, e.g. upn:PATH"
         )
     module, _, attribute = known[kind].partition(":")
-    return getattr(importlib.import_module(module), attribute).from_pretrained(argument, **options)
+    load = getattr(importlib.import_module(module), attribute).from_pretrained
+    argument, revision = _revised(argument, revision)
+    taken = inspect.signature(load).parameters
+    if revision is not None and "revision" not in taken:
+        raise ConfigError(f"the proposer {kind} takes no revision, got {revision!r}: leave it out")
+    offered = {"revision": revision, "token": token, "strict": strict}
+    options |= {key: value for key, value in offered.items() if value is not None and key in taken}
+    return load(argument, **options)
+
+
+def _revised(argument: str, revision: str | None) -> tuple[str, str | None]:
+    """A Hub id without its ``@revision``, and the revision.
+
+    Raises:
+        ConfigError: Another one was given as well.
+    """
+    hub_id, at, own = argument.rpartition("@")
+    if not at:
+        return argument, revision
+    from vlm_fo1.hub import is_hub_id  # takes a while to import
+
+    if not is_hub_id(hub_id) or Path(argument).exists():
+        return argument, revision
+    if revision not in {None, own}:
+        raise ConfigError(f"{argument} and revision = {revision!r}: name one revision")
+    return hub_id, own
 
 
 def default_proposer(model: str | Path) -> str | None:

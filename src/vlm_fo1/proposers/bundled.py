@@ -20,12 +20,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlm_fo1.boxes import nms
+from vlm_fo1.config import build, plain, read_object
+from vlm_fo1.devices import dtype_of
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
-from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.settings import build, plain, read_object
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 STRIDE = 4
 """Pixels of the resized picture per cell."""
@@ -138,9 +138,9 @@ class BundledProposer:
     """
 
     name = "tiny"
-    takes_queries = False
+    requires_labels = False
     selection = Selection(min_score=0.35, nms_iou=0.7, limit=100)
-    """Boxes that score less cover no further thing and mislead the model (docs/proposers.md)."""
+    """Boxes that score less cover no further thing and mislead the model: docs/proposers."""
 
     def __init__(self, network: BoxNetwork, config: BoxNetworkConfig, fingerprint: str) -> None:
         self.config = config
@@ -174,7 +174,7 @@ class BundledProposer:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} is no bundled proposer ({error}): it needs {CONFIG_FILE} and "
-                f"{WEIGHTS_FILE} as python -m vlm_fo1.train.proposer writes them"
+                f"{WEIGHTS_FILE} as python -m recipes.tiny_proposer writes them"
             ) from error
         network = BoxNetwork(config)
         try:

@@ -24,7 +24,7 @@ from PIL import Image
 from vlm_fo1.errors import BoxError, ConfigError
 from vlm_fo1.proposers.base import Proposer, Selection, check_queries, selection_of
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ class CachedProposer:
         return self.proposer.fingerprint
 
     @property
-    def takes_queries(self) -> bool:
+    def requires_labels(self) -> bool:
         """As the proposer behind it."""
-        return self.proposer.takes_queries
+        return self.proposer.requires_labels
 
     @property
     def selection(self) -> Selection:
@@ -106,7 +106,7 @@ class CachedProposer:
         Raises:
             PromptError: Queries are missing, or given to a proposer that takes none.
         """
-        names = check_queries(self.name, queries, needed=self.takes_queries)
+        names = check_queries(self.name, queries, needed=self.requires_labels)
         paths = [self._path(image, names) for image in images]
         known: dict[Path, Regions] = {}
         new: dict[Path, Image.Image] = {}

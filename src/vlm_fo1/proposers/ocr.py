@@ -16,7 +16,7 @@ from vlm_fo1._extras import require
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
 from vlm_fo1.proposers.digest import digest_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class TextProposer:
     """
 
     name = "ocr"
-    takes_queries = False
+    requires_labels = False
     selection = Selection(min_score=0.5, nms_iou=0.8, limit=300)
     """PP-OCR's own threshold."""
 

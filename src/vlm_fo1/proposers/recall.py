@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1.boxes import areas, iou
+from vlm_fo1.config import read_json
 from vlm_fo1.errors import BoxError
+from vlm_fo1.formats.coco import CocoFile
+from vlm_fo1.formats.identity import shown_boxes
+from vlm_fo1.formats.records import parse_records
 from vlm_fo1.images import Frame
-from vlm_fo1.proposers.given_coco import CocoFile
-from vlm_fo1.proposers.given_records import parse_records
-from vlm_fo1.proposers.identity import shown_boxes
-from vlm_fo1.settings import read_json
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 LIMITS = (10, 50, 100)
 """Boxes an image that are counted."""

@@ -12,7 +12,8 @@ from vlm_fo1.data.collate import Collator
 from vlm_fo1.data.example import Example
 from vlm_fo1.data.mixture import Mixture
 from vlm_fo1.data.recipe import fingerprint, make_mixture
-from vlm_fo1.errors import FO1Error
+from vlm_fo1.errors import FO1Error, item_errors
+from vlm_fo1.images import image_size
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
 from vlm_fo1.processing import FO1Processor
@@ -21,14 +22,13 @@ from vlm_fo1.train.parts import Parts
 
 logger = logging.getLogger(__name__)
 
-_SIZE_STEP = 28  # pixels: sizes this close give the same number of image tokens, nearly
-
 
 class ExampleLength:
     """Tokens of a record, without decoding its image.
 
-    How many tokens an image takes is learnt from a blank one of about its size, so it holds for
-    every host. Near enough to sort by; what is sent to the network is counted there.
+    How many tokens an image takes is learnt from a blank one of the size that the primary encoder
+    sees, so it holds for every host. Near enough to sort by; what is sent to the network is counted
+    there.
 
     Args:
         collator: What will make the batch.
@@ -41,27 +41,32 @@ class ExampleLength:
     def __call__(self, example: Example) -> int:
         """Tokens; 0 for a record that cannot be used, which `collate` will say."""
         try:
-            tokens = 0 if example.image is None else self._tokens(example.image)
-            return len(self.collator.encode(example, tokens).input_ids)
-        except (FO1Error, OSError):
+            with item_errors(f"record {example.id} of {example.source}"):
+                tokens = 0 if example.image is None else self._tokens(example.image)
+                return len(self.collator.encode(example, tokens).input_ids)
+        except FO1Error:
             return 0
 
     def _tokens(self, image: Path | Image.Image) -> int:
-        if isinstance(image, Image.Image):
-            width, height = image.size
-        else:
-            with Image.open(image) as opened:
-                width, height = opened.size
-        size = (_rounded(width), _rounded(height))
+        processor = self.collator.processor.image_processor
+        size = processor.seen_size(image_size(image))
         if size not in self._image_tokens:
-            processor = self.collator.processor.image_processor
             blank = processor([Image.new("RGB", size)])
             self._image_tokens[size] = processor.image_tokens(blank["image_grid_thw"])[0]
         return self._image_tokens[size]
 
 
-def _rounded(side: int) -> int:
-    return max(1, round(side / _SIZE_STEP)) * _SIZE_STEP
+def make_collator(model: str, max_tokens: int) -> Collator:
+    """What makes the batches of a model: with its processor, so within its limits.
+
+    Args:
+        model: A folder or Hub id with a processor in it.
+        max_tokens: Longest sequence.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+    """
+    return Collator(FO1Processor.from_pretrained(resolve_folder(model, weights=False)), max_tokens)
 
 
 def assemble(config: TrainConfig) -> Parts:
@@ -74,9 +79,9 @@ def assemble(config: TrainConfig) -> Parts:
         CheckpointError: There is no such checkpoint.
         ConfigError: A mixture cannot be made.
     """
-    start = resolve_folder(config.model.path)
-    processor = FO1Processor.from_pretrained(start)
-    collator = Collator(processor, config.data.max_tokens)
+    start = resolve_folder(config.model.path, check=read_config)
+    collator = make_collator(config.model.path, config.data.max_tokens)
+    processor = collator.processor
     strict = config.data.on_bad_record == "stop"
 
     def make_source(mixture: Mapping[str, Any], shard: int, shards: int) -> Mixture:
@@ -95,8 +100,12 @@ def assemble(config: TrainConfig) -> Parts:
             folder or start, dtype=torch.float32, **options
         )
 
-    for stage in config.stages:  # a mistake in the last stage should not wait for the first to end
-        make_source(stage.mixture, 0, 1)
+    notes: dict[str, None] = {}
+    for mixture in config.mixtures():  # a mistake in the last should not wait for the first to end
+        for part in make_source(mixture, 0, 1).parts:
+            notes.update(dict.fromkeys(part.notes))
+    for note in notes:
+        logger.warning("%s", note)
     ids = processor.tokenizer.convert_tokens_to_ids(processor.vocabulary.special_tokens())
     return Parts(
         load_model=load_model,

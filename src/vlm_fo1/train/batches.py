@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vlm_fo1.errors import ConfigError, FO1Error, TrainingError
+from vlm_fo1.data.check import BadRecord, Collate, fault
+from vlm_fo1.errors import ConfigError, FO1Error, TrainingError, item_errors
 
 _BALLAST_SEARCH = 1000
 _MOST_IN_A_ROW = 200  # bad records without a good one between, after which a run is given up
@@ -109,18 +110,6 @@ class BucketedBatches:
         self._state = dict(state)
 
 
-@dataclass(frozen=True)
-class BadRecord:
-    """An example that could not be used."""
-
-    source: str
-    """File it came from, as the example says; empty if ``reason`` says it."""
-    id: str
-    """Line or name in that file."""
-    reason: str
-    """What was wrong."""
-
-
 @dataclass
 class Fed:
     """A collated batch, and what goes with it."""
@@ -138,9 +127,6 @@ class Fed:
     state: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-Collate = Callable[[Sequence[Any]], dict[str, Any]]
-
-
 def collate_usable(
     examples: list[Any], collate: Collate, *, ballast: Any = None, stop: bool = False
 ) -> tuple[Fed | None, list[BadRecord]]:
@@ -148,7 +134,7 @@ def collate_usable(
 
     Args:
         examples: The batch.
-        collate: Makes tensors; raises an `FO1Error` or ``OSError`` on an example it cannot use.
+        collate: Makes tensors; raises on an example it cannot use.
         ballast: An example added with no say in the loss, if the batch has no regions.
         stop: Raise instead of leaving out.
 
@@ -156,33 +142,31 @@ def collate_usable(
         The batch (None if nothing is left of it) and what was left out.
 
     Raises:
-        TrainingError: With ``stop``, for a bad example, naming where it came from.
+        TrainingError: With ``stop``, for a bad example, naming where it came from; or a batch fails
+            of which each example is good.
     """
     bad: list[BadRecord] = []
     try:
-        return _feed(examples, collate, ballast, bad), bad
-    except (FO1Error, OSError):
-        usable: list[Any] = []
-        for example in examples:
-            try:
-                collate([example])
-                usable.append(example)
-            except (FO1Error, OSError) as error:
-                bad.append(
-                    BadRecord(
-                        str(getattr(example, "source", "")),
-                        str(getattr(example, "id", "")),
-                        str(error),
-                    )
-                )
+        with item_errors("a batch"):
+            return _feed(examples, collate, ballast, bad), bad
+    except FO1Error as error:
+        reason = str(error)
+    usable: list[Any] = []
+    for example in examples:
+        wrong = fault(example, collate)
+        if wrong is None:
+            usable.append(example)
+        else:
+            bad.append(wrong)
     if stop and bad:
         record = bad[0]
         raise TrainingError(
-            f"{record.source} {record.id}: {record.reason}; mend or remove the record, or set "
-            "data.on_bad_record: report"
+            f"{record}; mend or remove the record, or set data.on_bad_record: report"
         )
     if len(usable) == len(examples):
-        raise TrainingError("a batch fails to collate though each of its examples does alone")
+        raise TrainingError(
+            f"a batch of {len(examples)} cannot be made though each of its records can: {reason}"
+        )
     return (_feed(usable, collate, ballast, bad) if usable else None), bad
 
 
@@ -252,13 +236,14 @@ class Feed:
         self._next = 0
         self._stream = _Stream(make_source, collate, length, settings, rank, world)
         self._workers = settings.workers
-        self._batches: Iterator[Fed] | None = None
+        self._batches: Iterator[Fed | TrainingError] | None = None
 
     def __next__(self) -> Fed:
         """The next batch.
 
         Raises:
-            TrainingError: The source ran out, or a worker met a bad record and should stop.
+            TrainingError: The source ran out, a worker died or met a bad record and should stop, or
+                nothing but bad records comes.
         """
         if self._batches is None:
             self._stream.states, self._stream.first = self._states, self._next
@@ -275,6 +260,11 @@ class Feed:
             raise TrainingError(
                 "the examples ran out: training needs a source without end"
             ) from None
+        except RuntimeError as error:  # such as a reading process that the system ended
+            reason = str(error).split("\n", 1)[0]
+            raise TrainingError(f"{reason}; if memory ran out, lower data.workers") from error
+        if isinstance(fed, TrainingError):
+            raise fed
         self._states[fed.shard] = fed.state
         self._next = (fed.shard + 1) % self.shards
         return fed
@@ -304,7 +294,7 @@ class Feed:
         self._batches = None
 
 
-class _Stream(IterableDataset[Fed]):
+class _Stream(IterableDataset[Fed | TrainingError]):
     """What runs inside a worker, or in the training process without workers."""
 
     def __init__(
@@ -321,7 +311,18 @@ class _Stream(IterableDataset[Fed]):
         self.states: list[dict[str, Any] | None] = [None]
         self.first = 0
 
-    def __iter__(self) -> Iterator[Fed]:
+    def __iter__(self) -> Iterator[Fed | TrainingError]:
+        """Batches, with what was left out on the way; at last why no more come, if so.
+
+        An error is given rather than raised: one that leaves a worker by itself brings a traceback
+        instead of a line.
+        """
+        try:
+            yield from self._batches()
+        except FO1Error as error:
+            yield error if isinstance(error, TrainingError) else TrainingError(str(error))
+
+    def _batches(self) -> Iterator[Fed]:
         """Batches, with what was left out on the way.
 
         Raises:

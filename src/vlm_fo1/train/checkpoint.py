@@ -13,7 +13,8 @@ import platform
 import random
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vlm_fo1.errors import CheckpointError
-from vlm_fo1.settings import differences, plain
+from vlm_fo1.config import differences, plain
+from vlm_fo1.errors import CheckpointError, OutputError
+from vlm_fo1.jsonl import writing
 from vlm_fo1.train.config import TrainConfig, may_change
 from vlm_fo1.train.distributed import spread, whole
 
@@ -85,34 +88,54 @@ def save(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OutputError: The disk refuses it; checkpoints that were complete stay.
     """
     target = folder / f"step-{run.step:08d}"
     part = folder / f".part-{target.name}"
     if accelerator.is_main_process:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        with saving(part):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
     accelerator.wait_for_everyone()
     weights, averages = _gather(model, names, optimizer)
-    if accelerator.is_main_process:
-        save_file(weights, part / "model.safetensors")
-        save_file(averages, part / "optimizer.safetensors")
-        _write_json(part / "state.json", {**plain(run), "versions": versions()})
     plain_random, tensors = random_state()
     number = accelerator.process_index
-    save_file(tensors, part / f"rank-{number}.safetensors")
-    _write_json(part / f"rank-{number}.json", {**plain(rank), "random": plain_random})
+    with saving(part):
+        if accelerator.is_main_process:
+            save_file(weights, part / "model.safetensors")
+            save_file(averages, part / "optimizer.safetensors")
+            _write_json(part / "state.json", {**plain(run), "versions": versions()})
+        save_file(tensors, part / f"rank-{number}.safetensors")
+        _write_json(part / f"rank-{number}.json", {**plain(rank), "random": plain_random})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for path in part.iterdir():
-            _flush(path)
-        _flush(part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        _flush(folder)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        with saving(target):
+            for path in part.iterdir():
+                _flush(path)
+            _flush(part)
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+            _flush(folder)
+            for old in list_checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return target
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """`vlm_fo1.jsonl.writing`, for what safetensors writes as well.
+
+    Raises:
+        OutputError: The disk refuses; with the path.
+    """
+    try:
+        with writing(path):
+            yield
+    except SafetensorError as error:
+        raise OutputError(f"{path} cannot be written: {error}; make room for it") from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -236,6 +236,13 @@ class TrainConfig:
             bad = [stage.name for stage in self.stages if stage.frozen_precision != "fp32"]
             _need(not bad, f"FSDP needs one dtype: set frozen_precision: fp32 in {', '.join(bad)}")
 
+    def mixtures(self) -> list[dict[str, Any]]:
+        """The mixtures of all stages and of the evaluation, each once."""
+        found = [stage.mixture for stage in self.stages]
+        if self.evaluation is not None:
+            found.append(self.evaluation.mixture)
+        return [mixture for at, mixture in enumerate(found) if mixture not in found[:at]]
+
 
 FREE_TO_CHANGE = (
     "output.folder",

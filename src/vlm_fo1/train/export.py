@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vlm_fo1.settings import dump
-from vlm_fo1.train.checkpoint import versions
+from vlm_fo1.config import dump
+from vlm_fo1.train.checkpoint import saving, versions
 from vlm_fo1.train.config import StageConfig, TrainConfig
 from vlm_fo1.train.distributed import whole
 from vlm_fo1.train.lora import merge
@@ -39,6 +39,9 @@ def export(
 
     Returns:
         The folder.
+
+    Raises:
+        OutputError: The disk refuses it.
     """
     folder = config.output.folder / stage.name
     state = gather_state(model, accelerator)
@@ -51,16 +54,17 @@ def export(
             for name, value in state.items()
         }
         part = folder.with_name(f".part-{folder.name}")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        model.save_pretrained(part, state_dict=state)
-        _state_dtype(part / "config.json", config.output.dtype)
-        save_extras(part)
-        (part / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
-        provenance = {"stage": stage.name, "versions": versions(), **facts}
-        (part / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        with saving(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            model.save_pretrained(part, state_dict=state)
+            _state_dtype(part / "config.json", config.output.dtype)
+            save_extras(part)
+            (part / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
+            provenance = {"stage": stage.name, "versions": versions(), **facts}
+            (part / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
     accelerator.wait_for_everyone()
     return folder
 

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from vlm_fo1.config import dump, plain
 from vlm_fo1.errors import CheckpointError, TrainingError
-from vlm_fo1.settings import dump, plain
+from vlm_fo1.jsonl import writing
 from vlm_fo1.train import checkpoint
-from vlm_fo1.train.batches import Feed, FeedSettings
+from vlm_fo1.train.batches import Fed, Feed, FeedSettings
+from vlm_fo1.train.claim import checkpoints_of, claim, is_finished
 from vlm_fo1.train.config import StageConfig, TrainConfig
 from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
 from vlm_fo1.train.export import CONFIG_FILE, export
-from vlm_fo1.train.journal import Journal
 from vlm_fo1.train.loss import answer_loss, clip, to_device
+from vlm_fo1.train.metrics import MetricsLogger
 from vlm_fo1.train.parts import Meters, Outcome, Parts, StepReport, do_nothing
 from vlm_fo1.train.stages import StagePlan, apply_stage, learning_rate_share
 from vlm_fo1.train.stop import Stop, stop_on_signals
@@ -52,15 +53,21 @@ def train(
 
     Raises:
         CheckpointError: The folder holds a run that this one cannot go on from.
-        ConfigError: A pattern of a stage matches nothing.
+        ConfigError: A pattern of a stage matches nothing, or another process trains in the folder.
+        OutputError: The disk refuses what is written; finished checkpoints stay.
         TrainingError: The loss is not a number, or the data ran out or is bad.
     """
     out = config.output.folder
     bad_records, folder = 0, None
-    with stop_on_signals() as stop:
-        _claim(config, resume=resume, allow_changes=allow_changes)
-        for stage in config.stages:
-            if (out / stage.name / "config.json").is_file():
+    with stop_on_signals() as stop, claim(config, resume=resume, allow_changes=allow_changes):
+        finished = [is_finished(config, number) for number in range(len(config.stages))]
+        if all(finished):
+            logger.warning(
+                "every stage of %s is finished: nothing is trained; for more steps, pass "
+                "--allow-changes --set stages.%d.steps=...", out, len(config.stages) - 1,
+            )  # fmt: skip
+        for stage, done in zip(config.stages, finished, strict=True):
+            if done:
                 folder = out / stage.name
                 continue
             run = StageRun(config, stage, parts, stop, watch, folder)
@@ -74,22 +81,6 @@ def train(
             finally:
                 run.close()
     return Outcome(folder=folder, stopped_by=None, bad_records=bad_records)
-
-
-def _claim(config: TrainConfig, *, resume: bool, allow_changes: bool) -> None:
-    """Make the folder this run's, or check that it is.
-
-    Raises:
-        CheckpointError: It holds a run and ``resume`` is off, or one with another configuration.
-    """
-    path = config.output.folder / CONFIG_FILE
-    if path.is_file():
-        if not resume:
-            raise CheckpointError(f"{config.output.folder} holds a run: move it away or resume it")
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for line in checkpoint.check_same_run(saved, config, allow_changes=allow_changes):
-            logger.warning("resuming with a changed configuration: %s", line)
-    config.output.folder.mkdir(parents=True, exist_ok=True)
 
 
 class StageRun:
@@ -116,7 +107,7 @@ class StageRun:
         self.config, self.stage, self.parts = config, stage, parts
         self.stop, self.watch, self.start_from = stop, watch, start_from
         self.accelerator: Accelerator = start(config, stage)
-        self.journal = Journal(
+        self.journal = MetricsLogger(
             config.output.folder,
             main=self.accelerator.is_main_process,
             tensorboard=config.output.tensorboard,
@@ -144,20 +135,24 @@ class StageRun:
         for rule, count in self.plan.counts.items():
             logger.info("stage %s: %s trains %s numbers", stage.name, rule, f"{count:,}")
         if stage.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # The newer name came with transformers 5.24.
+            old = model.gradient_checkpointing_enable
+            getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         self.model = wrap(model, config, accelerator)
         groups = self.plan.parameter_groups(inner(self.model))
         self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=stage.eps)
         set_seed(config.seed + accelerator.process_index)
         self.fingerprints = plain(dict(self.parts.fingerprint(stage.mixture)))
         self.meters = Meters(torch.zeros((), dtype=torch.float64, device=accelerator.device))
-        self.checkpoints = config.output.folder / "checkpoints" / stage.name
+        self.checkpoints = checkpoints_of(config, stage)
         found = checkpoint.list_checkpoints(self.checkpoints)
         if found:
             self._restore(found[-1], allow_changes=allow_changes)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (config.output.folder / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
+            path = config.output.folder / CONFIG_FILE
+            with writing(path):
+                path.write_text(dump(config), encoding="utf-8")
         self.journal.begin(stage.name, self.step)
 
     def _feed(self, mixture: Mapping[str, Any], *, held_out: bool = False) -> Feed:
@@ -241,8 +236,7 @@ class StageRun:
         stage, accelerator, meters = self.stage, self.accelerator, self.meters
         fed = [next(self.feed) for _ in range(stage.accumulation)]
         for batch in fed:
-            self.journal.bad(batch.bad)
-            self.bad_records += len(batch.bad)
+            self._note_bad(batch)
             meters.examples += batch.examples
             meters.tokens += batch.tokens
             meters.slots += batch.slots
@@ -273,6 +267,11 @@ class StageRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()
+
+    def _note_bad(self, fed: Fed) -> None:
+        """List what was left out of a batch."""
+        self.journal.bad(fed.bad)
+        self.bad_records += len(fed.bad)
 
     def _log(self, grad_norm: float) -> dict[str, float]:
         """Write a line about the steps since the last one; every process must call."""
@@ -340,6 +339,7 @@ class StageRun:
         loss, answers = self.meters.loss.new_zeros(()), 0
         for _ in range(batches):
             fed = next(feed)
+            self._note_bad(fed)
             inputs = to_device(fed.inputs, self.accelerator.device)
             with self.accelerator.autocast():
                 loss += answer_loss(self.model, inputs).double()

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vlm_fo1.answer import Answer
 from vlm_fo1.errors import FO1Error, item_errors
 from vlm_fo1.masks import mask_boxes, mask_iou
-from vlm_fo1.structures import Answer, Regions
+from vlm_fo1.regions import Regions
 from vlm_fo1.video.frames import Frame
 from vlm_fo1.video.records import FrameRecord
 

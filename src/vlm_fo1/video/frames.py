@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_fo1._extras import require
 from vlm_fo1.errors import ConfigError, FO1Error, ImageError, item_errors
 from vlm_fo1.images import HEIF_REMEDY, pictures_among, read_image, without_reader
-from vlm_fo1.lines import check_writable, writing
+from vlm_fo1.jsonl import check_writable, writing
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """What `write_video` can write."""

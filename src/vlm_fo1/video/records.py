@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from vlm_fo1.errors import BoxError
-from vlm_fo1.lines import LineFile
+from vlm_fo1.jsonl import JsonlFile
 from vlm_fo1.masks import decode_rle, encode_rle
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +106,7 @@ class FrameFile:
     def __init__(
         self, path: Path, decisive: Sequence[Any], *, every: int, fresh: bool = False
     ) -> None:
-        self._file = LineFile(path, decisive, thing="frame", is_one=_is_frame, fresh=fresh)
+        self._file = JsonlFile(path, decisive, thing="frame", is_one=_is_frame, fresh=fresh)
         self.start = 0
         """Index of the first frame that is not in it yet."""
         self.next_id = 0

@@ -11,13 +11,17 @@ from PIL import Image
 
 from vlm_fo1.draw import draw_regions
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.lines import check_writable
-from vlm_fo1.pipeline import FO1
+from vlm_fo1.fo1 import FO1
+from vlm_fo1.jsonl import check_writable
+from vlm_fo1.proposals import ON_VIDEO
 from vlm_fo1.proposers.base import Proposer
-from vlm_fo1.segmenting import segment
+from vlm_fo1.tasks import MAX_NEW_TOKENS
 from vlm_fo1.video.follow import Follower, Tracker
 from vlm_fo1.video.frames import Frames, check_video_path, open_frames, write_video
 from vlm_fo1.video.records import FrameFile, FrameRecord
+
+LONGEST_TRACK = 600
+"""Most frames that masks are carried on from where things were chosen, as in the official demo."""
 
 OnProgress = Callable[[str, int, int | None], None]
 """Called with what is being done, frames done so far, and frames in all where that is known."""
@@ -61,7 +65,7 @@ def track_video(
     out: Path | None = None,
     decisive: Sequence[Any] = (),
     on_progress: OnProgress | None = None,
-    **options: Any,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> VideoReport:
     """Follow what a phrase means through a video.
 
@@ -69,7 +73,7 @@ def track_video(
         models: What to do it with; a function that loads it is only called when frames are left.
         source: A video file (needs PyAV), or a folder of pictures in the order of their numbers.
         phrase: What to follow, of any kind.
-        every: Frames from one key frame, where FO1 chooses, to the next.
+        every: Frames from one key frame, where FO1 chooses, to the next; at most `LONGEST_TRACK`.
         query: What the proposer looks for, by default the phrase.
         rate: Frames a second of a folder.
         save: JSON Lines file of the frames, written as they come. Called again, it goes on at the
@@ -80,7 +84,7 @@ def track_video(
         decisive: What else decides the result, in plain values: the file of another model is then
             refused instead of gone on with.
         on_progress: Called after each frame.
-        **options: Of `Scene.count`: ``max_new_tokens``.
+        max_new_tokens: Length limit of an answer.
 
     Returns:
         What came of it. A video that ends early, a broken frame and a detector that returns NaN
@@ -94,8 +98,10 @@ def track_video(
         OutputError: A file that cannot be written.
         MissingExtraError: PyAV is needed and not installed.
     """
-    if every < 1:
-        raise ConfigError(f"every = {every}: at least 1 frame from key frame to key frame")
+    if not 1 <= every <= LONGEST_TRACK:
+        raise ConfigError(
+            f"every = {every}: 1 to {LONGEST_TRACK} frames from key frame to key frame"
+        )
     if out is not None:
         check_video_path(out)
         if out.resolve() == Path(source).resolve():
@@ -103,15 +109,21 @@ def track_video(
         check_writable(out)
     frames = open_frames(source, rate=rate)
     with tempfile.TemporaryDirectory() as scratch:
-        request = [str(source), phrase, every, query, str(rate), options, *decisive]
+        request = [str(source), phrase, every, query, str(rate), max_new_tokens, *decisive]
         path = Path(scratch) / "frames.jsonl" if save is None else save
         with FrameFile(path, request, every=every, fresh=fresh) as file:
             if not file.complete:
                 loaded = models if isinstance(models, Models) else models()
 
                 def choose(image: Image.Image) -> Any:
-                    asked = {"query": query, **options}
-                    return segment(loaded.fo1, loaded.proposer, image, phrase, **asked)
+                    return loaded.fo1.segment(
+                        image,
+                        phrase,
+                        proposer=loaded.proposer,
+                        query=query,
+                        thresholds=ON_VIDEO,
+                        max_new_tokens=max_new_tokens,
+                    )
 
                 _follow(frames, file, choose, loaded.tracker, every, on_progress)
             report = _report(file)

@@ -1,19 +1,26 @@
 """COCO and LVIS instances: detection, counting, region captions, visual prompts."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.example import Example
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import read_json, table, usable_xyxy
+from vlm_fo1.data.sources.files import (
+    as_id,
+    as_text,
+    frame_of,
+    image_file,
+    is_set,
+    placed,
+    read_json,
+    stated_size,
+    table,
+)
 from vlm_fo1.data.sources.instances import InstanceConfig, Picture, ask_instances
+from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 
 class CocoSource:
@@ -23,6 +30,10 @@ class CocoSource:
     supercategory, or that share a word, are hard. LVIS says which are: ``neg_category_ids``, all of
     them hard; ``not_exhaustive_category_ids`` are never counted. Crowds (``iscrowd``) make their
     category uncountable. Names lose LVIS's underscores and brackets.
+
+    Ids are joined whatever their type and zero padding. A file may state the size of an image as it
+    is shown or as it is stored: boxes of a turned photo are turned along. An image that cannot be
+    used is one bad record; what belongs to no record is counted in `notes`.
 
     Args:
         annotations: The JSON file.
@@ -41,33 +52,25 @@ class CocoSource:
         images: str | Path,
         config: InstanceConfig | None = None,
         seed: int = 0,
-        proposals: Mapping[int, Any] | None = None,
+        proposals: Mapping[Any, Any] | None = None,
     ) -> None:
         self.path, self.folder = Path(annotations), Path(images)
         self.config = config or InstanceConfig()
-        self.proposals = proposals or {}
+        self.proposals = {as_id(key): boxes for key, boxes in (proposals or {}).items()}
         content = read_json(self.path)
-        try:
-            categories = table(content, "categories", self.path)
-            self._names = {row["id"]: clean_name(row["name"]) for row in categories}
-            self._groups = {row["id"]: row.get("supercategory") for row in categories}
-            self._rows: dict[int, list[dict[str, Any]]] = {}
-            for row in table(content, "annotations", self.path):
-                self._rows.setdefault(row["image_id"], []).append(row)
-            self._images = [
-                row
-                for row in table(content, "images", self.path)
-                if row["id"] in self._rows or row.get("neg_category_ids")
-            ]
-            for row in self._images:
-                _ = row["width"], row["height"]
-        except KeyError as error:
-            raise DataError(
-                f"{self.path}: an entry has no {error}: is it in COCO format?"
-            ) from error
-        self.unusable = 0
-        """Boxes left out so far because they have no area in their image."""
-        self._epochs = Epochs(len(self._images), seed, str(annotations))
+        self._categories = Categories(table(content, "categories", self.path), self.path)
+        rows = table(content, "images", self.path)
+        self._joined = Joined(self.path, rows, table(content, "annotations", self.path))
+        self._images = [row for row in rows if self._says_something(row)]
+        self.notes = [*self._categories.notes, *self._joined.notes]
+        """What the file holds that no record uses, with counts."""
+        silent = len(rows) - len(self._images)
+        if silent:
+            self.notes.append(
+                f"{self.path}: {silent} of {len(rows)} images have no annotation: no record"
+            )
+        name = "; ".join([str(annotations), *self.notes])
+        self._epochs = Epochs(len(self._images), seed, name)
 
     def __len__(self) -> int:
         return self._epochs.size
@@ -76,7 +79,7 @@ class CocoSource:
         """Record ``index``.
 
         Raises:
-            DataError: The image holds nothing to ask about.
+            DataError: The image cannot be used, or holds nothing to ask about.
         """
         position, rng = self._epochs.at(index)
         picture = self.picture(position)
@@ -86,73 +89,120 @@ class CocoSource:
         return example
 
     def picture(self, position: int) -> Picture:
-        """What is known of an image, by its place in the file.
+        """What is known of an image, by its place among those that have annotations.
 
         Raises:
-            DataError: A category that the file does not list, or an image without a name.
+            DataError: A category without a name, an image without a name or a size, one that is
+                missing or of another size than the file says.
         """
         row = self._images[position]
-        size_wh = (int(row["width"]), int(row["height"]))
+        if not isinstance(row, dict) or as_id(row.get("id")) is None:
+            raise DataError(f"{self.path}: {row!r} among the images has no id")
+        where = f"{self.path}: image {row['id']}"
+        self._joined.image(row["id"], where)
+        stated_wh = stated_size(row, where)
+        image = image_file(row, self.folder, where)
+        frame = frame_of(image, where)
         boxes: list[list[float]] = []
         names: list[str] = []
-        uncounted = {self._names[i] for i in row.get("not_exhaustive_category_ids", ())}
-        present: set[int] = set()
-        for annotation in self._rows.get(row["id"], ()):
-            category = annotation.get("category_id", -1)
-            if category not in self._names:
-                raise DataError(
-                    f"{self.path}: image {row['id']} has category {category!r}, unknown"
-                )
-            present.add(category)
-            box = usable_xyxy(annotation.get("bbox"), size_wh)
-            if annotation.get("iscrowd") or box is None:
-                self.unusable += box is None
-                uncounted.add(self._names[category])
+        known = self._categories
+        uncounted = {known.name(key, where) for key in row.get("not_exhaustive_category_ids") or ()}
+        present: dict[str, None] = {}
+        annotations = self._joined.of(row["id"])
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
+        for annotation, box in zip(annotations, corners, strict=True):
+            name = known.name(annotation.get("category_id"), where)
+            present[name] = None
+            if is_set(annotation.get("iscrowd")) or box is None:
+                uncounted.add(name)
                 continue
             boxes.append(box)
-            names.append(self._names[category])
+            names.append(name)
         absent, hard = self._absent(row, present)
         return Picture(
-            image=self.folder / _file_name(row),
-            size_wh=size_wh,
-            boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            image=image,
+            size_wh=frame.size_wh,
+            boxes_xyxy=as_boxes(boxes),
             names=tuple(names),
             partial=frozenset(uncounted),
             absent=absent,
             hard=hard,
-            proposals_xyxy=self.proposals.get(row["id"]),
+            proposals_xyxy=self.proposals.get(as_id(row["id"])),
             source=str(self.path),
             id=str(row["id"]),
         )
 
-    def _absent(self, row: dict[str, Any], present: set[int]) -> tuple[list[str], list[str]]:
+    def _says_something(self, row: Any) -> bool:
+        """Whether an image has annotations; what is no image is kept, to be told as a record."""
+        if not isinstance(row, dict) or as_id(row.get("id")) is None:
+            return True
+        return bool(self._joined.of(row["id"]) or row.get("neg_category_ids"))
+
+    def _absent(self, row: dict[str, Any], present: Iterable[str]) -> tuple[list[str], list[str]]:
+        known = self._categories
         if "neg_category_ids" in row:
-            known = [self._names[i] for i in row["neg_category_ids"] if i in self._names]
-            return known, known
-        absent = [i for i in self._names if i not in present]
-        groups = {self._groups[i] for i in present} - {None}
-        words = {word for i in present for word in self._names[i].split()}
-        hard = [
-            self._names[i]
-            for i in absent
-            if self._groups[i] in groups or words & set(self._names[i].split())
-        ]
-        return [self._names[i] for i in absent], hard
+            said = [known.names[key] for key in map(as_id, row["neg_category_ids"] or ())
+                    if key in known.names]  # fmt: skip
+            said = [name for name in said if name not in present]
+            return said, said
+        absent = [name for name in known.groups if name not in present]
+        groups = {group for name in present for group in known.groups[name]}
+        words = {word for name in present for word in name.split()}
+        hard = [name for name in absent if known.groups[name] & groups or words & set(name.split())]
+        return absent, hard
+
+
+class Categories:
+    """The categories of a COCO file, by id.
+
+    Args:
+        rows: With ``id``, ``name`` and perhaps ``supercategory``.
+        path: Of the file, for messages.
+    """
+
+    def __init__(self, rows: Sequence[Any], path: Path) -> None:
+        self.names: dict[str, str] = {}
+        """Id to name."""
+        self.groups: dict[str, set[str]] = {}
+        """Name to the supercategories it is in."""
+        self.notes: list[str] = []
+        self._faults: dict[str | None, str] = {}
+        odd = 0
+        for row in rows:
+            row = row if isinstance(row, dict) else {}
+            key, said = as_id(row.get("id")), row.get("name")
+            name = clean_name(as_text(said) or "")
+            if key is None or not name:
+                self._faults[key] = f"has the name {said!r}: a text is needed"
+                continue
+            if self.names.setdefault(key, name) != name:
+                self._faults[key] = f"is both {self.names[key]!r} and {name!r}: give each its own"
+            group = as_text(row.get("supercategory"))
+            odd += group is None and row.get("supercategory") not in (None, "")
+            self.groups.setdefault(name, set()).update([] if group is None else [group])
+        for key in self._faults:
+            self.names.pop(key or "", None)
+        self.groups = {name: self.groups[name] for name in self.names.values()}
+        if odd:
+            self.notes.append(
+                f"{path}: {odd} of {len(rows)} categories have a supercategory that is no text: "
+                "they are in no group"
+            )
+
+    def name(self, value: Any, where: str) -> str:
+        """The name of the category with an id.
+
+        Raises:
+            DataError: It is unknown, or has no name of its own.
+        """
+        key = as_id(value)
+        if key in self._faults:
+            raise DataError(f"{where}: category {value!r} {self._faults[key]}")
+        if key not in self.names:
+            raise DataError(f"{where} has category {value!r}, unknown")
+        return self.names[key]
 
 
 def clean_name(name: str) -> str:
     """``baseball_bat`` -> ``baseball bat``, ``bow_(weapon)`` -> ``bow weapon``."""
     return " ".join(name.replace("_", " ").replace("(", "").replace(")", "").split())
-
-
-def _file_name(row: dict[str, Any]) -> str:
-    """COCO names the file; LVIS gives a URL whose end is ``val2017/000000000139.jpg``.
-
-    Raises:
-        DataError: The image has neither.
-    """
-    if "file_name" in row:
-        return str(row["file_name"])
-    if "coco_url" in row:
-        return "/".join(str(row["coco_url"]).split("/")[-2:])
-    raise DataError(f"image {row.get('id')} has neither file_name nor coco_url")

@@ -3,14 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import read_json, usable_xyxy
+from vlm_fo1.data.sources.files import (
+    as_text,
+    frame_of,
+    image_file,
+    placed,
+    read_json,
+    stated_size,
+)
+from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
-from vlm_fo1.prompts import Task, ask_regions
+from vlm_fo1.tasks import Task, ask_regions
 
 
 class CocoTextSource:
@@ -42,18 +48,21 @@ class CocoTextSource:
         self.path, self.folder = Path(annotations), Path(images)
         self.distractors, self.turns = distractors, turns
         content = read_json(self.path)
-        if not isinstance(content, dict) or not {"imgs", "anns"} <= set(content):
+        found = content if isinstance(content, dict) else {}
+        rows, texts = found.get("imgs"), found.get("anns")
+        if not isinstance(rows, dict) or not isinstance(texts, dict):
             raise DataError(f"{annotations} has no objects imgs and anns: is it COCO-Text?")
-        grouped: dict[str, list[dict[str, Any]]] = {}
-        for row in content["anns"].values():
-            grouped.setdefault(str(row.get("image_id")), []).append(row)
-        self._pictures: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
-            (row, grouped[key])
-            for key, row in sorted(content["imgs"].items())
+        rows = [{"id": key, **row} for key, row in rows.items() if isinstance(row, dict)]
+        self._joined = Joined(self.path, rows, texts.values())
+        self.notes = self._joined.notes
+        """What the file holds that no record uses, with counts."""
+        self._rows = [
+            row
+            for row in rows
             if (split is None or row.get("set") == split)
-            and any(map(_legible, grouped.get(key, ())))
+            and any(map(_legible, self._joined.of(row["id"])))
         ]
-        self._epochs = Epochs(len(self._pictures), seed, f"{annotations} (split {split})")
+        self._epochs = Epochs(len(self._rows), seed, f"{annotations} (split {split})")
 
     def __len__(self) -> int:
         return self._epochs.size
@@ -62,29 +71,30 @@ class CocoTextSource:
         """Record ``index``: up to `turns` words of one image.
 
         Raises:
-            DataError: The image has no usable box.
+            DataError: The image has no usable box, no name or no size, is missing, or is of another
+                size than the file says.
         """
         position, rng = self._epochs.at(index)
-        row, annotations = self._pictures[position]
-        where = f"{self.path}: image {row.get('id')}"
-        try:
-            size_wh = (int(row["width"]), int(row["height"]))
-            name = str(row["file_name"])
-        except KeyError as error:
-            raise DataError(f"{where} has no {error}") from error
+        row = self._rows[position]
+        where = f"{self.path}: image {row['id']}"
+        stated_wh = stated_size(row, where)
+        image = image_file(row, self.folder, where)
+        frame = frame_of(image, where)
+        annotations = self._joined.of(row["id"])
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
         usable = [
             (annotation, box)
-            for annotation in annotations
-            if (box := usable_xyxy(annotation.get("bbox"), size_wh)) is not None
+            for annotation, box in zip(annotations, corners, strict=True)
+            if box is not None
         ]
         regions = build_regions(
-            np.array([box for _, box in usable], np.float32).reshape(-1, 4),
-            size_wh,
+            [box for _, box in usable],
+            frame.size_wh,
             rng,
             distractors=self.distractors,
         )
         asked = [
-            (region, str(usable[truth][0]["utf8_string"]))
+            (region, usable[truth][0]["utf8_string"])
             for truth, region in regions.region_of().items()
             if _legible(usable[truth][0])
         ]
@@ -96,14 +106,14 @@ class CocoTextSource:
             question = ask_regions(Task.REGION_OCR, [region], len(regions.xyxy))
             turns.append(Turn(question=question.text, answer=text, task=str(Task.REGION_OCR)))
         return Example(
-            image=self.folder / name,
+            image=image,
             regions_xyxy=regions.xyxy,
             scores=regions.scores,
             turns=tuple(turns),
             source=str(self.path),
-            id=str(row.get("id")),
+            id=str(row["id"]),
         )
 
 
 def _legible(row: dict[str, Any]) -> bool:
-    return row.get("legibility") == "legible" and bool(str(row.get("utf8_string", "")).strip())
+    return row.get("legibility") == "legible" and as_text(row.get("utf8_string")) is not None

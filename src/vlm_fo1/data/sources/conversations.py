@@ -2,15 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL import Image
+from typing import Any, Literal, get_args
 
 from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.example import Example, Turn
+from vlm_fo1.data.names import locate
 from vlm_fo1.data.sources.base import Epochs
 from vlm_fo1.data.sources.files import read_json
-from vlm_fo1.errors import BoxError, DataError
+from vlm_fo1.errors import DataError, FO1Error
+from vlm_fo1.images import image_size
 from vlm_fo1.markup import RELEASED
 
 Unit = Literal["unit", "thousand", "pixels"]
@@ -24,10 +24,10 @@ _IMAGE = "<image>"
 class ConversationsSource:
     """Records from a list of ``{"id", "image", "conversations": [{"from", "value"}]}``.
 
-    Boxes in the text, ``[0.1, 0.2, 0.5, 0.6]``, become regions and their tags stand in the text
-    instead; equal boxes are one region. A record may bring its boxes beside the text instead
-    (``"regions"``: xyxy in pixels), with tags in the text. Without either, and without an image,
-    it is general conversation.
+    Boxes in the text, ``[0.1, 0.2, 0.5, 0.6]``, are of the image as displayed. They become regions,
+    and their tags stand in the text instead; equal boxes are one region. A record may bring its
+    boxes beside the text (``"regions"``: xyxy in pixels), with tags in the text. Without either,
+    and without an image, it is general conversation.
 
     Args:
         conversations: The JSON file.
@@ -68,8 +68,8 @@ class ConversationsSource:
         where = f"{self.path}: record {position}"
         if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
             raise DataError(f"{where} has no list 'conversations'")
-        image = self.folder / str(row["image"]) if row.get("image") else None
         try:
+            image = self._image(row.get("image"))
             boxes: list[list[float]] = [list(map(float, box)) for box in row.get("regions") or ()]
             reader = None
             if image is not None and self.unit is not None and not boxes:
@@ -82,15 +82,51 @@ class ConversationsSource:
                 source=str(self.path),
                 id=str(row.get("id", position)),
             )
-        except (DataError, BoxError, OSError, ValueError, TypeError) as error:
+        except (FO1Error, ValueError, TypeError) as error:
             raise DataError(f"{where}: {error}") from error
+
+    def _image(self, name: Any) -> Path | None:
+        """The file of a record's image.
+
+        Raises:
+            DataError: The name is no text.
+        """
+        if name in (None, ""):
+            return None
+        if not isinstance(name, str):
+            raise DataError(f"image = {name!r} must be a path or null")
+        return locate(self.folder, name)
+
+    @property
+    def notes(self) -> list[str]:
+        """How many lists of four numbers are no boxes in this unit, so stay text."""
+        unit = self.unit
+        if unit is None:
+            return []
+        texts = [
+            message["value"]
+            for row in self._rows
+            if isinstance(row, dict) and row.get("image") and not row.get("regions")
+            for message in row.get("conversations") or ()
+            if isinstance(message, dict) and isinstance(message.get("value"), str)
+        ]
+        found = [_box(match, unit) for text in texts for match in _BOX.finditer(text)]
+        kept_as_text = found.count(None)
+        if not kept_as_text:
+            return []
+        return [
+            f"{self.path}: {kept_as_text} of {len(found)} lists of four numbers are no boxes with "
+            f"unit: {unit}, so they stay text; other units are "
+            f"{', '.join(other for other in get_args(Unit) if other != unit)}"
+        ]
 
 
 class _BoxReader:
     """Takes boxes out of text, one after the other, and leaves tags."""
 
     def __init__(self, unit: Unit, image: Path) -> None:
-        self.unit, self.image = unit, image
+        self.unit: Unit = unit
+        self.image = image
         self.boxes: list[list[float]] = []
         self._scale: tuple[float, float] | None = None
 
@@ -98,10 +134,8 @@ class _BoxReader:
         return _BOX.sub(self._tag, text)
 
     def _tag(self, match: re.Match[str]) -> str:
-        values = [float(value) for value in match.groups()]
-        if self.unit == "unit" and max(values) > 1.001:
-            return match.group()  # a list of numbers that is no box
-        if not (values[0] < values[2] and values[1] < values[3]):
+        values = _box(match, self.unit)
+        if values is None:
             return match.group()
         if self._scale is None:
             self._scale = self._find_scale()
@@ -116,10 +150,17 @@ class _BoxReader:
     def _find_scale(self) -> tuple[float, float]:
         if self.unit == "pixels":
             return 1.0, 1.0
-        with Image.open(self.image) as file:
-            width, height = file.size
+        width, height = image_size(self.image)
         whole = 1.0 if self.unit == "unit" else 1000.0
         return width / whole, height / whole
+
+
+def _box(match: re.Match[str], unit: Unit) -> list[float] | None:
+    """Four numbers in a text as a box; None for a list of numbers that is none."""
+    x1, y1, x2, y2 = values = [float(value) for value in match.groups()]
+    if (unit == "unit" and max(values) > 1.001) or not (x1 < x2 and y1 < y2):
+        return None
+    return values
 
 
 def _turns(conversation: list[Any], reader: _BoxReader | None) -> list[Turn]:

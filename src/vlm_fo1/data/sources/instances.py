@@ -12,7 +12,7 @@ from vlm_fo1.data.answers import count_answer, label_answer
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import BuiltRegions, build_regions
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.prompts import Question, Task, ask_labels, ask_regions
+from vlm_fo1.tasks import Question, Task, ask_labels, ask_regions
 
 Rng = np.random.Generator
 

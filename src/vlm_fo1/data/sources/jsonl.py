@@ -3,9 +3,8 @@
 from array import array
 from pathlib import Path
 
-from vlm_fo1.data.example import Example, parse_line
+from vlm_fo1.data.example import Example, parse_line, read_lines
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.errors import DataError
 
 
 class JsonlSource:
@@ -22,16 +21,9 @@ class JsonlSource:
     def __init__(self, path: str | Path, seed: int = 0) -> None:
         self.path = Path(path)
         self._starts, self._lines = array("q"), array("q")
-        try:
-            with self.path.open("rb") as file:
-                start = 0
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        self._starts.append(start)
-                        self._lines.append(number)
-                    start += len(line)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error}): check the path") from error
+        for number, start, _ in read_lines(self.path):
+            self._starts.append(start)
+            self._lines.append(number)
         self._epochs = Epochs(len(self._starts), seed, str(path))
 
     def __len__(self) -> int:
@@ -48,8 +40,8 @@ class JsonlSource:
         with self.path.open("rb") as file:
             file.seek(self._starts[position])
             line = file.readline()
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}:{number}: not UTF-8 ({error})") from error
-        return parse_line(text, self.path, number)
+        return parse_line(line, self.path, number)
+
+    def line(self, index: int) -> int:
+        """In which line, from 1, record ``index`` stands."""
+        return self._lines[self._epochs.at(index)[0]]

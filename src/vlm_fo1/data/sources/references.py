@@ -1,24 +1,35 @@
 """RefCOCO-style references: a sentence that means one box among the boxes of its image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vlm_fo1.data.answers import label_answer
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import read_json, table, usable_xyxy
+from vlm_fo1.data.sources.files import (
+    as_id,
+    as_text,
+    frame_of,
+    image_file,
+    is_set,
+    placed,
+    read_json,
+    stated_size,
+    table,
+)
+from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
-from vlm_fo1.prompts import Task, ask_labels
+from vlm_fo1.tasks import Task, ask_labels
 
 
 class ReferencesSource:
     """Records from a list of references and the COCO instances they point at.
 
-    The references are JSON, a list of ``{"image_id", "ann_id", "sentences": [{"sent"}], "split"}``:
-    what RefCOCO's pickle holds (pickles run code when read: convert yours once, with care).
+    The references are JSON, a list of ``{"image_id", "ann_id", "sentences": [{"sent"}], "split"}``
+    (a sentence may be a plain text): what RefCOCO's pickle holds (pickles run code when read:
+    convert yours once, with care).
 
     Args:
         references: The JSON file.
@@ -49,19 +60,20 @@ class ReferencesSource:
         rows = read_json(self.path)
         if not isinstance(rows, list):
             raise DataError(f"{references} must be a list of references")
-        try:
-            self._images = {row["id"]: row for row in table(content, "images", annotations)}
-            self._boxes: dict[int, dict[int, Any]] = {}
-            for row in table(content, "annotations", annotations):
-                if not row.get("iscrowd"):
-                    self._boxes.setdefault(row["image_id"], {})[row["id"]] = row["bbox"]
-            grouped: dict[int, list[dict[str, Any]]] = {}
-            for row in rows:
-                if split is None or row.get("split") == split:
-                    grouped.setdefault(row["image_id"], []).append(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{references} or {annotations}: an entry lacks {error}") from error
-        self._groups = sorted(grouped.items())
+        boxes = (
+            row
+            for row in table(content, "annotations", annotations)
+            if not (isinstance(row, dict) and is_set(row.get("iscrowd")))
+        )
+        self._joined = Joined(Path(annotations), table(content, "images", annotations), boxes)
+        self.notes = self._joined.notes
+        """What the annotations hold that no record uses, with counts."""
+        grouped: dict[str | None, list[dict[str, Any]]] = {}
+        for row in rows:
+            reference = row if isinstance(row, dict) else {}
+            if split is None or reference.get("split") == split:
+                grouped.setdefault(as_id(reference.get("image_id")), []).append(reference)
+        self._groups = list(grouped.values())
         self._epochs = Epochs(len(self._groups), seed, f"{references} (split {split})")
 
     def __len__(self) -> int:
@@ -71,40 +83,39 @@ class ReferencesSource:
         """Record ``index``: up to `turns` references to things in one image.
 
         Raises:
-            DataError: A reference to an image or a box that is not there.
+            DataError: A reference to an image or a box that is not there, or without a sentence; an
+                image that is missing or of another size than the annotations say.
         """
         position, rng = self._epochs.at(index)
-        image_id, references = self._groups[position]
+        references = self._groups[position]
+        image_id = references[0].get("image_id")
         where = f"{self.path}: image {image_id}"
-        if image_id not in self._images:
-            raise DataError(f"{where} is not in the annotations")
-        row = self._images[image_id]
-        size_wh = (int(row["width"]), int(row["height"]))
-        usable = {
-            key: box
-            for key, xywh in self._boxes.get(image_id, {}).items()
-            if (box := usable_xyxy(xywh, size_wh)) is not None
-        }
-        order = list(usable)
+        row = self._joined.image(image_id, where)
+        stated_wh = stated_size(row, where)
+        image = image_file(row, self.folder, where)
+        frame = frame_of(image, where)
+        boxes: dict[str | None, list[float]] = {}
+        annotations = self._joined.of(image_id)
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
+        for annotation, box in zip(annotations, corners, strict=True):
+            if box is not None:
+                boxes.setdefault(as_id(annotation.get("id")), box)
+        order = list(boxes)
+        asked = [(_target(reference, order, where), reference) for reference in references]
         regions = build_regions(
-            np.array(list(usable.values()), np.float32).reshape(-1, 4),
-            size_wh,
+            list(boxes.values()),
+            frame.size_wh,
             rng,
             distractors=self.distractors,
         )
         region_of = regions.region_of()
         turns: dict[str, Turn] = {}
-        for choice in rng.permutation(len(references))[: self.turns]:
-            reference = references[choice]
-            sentences = [s.get("sent", "").strip() for s in reference.get("sentences", ())]
-            sentences = [sentence for sentence in sentences if sentence]
-            if reference.get("ann_id") not in usable or not sentences:
-                raise DataError(
-                    f"{where}: reference {reference.get('ref_id')} has no sentence or no box"
-                )
-            region = region_of.get(order.index(reference["ann_id"]))
+        for choice in rng.permutation(len(asked))[: self.turns]:
+            place, reference = asked[choice]
+            region = region_of.get(place)
             if region is None:  # more things than regions
                 continue
+            sentences = _sentences(reference)
             phrase = sentences[rng.integers(len(sentences))]
             question = ask_labels(Task.REFERRING, phrase)
             answer = label_answer({question.labels[0]: [region]})
@@ -112,10 +123,30 @@ class ReferencesSource:
                 question=question.text, answer=answer, task=str(Task.REFERRING)
             )
         return Example(
-            image=self.folder / str(row["file_name"]),
+            image=image,
             regions_xyxy=regions.xyxy,
             scores=regions.scores,
             turns=tuple(turns.values()),
             source=str(self.path),
             id=str(image_id),
         )
+
+
+def _target(reference: dict[str, Any], order: Sequence[str | None], where: str) -> int:
+    """The place of the box that a reference means.
+
+    Raises:
+        DataError: It has no box, or no sentence.
+    """
+    key = as_id(reference.get("ann_id"))
+    if key is None or key not in order or not _sentences(reference):
+        raise DataError(f"{where}: reference {reference.get('ref_id')} has no sentence or no box")
+    return order.index(key)
+
+
+def _sentences(reference: dict[str, Any]) -> list[str]:
+    """What is said of a reference, as objects with ``sent`` or as plain texts."""
+    said = reference.get("sentences")
+    rows = said if isinstance(said, list) else []
+    texts = (as_text(row.get("sent") if isinstance(row, dict) else row) for row in rows)
+    return [text for text in texts if text is not None]

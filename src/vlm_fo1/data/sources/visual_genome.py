@@ -1,21 +1,20 @@
 """Visual Genome region descriptions: say what is in a region."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vlm_fo1.data.example import Example, Turn
+from vlm_fo1.data.names import locate
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import read_json, usable_xyxy
+from vlm_fo1.data.sources.files import as_id, as_text, frame_of, read_json, usable_xyxy
 from vlm_fo1.errors import DataError
-from vlm_fo1.prompts import Task, ask_regions
+from vlm_fo1.tasks import Task, ask_regions
 
 
 class VisualGenomeSource:
-    """Records from ``region_descriptions.json``.
+    """Records from ``region_descriptions.json``, in pixels of the image as displayed.
 
     Args:
         descriptions: The JSON file: a list of ``{"id", "regions": [{"x", "y", "width", "height",
@@ -43,9 +42,9 @@ class VisualGenomeSource:
         self.path, self.folder = Path(descriptions), Path(images)
         self.distractors, self.regions, self.turns = distractors, regions, turns
         rows = read_json(self.path)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if not isinstance(rows, list):
             raise DataError(f"{descriptions} must be a list of images with regions")
-        self._rows: list[dict[str, Any]] = [row for row in rows if row.get("regions")]
+        self._rows = [row for row in rows if not isinstance(row, dict) or row.get("regions")]
         self._epochs = Epochs(len(self._rows), seed, str(descriptions))
 
     def __len__(self) -> int:
@@ -59,20 +58,20 @@ class VisualGenomeSource:
         """
         position, rng = self._epochs.at(index)
         row = self._rows[position]
-        where = f"{self.path}: image {row.get('id')}"
-        image = self.folder / f"{row.get('id')}.jpg"
-        try:
-            with Image.open(image) as file:
-                size_wh = file.size
-        except (OSError, ValueError) as error:
-            raise DataError(f"{where}: {image} cannot be read ({error})") from error
-        keys = ("x", "y", "width", "height")
+        key = as_id(row.get("id")) if isinstance(row, dict) else None
+        if key is None or not isinstance(row["regions"], list):
+            raise DataError(f"{self.path}: entry {position} is no image with an id and regions")
+        where = f"{self.path}: image {key}"
+        image = locate(self.folder, f"{key}.jpg")
+        size_wh = frame_of(image, where).size_wh
+        sides = ("x", "y", "width", "height")
         usable = [
-            (str(item.get("phrase", "")).strip(), box)
+            (phrase, box)
             for item in row["regions"]
-            if (box := usable_xyxy([item.get(key) for key in keys], size_wh)) is not None
+            if isinstance(item, dict)
+            and (phrase := as_text(item.get("phrase"))) is not None
+            and (box := usable_xyxy([item.get(side) for side in sides], size_wh)) is not None
         ]
-        usable = [(phrase, box) for phrase, box in usable if phrase]
         if not usable:
             raise DataError(f"{where} has no region with a box and a phrase")
         usable = [usable[i] for i in rng.permutation(len(usable))[: self.regions]]
@@ -93,5 +92,5 @@ class VisualGenomeSource:
             scores=built.scores,
             turns=tuple(turns),
             source=str(self.path),
-            id=str(row.get("id")),
+            id=key,
         )

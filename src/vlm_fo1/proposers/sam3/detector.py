@@ -1,6 +1,6 @@
 """SAM 3 on one picture: every thing that a few words name, with box, score and mask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,12 @@ import transformers
 from PIL import Image
 from transformers import AutoTokenizer, Sam3Model
 
+from vlm_fo1.devices import reason_of
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
 from vlm_fo1.proposers.base import Selection, check_queries, ranked
-from vlm_fo1.proposers.checkpoints import first_line
 from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.sam3.loading import load_network, masks_at, pixels_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 KINDS = ("sam3_video", "sam3")
 """Values of ``model_type`` whose checkpoints hold the detector; the released one is the first."""
@@ -32,23 +32,32 @@ class SAM3Proposer:
             most of the time and memory. At 0, the default, all of the network's guesses come (200
             in the released one).
 
+        hub: ``revision`` and ``token`` that it came with, for the same.
+
     Raises:
         ConfigError: A ``min_score`` outside [0, 1].
     """
 
     name = "sam3"
-    takes_queries = True
+    requires_labels = True
     selection = Selection(min_score=0.05, nms_iou=0.8, limit=100)
     """Where the network is unsure, a thing of a low score may be what is meant."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, source: str = "", min_score: float = 0.0
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        source: str = "",
+        min_score: float = 0.0,
+        hub: Mapping[str, Any] | None = None,
     ) -> None:
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score = {min_score} must be a score: from 0 to 1")
         self.model = model
         self.tokenizer = tokenizer
         self.source = source
+        self.hub = dict(hub or {})
         self.min_score = min_score
 
     @classmethod
@@ -59,6 +68,7 @@ class SAM3Proposer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
         min_score: float = 0.0,
     ) -> "SAM3Proposer":
         """Load the detector of a SAM 3 checkpoint.
@@ -68,6 +78,7 @@ class SAM3Proposer:
             device: By default CUDA where there is one.
             dtype: By default float32 on the CPU, else as saved.
             revision: Branch, tag or commit of a Hub id.
+            token: For gated and private repositories.
             min_score: See the class.
 
         Raises:
@@ -75,15 +86,17 @@ class SAM3Proposer:
             ConfigError: Nothing to load was named, or no such device or dtype here.
         """
         model = load_network(
-            Sam3Model, argument, KINDS, device=device, dtype=dtype, revision=revision
+            Sam3Model, argument, KINDS, device=device, dtype=dtype, revision=revision, token=token
         )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(argument, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(argument, revision=revision, token=token)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"the tokenizer of {argument} cannot be loaded: {first_line(error)}"
+                f"the tokenizer of {argument} cannot be loaded: "
+                f"{reason_of(argument, error, revision)}"
             ) from error
-        return cls(model, tokenizer, source=argument, min_score=min_score)
+        hub = {"revision": revision, "token": token}
+        return cls(model, tokenizer, source=argument, min_score=min_score, hub=hub)
 
     @property
     def fingerprint(self) -> str:

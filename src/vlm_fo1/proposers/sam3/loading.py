@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional
 from transformers import AutoConfig
 
+from vlm_fo1.devices import check_report, placed, reason_of
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.proposers.checkpoints import check_report, first_line, placed
 
 
 def load_network(
@@ -23,6 +23,7 @@ def load_network(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     revision: str | None = None,
+    token: str | bool | None = None,
 ) -> Any:
     """A network of transformers with every weight from a checkpoint, ready to be asked.
 
@@ -33,6 +34,7 @@ def load_network(
         device: By default CUDA where there is one.
         dtype: By default float32 on the CPU, else as saved.
         revision: Branch, tag or commit of a Hub id.
+        token: For gated and private repositories.
 
     Raises:
         CheckpointError: No such checkpoint, one of another network, or weights that do not fit.
@@ -45,19 +47,20 @@ def load_network(
         )
     place, kind = placed(device, dtype)
     try:
-        found = AutoConfig.from_pretrained(source, revision=revision).model_type
+        found = AutoConfig.from_pretrained(source, revision=revision, token=token).model_type
         if found not in kinds:
             raise CheckpointError(
                 f"{source} holds a model of type {found!r}: one of {', '.join(kinds)} is needed"
             )
         model, report = network.from_pretrained(
-            source, revision=revision, dtype=kind, output_loading_info=True
+            source, revision=revision, token=token, dtype=kind, output_loading_info=True
         )
     except CheckpointError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = reason_of(source, error, revision)
         raise CheckpointError(
-            f"{source} cannot be loaded as SAM 3: {first_line(error)}; name a folder with "
+            f"{source} cannot be loaded as SAM 3: {reason}; name a folder with "
             "config.json and weights, or a Hub id you have access to"
         ) from error
     check_report(source, model, report)

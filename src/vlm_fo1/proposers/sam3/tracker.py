@@ -15,7 +15,7 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 from vlm_fo1.errors import BoxError
 from vlm_fo1.proposers.sam3.detector import SAM3Proposer
 from vlm_fo1.proposers.sam3.loading import load_network, masks_at, pixels_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 KINDS = ("sam3_video", "sam3_tracker_video")
 """Values of ``model_type`` whose checkpoints hold the tracker; the released one is the first."""
@@ -42,6 +42,7 @@ class SAM3Tracker:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
     ) -> "SAM3Tracker":
         """Load the tracker of a SAM 3 checkpoint.
 
@@ -50,32 +51,31 @@ class SAM3Tracker:
             device: By default CUDA where there is one.
             dtype: By default float32 on the CPU, else as saved.
             revision: Branch, tag or commit of a Hub id.
+            token: For gated and private repositories.
 
         Raises:
             CheckpointError: No such checkpoint, or weights of another network.
             ConfigError: Nothing to load was named, or no such device or dtype here.
         """
+        hub = {"revision": revision, "token": token}
         network = Sam3TrackerVideoModel
-        return cls(
-            load_network(network, argument, KINDS, device=device, dtype=dtype, revision=revision)
-        )
+        return cls(load_network(network, argument, KINDS, device=device, dtype=dtype, **hub))
 
     @classmethod
-    def beside(cls, proposer: SAM3Proposer, *, revision: str | None = None) -> "SAM3Tracker":
+    def beside(cls, proposer: SAM3Proposer) -> "SAM3Tracker":
         """The tracker of the checkpoint that a proposer was loaded from.
 
         Both have one image encoder, half of all weights: it is held once.
 
         Args:
             proposer: Made by `SAM3Proposer.from_pretrained`.
-            revision: The one the proposer was loaded with.
 
         Raises:
             CheckpointError: The checkpoint has no tracker.
             ConfigError: The proposer was made from a network in memory.
         """
         device, dtype = proposer.model.device, proposer.model.dtype
-        found = cls.from_pretrained(proposer.source, device=device, dtype=dtype, revision=revision)
+        found = cls.from_pretrained(proposer.source, device=device, dtype=dtype, **proposer.hub)
         found.model.vision_encoder.backbone = proposer.model.vision_encoder.backbone
         return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import DeformableDetrConfig, ResNetConfig, SwinConfig
 
+from vlm_fo1.config import build
 from vlm_fo1.errors import ConfigError
 
 PROMPTS = ("fine_grained", "coarse_grained")
@@ -114,19 +115,12 @@ class UPNConfig:
         official = values.get("model", values)
         if isinstance(official, Mapping) and "transformer_cfg" in official:
             return _from_official(official)
-        known = {"model_type": "upn", **asdict(cls())}
-        unknown = sorted(set(values) - set(known))
-        if unknown or values.get("model_type") != "upn":
+        if values.get("model_type") != "upn":
             raise ConfigError(
-                f"this is no UPN's configuration (model_type {values.get('model_type')!r}, unknown "
-                f"keys {unknown[:6]}): 'upn', or the official 'transformer_cfg', is needed"
+                f"this is no UPN's configuration (model_type {values.get('model_type')!r}): 'upn', "
+                "or the official 'transformer_cfg', is needed"
             )
-        sizes: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values.items()
-            if key != "model_type"
-        }
-        return cls(**sizes)
+        return build(cls, {key: value for key, value in values.items() if key != "model_type"})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``config.json``."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlm_fo1.devices import dtype_of
 from vlm_fo1.errors import PromptError
-from vlm_fo1.proposers.checkpoints import dtype_of
 from vlm_fo1.proposers.upn.backbone import SwinBackbone
 from vlm_fo1.proposers.upn.configuration import PROMPTS, WIDTH, UPNConfig
 from vlm_fo1.proposers.upn.decoder import Decoder
@@ -52,18 +52,22 @@ class UPN(nn.Module):
         config: UPNConfig | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        strict: bool = True,
+        strict: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
     ) -> "UPN":
         """Load a folder or the released file.
 
         Args:
-            path: A folder with ``config.json`` and ``model.safetensors``, or a file of weights:
-                ``upn_large.pth`` (read with ``weights_only``) or safetensors.
+            path: A folder with ``config.json`` and ``model.safetensors``, a Hub id of such a one,
+                or a file of weights: ``upn_large.pth`` (read with ``weights_only``) or safetensors.
             config: Sizes; by default the folder's, and UPN-large's for a bare file.
             device: Where to put it; the CPU if left out.
             dtype: ``"float32"`` or ``"bfloat16"``; as saved if left out.
             strict: Refuse tensors that have no place here. Without it they are named in a warning;
                 a missing tensor is refused in any case.
+            revision: Branch, tag or commit of a Hub id.
+            token: For gated and private repositories.
 
         Returns:
             The network in evaluation mode.
@@ -74,7 +78,7 @@ class UPN(nn.Module):
             ConfigError: ``config.json`` has options that are not supported, or no such dtype.
         """
         kind = None if dtype is None else dtype_of(dtype)
-        config, state = read_checkpoint(Path(path), config)
+        config, state = read_checkpoint(Path(path), config, revision=revision, token=token)
         with torch.device("meta"):  # takes no memory; every tensor is replaced
             model = cls(config)
         fill(model, state, window=config.window, source=str(path), strict=strict)

@@ -19,7 +19,7 @@ from vlm_fo1.proposers.upn.configuration import PROMPTS
 from vlm_fo1.proposers.upn.modeling import UPN, UPNOutput
 from vlm_fo1.proposers.upn.preprocessing import LONGER_MAX, SHORTER, normalised, resized_wh
 from vlm_fo1.proposers.upn.proposer import regions_of
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 _EXTRA = "onnx"
 _OPSET = 20

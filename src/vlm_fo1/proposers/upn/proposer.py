@@ -18,7 +18,7 @@ from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.proposers.upn.configuration import PROMPTS
 from vlm_fo1.proposers.upn.modeling import UPN, UPNOutput
 from vlm_fo1.proposers.upn.preprocessing import LONGER_MAX, SHORTER, collate, to_pixels
-from vlm_fo1.structures import Regions
+from vlm_fo1.regions import Regions
 
 OFFICIAL_FILTER = Selection(min_score=0.3, nms_iou=0.8, whole_pixels=True)
 """What the released code keeps of UPN's boxes, and of those the best `OFFICIAL_LIMIT`."""
@@ -29,7 +29,7 @@ class UPNProposer:
     """Class-free boxes of everything in an image."""
 
     name = "upn"
-    takes_queries = False
+    requires_labels = False
 
     def __init__(
         self,
@@ -84,16 +84,20 @@ class UPNProposer:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        strict: bool = True,
+        strict: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
         **options: Any,
     ) -> "UPNProposer":
         """Load weights.
 
         Args:
-            argument: A folder or ``upn_large.pth``: see `UPN.from_pretrained`.
+            argument: A folder, ``upn_large.pth`` or a Hub id: see `UPN.from_pretrained`.
             device: ``"cuda"``, ``"cpu"``, ...; CUDA where there is some, else the CPU.
             dtype: ``"float32"`` or ``"bfloat16"``; as saved if left out.
             strict: See `UPN.from_pretrained`.
+            revision: See `UPN.from_pretrained`.
+            token: See `UPN.from_pretrained`.
             **options: What the constructor takes.
 
         Raises:
@@ -106,9 +110,9 @@ class UPNProposer:
             )
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(
-            UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict), **options
-        )
+        hub = {"revision": revision, "token": token}
+        model = UPN.from_pretrained(argument, device=device, dtype=dtype, strict=strict, **hub)
+        return cls(model, **options)
 
     @property
     def fingerprint(self) -> str:

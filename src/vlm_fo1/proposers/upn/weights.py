@@ -1,28 +1,25 @@
-"""Weights in and out: the released names by one table, strictly, with a report of what differs.
+"""Weights in and out: the released names by one table, with a report of what differs.
 
 The released state dict lists the shared box head once per layer and twice over, has index tables
 that follow from the window's size, and one head that is multiplied by zero; those are not needed.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.models.swin.modeling_swin import SwinRelativePositionBias
 
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import CheckpointError
+from vlm_fo1.hub import CONFIG_FILE, fetch, is_hub_id
 from vlm_fo1.proposers.upn.configuration import UPNConfig
-from vlm_fo1.settings import read_json
-
-logger = logging.getLogger(__name__)
+from vlm_fo1.tensors import check_fit, read_tensors
 
 _SWIN = r"backbone\.model\.backbone\."
 _SWIN_BLOCK = _SWIN + r"layers\.(\d)\.blocks\.(\d+)\."
@@ -73,15 +70,20 @@ TABLE: tuple[tuple[str, str], ...] = (
 name is not needed."""
 
 _SPLIT = "{q,k,v}"
-_UNREADABLE = (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, EOFError)
+_WRAPPED = "module."
+"""Stands before every name where the network was saved as it was trained on several GPUs."""
 
 
-def read_checkpoint(path: Path, config: UPNConfig | None) -> tuple[UPNConfig, dict[str, Tensor]]:
-    """Sizes and tensors of a folder or a file.
+def read_checkpoint(
+    path: Path, config: UPNConfig | None, **hub: Any
+) -> tuple[UPNConfig, dict[str, Tensor]]:
+    """Sizes and tensors of a folder, a file, or a repository of the Hub.
 
     Args:
-        path: A folder with ``config.json`` and ``model.safetensors``, or a file of weights.
+        path: A folder with ``config.json`` and ``model.safetensors``, a Hub id of such a one, or a
+            file of weights.
         config: Instead of the folder's, or of UPN-large for a file.
+        **hub: Keywords for the Hub: ``revision`` and ``token``.
 
     Returns:
         The sizes, and the tensors under our names.
@@ -89,10 +91,21 @@ def read_checkpoint(path: Path, config: UPNConfig | None) -> tuple[UPNConfig, di
     Raises:
         CheckpointError: No such file, a broken one, or one with weights of another network.
     """
+    if not path.exists():
+        if not is_hub_id(str(path)):
+            raise CheckpointError(
+                f"{path} does not exist: name upn_large.pth, a folder with config.json and "
+                "model.safetensors, or a Hub id of one"
+            )
+        path = fetch(str(path), check=_read_config, **hub)
     if path.is_dir():
-        config = config or UPNConfig.from_dict(read_json(path / "config.json"))
+        config = config or _read_config(path)
         path /= "model.safetensors"
     return config or UPNConfig(), from_released(_read(path))
+
+
+def _read_config(folder: Path) -> UPNConfig:
+    return UPNConfig.from_dict(read_object(folder / CONFIG_FILE, CheckpointError))
 
 
 def write_checkpoint(folder: Path, config: UPNConfig, state: Mapping[str, Tensor]) -> None:
@@ -119,7 +132,15 @@ def fill(
     Raises:
         CheckpointError: Says what is missing, left over or of another shape.
     """
-    _check(state, model, source, strict=strict)
+    check_fit(
+        {name: value.shape for name, value in state.items()},
+        {name: value.shape for name, value in model.state_dict().items()},
+        source=source,
+        network="a UPN of these sizes",
+        remedy="; if it is a UPN of other sizes, pass them as config=UPNConfig(...) or in "
+        "config.json",
+        strict=strict,
+    )
     model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
     table = SwinRelativePositionBias(1, (window, window)).relative_position_index
     for module in model.modules():
@@ -172,60 +193,15 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} does not exist: name upn_large.pth, or a folder with config.json and "
-            "model.safetensors"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        values: Any = torch.load(  # noqa: TID251 - weights_only; this layer cannot import model's
-            path, map_location="cpu", weights_only=True, mmap=True
-        )
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read ({reason}): it is broken, cut short, or holds more than "
-            "tensors; download it again"
-        ) from error
-    values = values.get("model", values) if isinstance(values, dict) else values
-    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
-        raise CheckpointError(f"{path} holds no tensors by name, bare or under 'model'")
-    return values
-
-
-def _check(state: Mapping[str, Tensor], model: nn.Module, source: str, *, strict: bool) -> None:
-    """Compare names and shapes.
+    """Tensors by name; the released file has them under ``model``.
 
     Raises:
-        CheckpointError: Says what is missing, left over or of another shape.
+        CheckpointError: It cannot be read, or holds none.
     """
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    missing = [name for name in expected if name not in state]
-    left_over = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, {tuple(shape)} expected"
-        for name, shape in expected.items()
-        if name in state and state[name].shape != shape
-    ]
-    report = "; ".join(
-        f"{len(names)} {what}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-        for what, names in (
-            (f"of {len(expected)} missing", missing),
-            ("of another shape", shapes),
-            ("left over", left_over),
-        )
-        if names
-    )
-    if missing or shapes:
-        raise CheckpointError(
-            f"{source} holds weights of another network than this UPN; {report}; if it is a UPN of "
-            "other sizes, pass them as config=UPNConfig(...) or in config.json"
-        )
-    if left_over and strict:
-        raise CheckpointError(
-            f"{source} holds more than a UPN; {report}; strict=False loads it without them"
-        )
-    if left_over:
-        logger.warning("%s: %s", source, report)
+    values = read_tensors(path)
+    values = values.get("model", values)
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise CheckpointError(f"{path} holds no tensors by name, bare or under 'model'")
+    if all(name.startswith(_WRAPPED) for name in values):
+        values = {name.removeprefix(_WRAPPED): value for name, value in values.items()}
+    return values

@@ -1,0 +1,179 @@
+"""Pictures of single things: read from a sprite folder, or drawn shapes that need no folder."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from recipes.synthetic.colours import COLOURS, dominant_colour, tinted
+from recipes.synthetic.kinds import COLOURABLE
+from vlm_fo1.errors import ConfigError
+
+Pixels = npt.NDArray[np.uint8]
+
+SHAPES = "shapes"
+"""Name of the style that Pillow draws."""
+SHAPE_KINDS = (
+    *("circle", "square", "triangle", "star", "heart", "cross", "moon", "arrow", "diamond"),
+    "hexagon",
+)
+_SIDE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class SpriteSet:
+    """Kinds of things, each drawn in one or several styles.
+
+    Args:
+        kinds: Names, in the order of the pictures.
+        pictures: Style to (K, S, S, 4) uint8 RGBA, not premultiplied.
+        held_out: Styles that are kept away from training.
+    """
+
+    kinds: tuple[str, ...]
+    pictures: dict[str, Pixels]
+    held_out: frozenset[str] = frozenset()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SpriteSet":
+        """Read what ``python -m recipes.synthetic.build`` wrote.
+
+        Raises:
+            ConfigError: The folder holds no complete sprite set.
+        """
+        index_path = Path(folder) / "sprites.json"
+        if not index_path.is_file():
+            raise ConfigError(
+                f"{index_path} does not exist: make it with "
+                f"python -m recipes.synthetic.build --out {folder}"
+            )
+        index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8"))
+        kinds, side, columns = tuple(index["kinds"]), index["side"], index["columns"]
+        pictures: dict[str, Pixels] = {}
+        for style, entry in index["styles"].items():
+            path = index_path.parent / entry["file"]
+            if not path.is_file():
+                raise ConfigError(f"{path} is missing: build the sprite folder again")
+            with Image.open(path) as file:
+                atlas = np.asarray(file.convert("RGBA"))
+            rows = atlas.shape[0] // side
+            cells = atlas.reshape(rows, side, columns, side, 4).swapaxes(1, 2)
+            pictures[style] = cells.reshape(rows * columns, side, side, 4)[: len(kinds)].copy()
+        held_out = frozenset(s for s, entry in index["styles"].items() if entry.get("held_out"))
+        return cls(kinds, pictures, held_out)
+
+    @classmethod
+    def shapes(cls) -> "SpriteSet":
+        """Ten drawn shapes in one style, ``shapes``; for tests and machines without a folder."""
+        drawn = [_draw_shape(kind) for kind in SHAPE_KINDS]
+        return cls(SHAPE_KINDS, {SHAPES: np.stack(drawn)})
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Styles one may train on."""
+        return tuple(style for style in self.pictures if style not in self.held_out)
+
+    def natural_colour(self, kind: str, style: str) -> str | None:
+        """The colour word that fits the untinted picture, for kinds that come in colours."""
+        if kind not in COLOURABLE:
+            return None
+        return _natural_colour(self, self.kinds.index(kind), style)
+
+    def sprite(self, kind: str, style: str, colour: str | None = None) -> tuple[Image.Image, ...]:
+        """The picture cut to its visible part, whole and at half size; mode RGBa.
+
+        Args:
+            kind: One of `kinds`.
+            style: One of the keys of `pictures`.
+            colour: One of `COLOURS` to tint it; None leaves it as it is.
+
+        Returns:
+            Two images, the second for drawing small.
+        """
+        return _sprite(self, self.kinds.index(kind), style, colour)
+
+
+@lru_cache(maxsize=8)
+def load_sprites(folder: str | None) -> SpriteSet:
+    """A sprite folder, or the drawn shapes for None; read once per process."""
+    return SpriteSet.shapes() if folder is None else SpriteSet.load(folder)
+
+
+@lru_cache(maxsize=4096)
+def _natural_colour(sprites: SpriteSet, index: int, style: str) -> str | None:
+    return dominant_colour(sprites.pictures[style][index])
+
+
+@lru_cache(maxsize=4096)
+def _sprite(
+    sprites: SpriteSet, index: int, style: str, colour: str | None
+) -> tuple[Image.Image, ...]:
+    pixels = sprites.pictures[style][index]
+    if colour is not None:
+        pixels = tinted(pixels, COLOURS[colour])
+    ys, xs = np.nonzero(pixels[..., 3] > 0)
+    cut = np.ascontiguousarray(pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1])
+    whole = Image.fromarray(cut).convert("RGBa")
+    return whole, whole.reduce(2)
+
+
+def _draw_shape(kind: str) -> Pixels:
+    """A shape in a dull brown with a dark outline, at four times the size, then scaled down."""
+    size = _SIDE * 4
+    mask = Image.new("L", (size, size))
+    pen = ImageDraw.Draw(mask)
+    middle, reach = size / 2, size * 0.47
+
+    def points(turns: list[float], radii: list[float]) -> list[tuple[float, float]]:
+        return [
+            (middle + reach * r * np.sin(2 * np.pi * t), middle - reach * r * np.cos(2 * np.pi * t))
+            for t, r in zip(turns, radii, strict=True)
+        ]
+
+    unit = [
+        (middle - reach, middle - reach),
+        (middle + reach, middle + reach),
+    ]
+    if kind == "circle":
+        pen.ellipse(unit, fill=255)
+    elif kind == "square":
+        pen.rectangle(unit, fill=255)
+    elif kind == "moon":
+        pen.ellipse(unit, fill=255)
+        pen.ellipse([(middle - reach * 0.3, 0), (size * 1.15, size * 0.9)], fill=0)
+    elif kind == "cross":
+        pen.rectangle([(size * 0.36, unit[0][1]), (size * 0.64, unit[1][1])], fill=255)
+        pen.rectangle([(unit[0][0], size * 0.36), (unit[1][0], size * 0.64)], fill=255)
+    elif kind == "heart":
+        pen.ellipse([(size * 0.04, size * 0.08), (size * 0.53, size * 0.55)], fill=255)
+        pen.ellipse([(size * 0.47, size * 0.08), (size * 0.96, size * 0.55)], fill=255)
+        low = [(size * 0.085, size * 0.44), (size * 0.5, size * 0.95), (size * 0.915, size * 0.44)]
+        pen.polygon([*low, (size * 0.5, size * 0.3)], fill=255)
+    else:
+        pen.polygon(points(*_POLYGONS[kind]), fill=255)
+    fill = mask.filter(ImageFilter.MinFilter(15))
+    picture = Image.new("RGBA", (size, size), (70, 55, 45, 0))
+    picture.putalpha(mask)
+    picture.paste((170, 140, 105, 255), mask=fill)
+    return np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+
+
+def _even(count: int) -> list[float]:
+    return [index / count for index in range(count)]
+
+
+_POLYGONS: dict[str, tuple[list[float], list[float]]] = {
+    "triangle": (_even(3), [1.0] * 3),
+    "hexagon": (_even(6), [1.0] * 6),
+    "diamond": (_even(4), [1.0, 0.6, 1.0, 0.6]),
+    "star": (_even(10), [1.0, 0.42] * 5),
+    "arrow": (
+        [0.0, 0.18, 0.21, 0.44, 0.56, 0.79, 0.82],
+        [1.0, 0.85, 0.3, 0.9, 0.9, 0.3, 0.85],
+    ),
+}

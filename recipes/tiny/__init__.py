@@ -1,0 +1,1 @@
+"""The recipe of the bundled small model, from rendered images to weights."""

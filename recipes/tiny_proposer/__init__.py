@@ -1,0 +1,1 @@
+"""How the weights of the bundled proposer were made."""

@@ -1,0 +1,94 @@
+"""The engine in this process: a model, what makes its inputs, and how it is run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from vlm_fo1.engine.generate import Generation, OnId, generate
+from vlm_fo1.engine.prefix import Prefix
+from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
+from vlm_fo1.processing import FO1ImageProcessor
+
+ROWS_AT_ONCE = 16
+"""Rows that are decoded side by side; each holds the keys and values of its whole prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row to be continued."""
+
+    prefix: Prefix
+    ids: tuple[int, ...]
+    """Token ids after the prefix."""
+    max_new_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.prefix.ids) + len(self.ids)
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Encodes images and runs prompts; threads may share one."""
+
+    model: FO1ForConditionalGeneration
+    image_processor: FO1ImageProcessor
+    tag_ids: frozenset[int]
+    """Token ids of the region tags: how sure each is, is kept."""
+    stop_id: int
+    """The token that ends an answer."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together; None where nobody says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image, boxes_xyxy: npt.NDArray[np.float32]) -> EncodedImages:
+        """An image and any number of boxes in its pixels."""
+        boxes = boxes_xyxy.copy()
+        inputs = self.image_processor(image, boxes, max_regions=len(boxes))
+        device = self.model.device
+        return self.model.encode_images(
+            inputs["pixel_values"].to(device),
+            inputs["image_grid_thw"].to(device),
+            [pixels.to(device) for pixels in inputs["aux_pixel_values"]],
+            [boxes.to(device) for boxes in inputs["region_boxes"]],
+        )
+
+    def prefix(self, encoded: EncodedImages, ids: Sequence[int], *, keep: bool = True) -> Prefix:
+        """The shared start of prompts; see `Prefix`."""
+        return Prefix(self.model, encoded, ids, keep=keep)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], *, on_id: OnId | None = None) -> list[Generation]:
+        """Continue prompts, `ROWS_AT_ONCE` side by side.
+
+        Args:
+            prompts: Any number, of any prefixes.
+            on_id: Gets the number of a prompt and each token id as it is written.
+
+        Returns:
+            One generation a prompt, in order.
+        """
+        done: list[Generation] = []
+        for first in range(0, len(prompts), ROWS_AT_ONCE):
+            some = prompts[first : first + ROWS_AT_ONCE]
+            done += generate(
+                self.model,
+                [(prompt.prefix, prompt.ids, prompt.max_new_tokens) for prompt in some],
+                tag_ids=self.tag_ids,
+                stop_id=self.stop_id,
+                on_id=None if on_id is None else _shifted(on_id, first),
+            )
+            for prompt in some:
+                if not prompt.prefix.keep:
+                    prompt.prefix.close()
+        return done
+
+
+def _shifted(on_id: OnId, first: int) -> OnId:
+    return lambda row, id_: on_id(first + row, id_)

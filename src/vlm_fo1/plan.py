@@ -1,0 +1,323 @@
+"""A request as prompts, and the answer as it is read from what the model wrote for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import TextStreamer
+
+from vlm_fo1.answer import Answer, Mention
+from vlm_fo1.engine import Generation
+from vlm_fo1.errors import PromptError
+from vlm_fo1.markup import renumbered
+from vlm_fo1.merging import merge_answers, merge_groups
+from vlm_fo1.parser import parse
+from vlm_fo1.processing import FO1Processor
+from vlm_fo1.regions import Regions
+from vlm_fo1.tasks import Question, Request, Task, in_groups, questions_of
+from vlm_fo1.tiling import Window
+
+LEAST_ROOM = 64
+"""A prompt that leaves fewer tokens of the model's context for the answer is refused, unless the
+answer may not be that long anyway."""
+
+OnText = Callable[[str], None]
+"""Gets the text of an answer as it is written."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One prompt before anything is encoded."""
+
+    window: Window
+    question: Question
+    ids: tuple[int, ...]
+    """Token ids after image and regions."""
+    limit: int
+    """Greatest number of new tokens."""
+    head: str
+    """What stands before its answer in the text of the whole."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of which part of an image."""
+
+    request: Request
+    processor: FO1Processor
+    regions: Regions
+    """All that were offered."""
+    drafts: tuple[Draft, ...]
+    """Window by window; in each, question by question."""
+    questions: int
+    """How many a window is asked."""
+    notes: tuple[str, ...]
+    """What the answer's ``problems`` shall say first."""
+    max_new_tokens: int
+
+    def read(self, done: Sequence[Generation]) -> Answer:
+        """The answer.
+
+        Args:
+            done: What the model wrote, a generation a draft.
+
+        Returns:
+            About all of `regions`, with their numbers in its text; times are left out.
+        """
+        parts = [self._part(*pair) for pair in zip(self.drafts, done, strict=True)]
+        if self.request.spec.per_region:
+            return self._about_each(parts)
+        counting = self.request.task == Task.COUNTING
+        groups = [parts[number :: self.questions] for number in range(self.questions)]
+        if len(groups) > 1:
+            merged = [merge_answers(part) if len(part) > 1 else part[0] for part in groups]
+            return merge_groups(merged, notes=self.notes, counting=counting)
+        if len(parts) > 1:
+            return merge_answers(parts, notes=self.notes, counting=counting)
+        return replace(parts[0], problems=(*self.notes, *parts[0].problems))
+
+    def with_offered_numbers(self, text: str, window: Window) -> str:
+        """A text of the model with its numbers turned into positions in `regions`."""
+        numbers = window.indices
+        shown, beyond = len(numbers), len(self.regions) - len(numbers)
+        return renumbered(
+            text,
+            lambda own: numbers[own] if own < shown else own + beyond,  # stays beyond the last
+            self.processor.vocabulary,
+        )
+
+    def _part(self, draft: Draft, done: Generation) -> Answer:
+        return parse(
+            self.with_offered_numbers(self.processor.decode(done.ids), draft.window),
+            self.regions,
+            draft.question,
+            vocabulary=self.processor.vocabulary,
+            tag_confidence=done.tag_probabilities,
+            cut=_cut(done, draft.limit, self.max_new_tokens),
+        )
+
+    def _about_each(self, parts: Sequence[Answer]) -> Answer:
+        """The words about each region become its label."""
+        words = [part.plain for part in parts]
+        asked = self.request.regions
+        problems = [
+            f"region {index}: {problem}"
+            for index, part in zip(asked, parts, strict=True)
+            for problem in part.problems
+        ]
+        heads = [draft.head for draft in self.drafts]
+        return Answer(
+            text="".join(head + part.text for head, part in zip(heads, parts, strict=True)),
+            regions=self.regions,
+            mentions=tuple(
+                Mention(word, (index,)) for word, index in zip(words, asked, strict=True)
+            ),
+            task=self.request.task,
+            plain="\n".join(words),
+            problems=(*self.notes, *problems),
+        )
+
+
+def make_plan(
+    request: Request,
+    processor: FO1Processor,
+    regions: Regions,
+    windows: Sequence[Window],
+    *,
+    notes: Sequence[str],
+    more_images: Sequence[Image.Image] = (),
+    max_new_tokens: int,
+    context: int | None,
+) -> Plan:
+    """Which prompts a request is; nothing is encoded yet.
+
+    Args:
+        request: Its region numbers are positions in ``regions``.
+        processor: Writes the prompts.
+        regions: All that were offered.
+        windows: Which of them, and which part of the image, go together.
+        notes: What the answer's ``problems`` shall say first.
+        more_images: Further images of the prompt.
+        max_new_tokens: Length limit of each answer.
+        context: Tokens that prompt and answer may have together; None where nobody says.
+
+    Returns:
+        The plan: a draft for each window and question, more questions where there are more labels
+        than one holds.
+
+    Raises:
+        PromptError: A region that is not there or not shown, or a prompt that is too long.
+    """
+    vocabulary = processor.vocabulary
+    asked = questions_of(request, len(regions), vocabulary, processor.reserved_tokens())
+    if len(asked) == 1 and asked[0].labels:
+        notes = [*notes, *asked[0].notes]
+        labels = len(asked[0].labels)
+        asked = in_groups(replace(asked[0], notes=()), vocabulary.max_labels)
+        if len(asked) > 1:
+            said = (
+                f"{labels} labels were asked for, one question holds {vocabulary.max_labels}: "
+                f"{len(asked)} questions were asked and their answers merged"
+            )
+            notes = [*notes, said]
+    drafts: list[Draft] = []
+    for window in windows:
+        for number, question in enumerate(asked):
+            head = "\n" if drafts else ""
+            if request.spec.per_region:
+                head += f"{vocabulary.tag(request.regions[number])}: "
+            ids, before = _ids_of(question, processor, regions, window, more_images, request.system)
+            limit = room_for(before + len(ids), max_new_tokens, context)
+            drafts.append(Draft(window, question, ids, limit, head))
+    return Plan(
+        request, processor, regions, tuple(drafts), len(asked), tuple(notes), max_new_tokens
+    )
+
+
+def _ids_of(
+    question: Question,
+    processor: FO1Processor,
+    regions: Regions,
+    window: Window,
+    more_images: Sequence[Image.Image],
+    system: str | None,
+) -> tuple[tuple[int, ...], int]:
+    """A question as ids, and how many ids stand before them.
+
+    Raises:
+        PromptError: The window lacks a region of the question.
+    """
+    own = {number: place for place, number in enumerate(window.indices)}
+
+    def own_number(number: int) -> int:
+        if number not in own:
+            raise PromptError(
+                f"region {number} is not among the {len(own)} of {len(regions)} regions that one "
+                "question holds: offer fewer regions"
+            )
+        return own[number]
+
+    left, top, right, bottom = window.area
+    tokens_of = processor.image_processor.tokens_of
+    before = processor.encode_prefix(
+        len(own), tokens_of((right - left, bottom - top)), system=system
+    )
+    ids = processor.encode_question(
+        renumbered(question.text, own_number, processor.vocabulary),
+        len(own),
+        more_images=[tokens_of(image.size) for image in more_images],
+    )
+    return tuple(ids), len(before)
+
+
+def room_for(prompt_tokens: int, max_new_tokens: int, context: int | None) -> int:
+    """How many tokens an answer may have.
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        max_new_tokens: What was asked for.
+        context: Tokens that the model holds; None where nobody says.
+
+    Raises:
+        PromptError: The prompt leaves too little of the context.
+    """
+    if context is None:
+        return max_new_tokens
+    least = min(max_new_tokens, LEAST_ROOM)
+    if prompt_tokens + least > context:
+        raise PromptError(
+            f"the prompt has {prompt_tokens} tokens, and the model's context of {context} "
+            f"holds at most {context - least} with room for an answer: ask in fewer words, or "
+            "show fewer regions or a smaller image"
+        )
+    return min(max_new_tokens, context - prompt_tokens)
+
+
+def _cut(done: Generation, room: int, max_new_tokens: int) -> str:
+    """Why an answer ended before the model did; empty when it did not."""
+    if done.ended:
+        return ""
+    if len(done.ids) < room:
+        return f"the answer repeated itself and was ended after {len(done.ids)} tokens"
+    if room < max_new_tokens:
+        return (
+            f"the answer was cut after {room} tokens, where the model's context ends: "
+            "ask in fewer words, or show fewer regions"
+        )
+    return "the answer was cut at max_new_tokens: raise it to get the rest"
+
+
+class PlanWriter:
+    """Hands the text of a plan on as it is written, draft by draft in their order.
+
+    Args:
+        plan: What is written.
+        on_text: Gets the text; together the pieces are that of the answer.
+    """
+
+    def __init__(self, plan: Plan, on_text: OnText) -> None:
+        self._on_text = on_text
+        self._waiting = [[draft.head] for draft in plan.drafts]
+        self._rows = [self._row(plan, number) for number in range(len(plan.drafts))]
+        self._first = 0
+        """The draft whose text is handed on; later ones wait."""
+
+    def put(self, number: int, id_: int | None) -> None:
+        """Take the next token of a draft, None when it is over."""
+        if id_ is None:
+            self._rows[number].end()
+        else:
+            self._rows[number].put(torch.tensor([id_]))
+
+    def _row(self, plan: Plan, number: int) -> "_TextPieces":
+        window = plan.drafts[number].window
+
+        def take(text: str, *, over: bool) -> None:
+            self._waiting[number].append(plan.with_offered_numbers(text, window))
+            if over:
+                self._rows[number].over = True
+            self._hand_on()
+
+        return _TextPieces(plan.processor, take)
+
+    def _hand_on(self) -> None:
+        while self._first < len(self._rows):
+            for piece in self._waiting[self._first]:
+                if piece:
+                    self._on_text(piece)
+            self._waiting[self._first].clear()
+            if not self._rows[self._first].over:
+                return
+            self._first += 1
+
+
+class _TextPieces(TextStreamer):
+    """The text of one row, cut at spaces: tags come whole, the stop token is left out."""
+
+    def __init__(self, processor: FO1Processor, take: Callable[..., None]) -> None:
+        super().__init__(
+            processor.tokenizer, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        self.over = False
+        self._take = take
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by the parent with each finished piece."""
+        self._take(text, over=stream_end)
+
+
+def check_writing(max_new_tokens: Any, on_text: Any) -> None:
+    """Refuse what no answer can be written with.
+
+    Raises:
+        PromptError: A limit that is no whole number from 1, or nothing to call.
+    """
+    whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
+    if not whole or max_new_tokens < 1:
+        raise PromptError(
+            f"max_new_tokens is {max_new_tokens!r}, at least 1 is needed: a whole number"
+        )
+    if on_text is not None and not callable(on_text):
+        raise PromptError(f"on_text is {on_text!r}: something to call with text is needed")

@@ -1,1 +1,0 @@
-"""The recipe of the bundled small model, from rendered scenes to weights."""
