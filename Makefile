@@ -20,12 +20,12 @@ EVERY_VERSION := tests/unit tests/parity tests/contract
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.core ## detection, counting and a referring question on the bundled picture
+demo: $(VENV)/.core ## detection, counting and a referring question on the bundled image
 	@mkdir -p outputs
 	$(BIN)/fo1 detect $(DEMO)/photo.jpg orange apple --out outputs/demo.jpg --unchosen --save outputs/demo.jsonl --fresh
 	$(BIN)/fo1 count $(DEMO)/photo.jpg orange --out outputs/demo-count.jpg --save outputs/demo-count.jsonl --fresh
 	$(BIN)/fo1 refer $(DEMO)/photo.jpg "the largest orange" --out outputs/demo-refer.jpg --save outputs/demo-refer.jsonl --fresh
-	@echo "The pictures are outputs/demo*.jpg, the answers as JSON are outputs/demo*.jsonl."
+	@echo "The images are outputs/demo*.jpg, the answers as JSON are outputs/demo*.jsonl."
 
 app: $(VENV)/.app ## show the page with the bundled model (http://127.0.0.1:7860)
 	$(BIN)/fo1 app

@@ -1,9 +1,9 @@
 """More regions than one question holds: detection F1 with windows against a single question.
 
-Three kinds of pictures of many things, all of them offered as boxes in any order. In the dense ones
-the bundled model sees each thing well enough in the whole picture, so that only the number of
+Three kinds of images of many things, all of them offered as boxes in any order. In the dense ones
+the bundled model sees each thing well enough in the whole image, so that only the number of
 regions decides; in the crowded ones things are a little too small for it, and in the large ones
-only tiles let the model see them. Asked for are a picture's most frequent kinds and one that is not
+only tiles let the model see them. Asked for are an image's most frequent kinds and one that is not
 in it.
 Run: ``python -m benchmarks.many_regions --sprites FOLDER`` (plain shapes without a folder).
 """
@@ -27,13 +27,13 @@ from vlm_fo1 import FO1, Answer
 from vlm_fo1.fo1 import Tile
 from vlm_fo1.regions import Regions
 
-PATHS = ("sprites", "save_pictures")
+PATHS = ("sprites", "save_images")
 """Options that are nobody else's business."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crowd:
-    """Many things in one picture; sizes in pixels."""
+    """Many things in one image; sizes in pixels."""
 
     objects: int
     canvas: int
@@ -49,11 +49,11 @@ CROWDS = {
 }
 
 LABELS = 2
-"""Kinds asked for in each picture, one more that is absent not counted."""
+"""Kinds asked for in each image, one more that is absent not counted."""
 
 
 def draw(options: argparse.Namespace, crowd: Crowd, number: int) -> tuple[RenderedImage, list[str]]:
-    """A picture of about so many things, none hiding another, and kinds that are not in it.
+    """An image of about so many things, none hiding another, and kinds that are not in it.
 
     The same for the same number.
     """
@@ -78,7 +78,7 @@ def draw(options: argparse.Namespace, crowd: Crowd, number: int) -> tuple[Render
 
 
 def question(rendered: RenderedImage, absent: list[str]) -> list[str]:
-    """What is asked of a picture: its most frequent kinds and one that is not there."""
+    """What is asked of an image: its most frequent kinds and one that is not there."""
     names, times = np.unique([thing.name for thing in rendered.objects], return_counts=True)
     present = [str(name) for name in names[np.argsort(-times, kind="stable")][:LABELS]]
     return [*present, absent[0]]
@@ -99,12 +99,12 @@ def hits(answer: Answer, names: list[str], labels: list[str]) -> tuple[int, int,
 
 
 def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, Any]]:
-    """F1, windows and seconds a picture for each way."""
+    """F1, windows and seconds an image for each way."""
     crowd = CROWDS[name]
     most = fo1.processor.vocabulary.max_regions
     ways: dict[str, tuple[int, Tile]] = {  # most regions, side of a tile
         f"one question with {most} of them": (most, None),
-        "windows over the whole picture": (crowd.objects, None),
+        "windows over the whole image": (crowd.objects, None),
         "as FO1 does it by itself": (crowd.objects, "auto"),
     }
     totals = {way: np.zeros(3, np.int64) for way in ways}
@@ -117,9 +117,9 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
         labels = question(rendered, absent)
         regions, names = shuffled(rendered, np.random.default_rng([options.seed, number, 1]))
         offered += len(regions)
-        if options.save_pictures and not number:
-            options.save_pictures.mkdir(parents=True, exist_ok=True)
-            rendered.image.save(options.save_pictures / f"{name}.png")
+        if options.save_images and not number:
+            options.save_images.mkdir(parents=True, exist_ok=True)
+            rendered.image.save(options.save_images / f"{name}.png")
         for way, (limit, tile) in ways.items():
             start = time.perf_counter()
             opened = fo1.open(rendered.image, regions[:limit], tile=tile)
@@ -132,7 +132,7 @@ def measure(options: argparse.Namespace, fo1: FO1, name: str) -> list[dict[str, 
     for way, (right, chosen, wanted) in totals.items():
         rows.append(
             {
-                "pictures": name,
+                "images": name,
                 "way": way,
                 "f1": round(2 * right / max(chosen + wanted, 1), 4),
                 "precision": round(right / max(chosen, 1), 4),
@@ -151,11 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sprites", help="sprite folder; plain shapes without")
     parser.add_argument("--style", nargs="*", default=[], help="styles; all that train by default")
-    parser.add_argument("--kinds", type=int, default=30, help="how many kinds a picture has")
+    parser.add_argument("--kinds", type=int, default=30, help="how many kinds an image has")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--seed", type=int, default=20260)
-    parser.add_argument("--save-pictures", type=Path, help="where the first of each kind goes")
+    parser.add_argument("--save-images", type=Path, help="where the first of each kind goes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     fo1 = FO1.from_pretrained(options.model, device="cpu")
@@ -166,11 +166,11 @@ def main() -> None:
         path = Path(__file__).parent / "results" / "many_regions.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print("| pictures | way | F1 | precision | recall | questions | tile | seconds a picture |")
+    print("| images | way | F1 | precision | recall | questions | tile | seconds an image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
-            f"| {row['pictures']} | {row['way']} | {row['f1']:.3f} | {row['precision']:.3f} "
+            f"| {row['images']} | {row['way']} | {row['f1']:.3f} | {row['precision']:.3f} "
             f"| {row['recall']:.3f} | {row['windows']:g} | {row['tile'] or ''} "
             f"| {row['seconds']:.2f} |"
         )

@@ -72,7 +72,7 @@ def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> d
     """Ask, print seconds and memory, and give them back."""
     boxes = json.loads((DEMO / "boxes.json").read_text(encoding="utf-8"))
     keys = ("xmin", "ymin", "xmax", "ymax")
-    picture = {
+    image = {
         "image": handle(str(DEMO / "photo.jpg")),
         "boxes": [dict(zip(keys, box, strict=True)) for box in boxes],
         "orientation": 0,
@@ -82,7 +82,7 @@ def measure(client: Any, handle: Any, pid: int, requests: int, tokens: int) -> d
     for number in range(1, requests + 1):
         start = time.perf_counter()
         client.predict(
-            picture=picture,
+            image=image,
             task="detection",
             labels=["orange", "apple"],
             max_new_tokens=tokens,

@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some answers")
+    parser.add_argument("--save-images", type=Path, help="folder for drawings of some answers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     fo1 = FO1.from_pretrained(options.model, device="cpu")
@@ -210,10 +210,10 @@ def main() -> None:
                     sums[name].total_s.append(time.perf_counter() - start)
                     sums[name].propose_s.append(answer.timing_s["propose"])
                     score(sums[name], rendered, answer, labels, number)
-                    if options.save_pictures and number < 2:
-                        options.save_pictures.mkdir(parents=True, exist_ok=True)
+                    if options.save_images and number < 2:
+                        options.save_images.mkdir(parents=True, exist_ok=True)
                         drawn = answer.draw(rendered.image, show_unchosen=True)
-                        drawn.save(options.save_pictures / f"{group}-{number}-{name}.png")
+                        drawn.save(options.save_images / f"{group}-{number}-{name}.png")
         rows += [
             {"proposer": name, "group": group, "styles": styles, **known.row(options.images)}
             for name, known in sums.items()

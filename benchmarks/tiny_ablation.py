@@ -1,7 +1,7 @@
 """The paper's claim in small: which tower carries regions, what stage 1 and general data do.
 
 Goes on from a run of the recipe (its pools, its stages "see" and "general") with short runs of the
-recipe's own stages, all with the recipe's seed and on the same pictures and rows:
+recipe's own stages, all with the recipe's seed and on the same images and rows:
 
 - "towers": region-language alignment with regions cut from the auxiliary tower's maps, the primary
   tower's, or both; every run with rates that fall to nothing.
@@ -53,7 +53,7 @@ WAYS: dict[str, tuple[Tower, ...]] = {
     "primary": ("primary",),
     "auxiliary": ("auxiliary",),
 }
-GENERAL = "free"  # the task of questions about the whole picture
+GENERAL = "free"  # the task of questions about the whole image
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Sizes:
     check_shards: int = 12
     """Shards of the check pool."""
     check_batches: int = 20
-    """Batches of rows that answers are counted on, for regions and for whole pictures each."""
+    """Batches of rows that answers are counted on, for regions and for whole images each."""
     host: str = "general"
     """Phase whose weights the host has."""
     tune: str = "instruct"
@@ -131,7 +131,7 @@ class Ablation:
         Args:
             name: Of the folder.
             aligned: Whether stage 1 was done.
-            general: Share of rows about whole pictures without regions.
+            general: Share of rows about whole images without regions.
         """
         phases = {phase.name: phase for phase in self.recipe.phases}
         host, like = phases[self.sizes.host], phases[self.sizes.tune]
@@ -167,7 +167,7 @@ class Ablation:
         return {"before": before, "after": self._answers(training, like, check)}
 
     def _run(self, folder: Path, recipe: Recipe, stages: Sequence[str]) -> Run:
-        """A run that has the pictures and some stages of the given one."""
+        """A run that has the images and some stages of the given one."""
         folder.mkdir(parents=True, exist_ok=True)
         for part in ("pools", *(f"{stage}.safetensors" for stage in stages)):
             if not (folder / part).is_symlink():

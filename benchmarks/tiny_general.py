@@ -1,4 +1,4 @@
-"""General questions about whole pictures, without regions, before and after regions were added.
+"""General questions about whole images, without regions, before and after regions were added.
 
 Before is the host after stage 0, after is the model at the end of stage 2, both from a run of the
 recipe: ``python -m benchmarks.tiny_general --run runs/tiny``. An answer counts when every token of
@@ -36,7 +36,7 @@ def share_right(run: Run, name: str, folder: Path) -> tuple[float, int]:
     Args:
         run: A run of the recipe.
         name: Of the phase.
-        folder: Pictures as the host's tower sees them.
+        folder: Images as the host's tower sees them.
     """
     recipe = run.recipe
     phase = next(phase for phase in recipe.phases if phase.name == name)

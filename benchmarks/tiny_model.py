@@ -1,7 +1,7 @@
 """What the bundled model can do: every task on images it never saw, beside three baselines.
 
 Run ``python -m benchmarks.tiny_model --sprites DIR --out results.json``. Boxes are given (things,
-shifted as proposals are, and boxes around nothing); everything else comes from the picture, through
+shifted as proposals are, and boxes around nothing); everything else comes from the image, through
 the same processor, network and parser that `FO1` uses, in batches.
 """
 
@@ -112,7 +112,7 @@ def make_questions(views: Sequence[View], seed: int) -> list[Asked]:
 
 @torch.inference_mode()
 def encode(fo1: FO1, views: Sequence[View]) -> list[EncodedImages]:
-    """Every image once, from its picture and its boxes."""
+    """Every image once, from its image and its boxes."""
     encoded: list[EncodedImages] = []
     for view in views:
         inputs = fo1.processor.image_processor(view.rendered.image, view.regions.xyxy)
@@ -256,7 +256,7 @@ def baselines(views: Sequence[View], asked: Sequence[Asked]) -> dict[str, dict[s
 
 @torch.inference_mode()
 def timed(fo1: FO1, views: Sequence[View]) -> dict[str, float]:
-    """Seconds of one detect from a picture, median and worst."""
+    """Seconds of one detect from an image, median and worst."""
     spent: list[float] = []
     for view in views:
         start = time.perf_counter()
@@ -328,7 +328,7 @@ ROWS = (
     ("Region caption word for word", "caption_exact"),
     ("Region OCR exact, known words", "ocr"),
     ("Visual prompt F1", "visual_prompt_f1"),
-    ("Questions about the whole picture", "free"),
+    ("Questions about the whole image", "free"),
     ("Reasoning, the answer", "reasoning"),
 )
 

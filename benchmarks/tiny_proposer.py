@@ -1,6 +1,6 @@
 """The bundled proposer on fresh images, beside boxes that need no training, and how fast it is.
 
-Recall at IoU 0.5 and class-agnostic average precision at 50 boxes a picture, on the styles it was
+Recall at IoU 0.5 and class-agnostic average precision at 50 boxes an image, on the styles it was
 trained on and on the one held out. Run:
 ``python -m benchmarks.tiny_proposer --sprites DIR`` (a folder that
 ``python -m recipes.synthetic.build --out DIR`` made; without it the lines with figures for drawn
@@ -39,7 +39,7 @@ SEED = 20_000  # neither the seed of the pool nor that of the figures which trai
 
 
 def grid(image: Image.Image) -> Regions:
-    """`LIMIT` boxes at fixed places: 36 of 0.22 of the picture's sides, then 14 of 0.35."""
+    """`LIMIT` boxes at fixed places: 36 of 0.22 of the image's sides, then 14 of 0.35."""
     parts: list[np.ndarray] = []
     for across, down, side in ((6, 6, 0.22), (7, 2, 0.35)):
         x, y = np.meshgrid(np.linspace(0, 1 - side, across), np.linspace(0, 1 - side, down))
@@ -82,7 +82,7 @@ def measure(
 
 
 def draw(proposer: BundledProposer, kind: SyntheticConfig, folder: Path) -> None:
-    """Four pictures with the boxes that `FO1` would use."""
+    """Four images with the boxes that `FO1` would use."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(fresh_images(kind, SEED, 4)[0]):
         regions = select(proposer.propose([image])[0], proposer.selection)
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
     parser.add_argument("--images", type=int, default=500, help="per group of styles")
     parser.add_argument("--weights", default="", help="folder of other weights")
-    parser.add_argument("--save-pictures", type=Path, help="folder for drawings of some boxes")
+    parser.add_argument("--save-images", type=Path, help="folder for drawings of some boxes")
     parser.add_argument(
         "--selective", type=int, default=50, help="images of selective search; 0 for none"
     )
@@ -108,10 +108,10 @@ def main() -> None:
         [f"test={options.images}"],
     )
     proposer = BundledProposer.from_pretrained(options.weights)
-    if options.save_pictures:
+    if options.save_images:
         kind = config.image_configs(options.sprites)[0]
         for styles in style_groups(load_sprites(options.sprites), kind).values():
-            draw(proposer, replace(kind, styles=styles), options.save_pictures)
+            draw(proposer, replace(kind, styles=styles), options.save_images)
     result = {
         "images": options.images,
         "limit": LIMIT,

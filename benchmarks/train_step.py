@@ -34,7 +34,7 @@ from recipes.tiny.variants import varied_sprites
 from vlm_fo1.train.metrics import read_log
 
 ROOT = Path(__file__).parents[1]
-PICTURE_SIDE = 288  # the recipe's sides are 256, 288 and 320
+IMAGE_SIDE = 288  # the recipe's sides are 256, 288 and 320
 
 
 def direct_pool(
@@ -99,9 +99,9 @@ class Trainer:
         return {**figures, "seconds": time.process_time() - start}
 
 
-def pictures(recipe: Recipe, sprites: str | None, count: int) -> tuple[Tensor, list[View]]:
+def images(recipe: Recipe, sprites: str | None, count: int) -> tuple[Tensor, list[View]]:
     """(B, H, W, 3) uint8 images as the recipe renders them, and their truth."""
-    side = (PICTURE_SIDE, PICTURE_SIDE)
+    side = (IMAGE_SIDE, IMAGE_SIDE)
     drawn = varied_sprites(sprites)
     config = recipe.image_config(sprites, width=side, height=side, styles=drawn.styles)
     views = [pool.draw_view(config, drawn, 77, number) for number in range(count)]
@@ -112,7 +112,7 @@ def measure(
     recipe: Recipe, sprites: str | None, batch: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Seconds and loss of a step in each way."""
-    pixels, views = pictures(recipe, sprites, batch)
+    pixels, views = images(recipe, sprites, batch)
     trainers = {way: Trainer(recipe) for way in WAYS}
     steps: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds + 1):
@@ -129,11 +129,11 @@ def measure(
             "losses": [round(step["loss"], 4) for step in found],
         }
         for way, found in steps.items()
-    } | {"images": {"pictures": batch, "regions": sum(len(v.regions.xyxy) for v in views)}}
+    } | {"images": {"images": batch, "regions": sum(len(v.regions.xyxy) for v in views)}}
 
 
 def rates(run: Path) -> dict[str, dict[str, float]]:
-    """Median and best rate of every stage of a run, in pictures or rows a second."""
+    """Median and best rate of every stage of a run, in images or rows a second."""
     found: dict[str, list[float]] = {}
     for line in read_log(run):
         rate = line.get("images_per_s", line.get("rows_per_s"))

@@ -1,6 +1,6 @@
-"""Tiny random hosts of every kind, a tokenizer for them, and pictures cut up as each wants them.
+"""Tiny random hosts of every kind, a tokenizer for them, and images cut up as each wants them.
 
-Shapes: C channels, H and W sides of a picture.
+Shapes: C channels, H and W sides of an image.
 """
 
 from collections.abc import Sequence
@@ -170,13 +170,13 @@ class Prompter:
     model: FO1ForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
 
-    def pixels(self, pictures: list[Tensor]) -> dict[str, Tensor]:
-        """What the host's image processor would make of (C, H, W) pictures."""
+    def pixels(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """What the host's image processor would make of (C, H, W) images."""
         config: Any = self.model.config.host
         if config.model_type.startswith("qwen"):
-            return _flat_patches(pictures, config.vision_config.patch_size)
+            return _flat_patches(images, config.vision_config.patch_size)
         square = (config.vision_config.image_size,) * 2
-        return {"pixel_values": torch.stack([_resize(picture, square) for picture in pictures])}
+        return {"pixel_values": torch.stack([_resize(image, square) for image in images])}
 
     def ids(self, question: str, *, image_tokens: int = 0, regions: int = 0) -> list[int]:
         tags = (VOCABULARY.tag(index) + VOCABULARY.region_feature for index in range(regions))
@@ -185,10 +185,10 @@ class Prompter:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def batch(
-        self, questions: list[str], pictures: list[Tensor | None], boxes: list[Tensor] | None = None
+        self, questions: list[str], images: list[Tensor | None], boxes: list[Tensor] | None = None
     ) -> dict[str, Any]:
-        """Left-padded rows, at most one picture a row; boxes (N, 4) in pixels of the picture."""
-        shown = [picture for picture in pictures if picture is not None]
+        """Left-padded rows, at most one image a row; boxes (N, 4) in pixels of the image."""
+        shown = [image for image in images if image is not None]
         inputs: dict[str, Any] = self.pixels(shown) if shown else {}
         counts: list[int] = []
         if shown:
@@ -198,10 +198,10 @@ class Prompter:
             inputs["aux_pixel_values"] = shown
             inputs["region_boxes"] = boxes or [torch.zeros(0, 4)] * len(shown)
         rows: list[list[int]] = []
-        for question, picture in zip(questions, pictures, strict=True):
-            image = sum(p is not None for p in pictures[: len(rows)])
-            tokens = counts[image] if picture is not None else 0
-            regions = len(inputs["region_boxes"][image]) if picture is not None else 0
+        for question, image in zip(questions, images, strict=True):
+            image = sum(p is not None for p in images[: len(rows)])
+            tokens = counts[image] if image is not None else 0
+            regions = len(inputs["region_boxes"][image]) if image is not None else 0
             rows.append(self.ids(question, image_tokens=tokens, regions=regions))
         longest = max(map(len, rows))
         pad = [longest - len(row) for row in rows]
@@ -211,17 +211,17 @@ class Prompter:
         }
 
 
-def _resize(picture_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    return torch.nn.functional.interpolate(picture_CHW[None], size=size_hw, mode="bilinear")[0]
+def _resize(image_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(image_CHW[None], size=size_hw, mode="bilinear")[0]
 
 
-def _flat_patches(pictures: list[Tensor], patch: int) -> dict[str, Tensor]:
+def _flat_patches(images: list[Tensor], patch: int) -> dict[str, Tensor]:
     """As Qwen2-VL's image processor: 2 x 2 blocks of patches, two equal frames."""
     flat: list[Tensor] = []
     grid: list[list[int]] = []
-    for picture in pictures:
-        rows, columns = (max(2, round(side / patch / 2) * 2) for side in picture.shape[1:])
-        pixels = _resize(picture, (rows * patch, columns * patch))
+    for image in images:
+        rows, columns = (max(2, round(side / patch / 2) * 2) for side in image.shape[1:])
+        pixels = _resize(image, (rows * patch, columns * patch))
         blocks = pixels.view(3, rows // 2, 2, patch, columns // 2, 2, patch)
         patches = blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, patch, patch)
         flat.append(patches.expand(-1, -1, 2, -1, -1).flatten(1))

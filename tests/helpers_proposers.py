@@ -11,7 +11,7 @@ such module is found by itself. A case builds a REAL proposer class at tiny rand
 
 `build` gives equal proposers, fingerprint included, whenever and in whatever folder it is called.
 Keep it under two seconds. The weights should be such that boxes come out: a contract over empty
-lists shows little, so `test_something_is_found` asks for some on the pictures below.
+lists shows little, so `test_something_is_found` asks for some on the images below.
 """
 
 import importlib
@@ -47,7 +47,7 @@ def all_cases() -> list[ProposerCase]:
 
 
 def scene(seed: int = 0, size_wh: tuple[int, int] = (96, 64)) -> Image.Image:
-    """A picture with a few plain things and a word on a soft background."""
+    """An image with a few plain things and a word on a soft background."""
     random = np.random.default_rng(seed)
     width, height = size_wh
     slope = np.linspace(150, 210, width)[None, :, None] + np.zeros((height, 1, 3))

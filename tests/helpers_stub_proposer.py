@@ -1,4 +1,4 @@
-"""A proposer that offers what a test wants, wherever a thing is in the picture."""
+"""A proposer that offers what a test wants, wherever a thing is in the image."""
 
 from typing import ClassVar
 
@@ -11,14 +11,14 @@ BOXES = [[2, 3, 40, 50], [30, 20, 100, 80]]
 
 
 class Stub:
-    """Finds `BOXES` with scores 0.9 and 0.4 in every picture they fit into.
+    """Finds `BOXES` with scores 0.9 and 0.4 in every image they fit into.
 
     Args:
         named: Whether it looks for named things.
     """
 
     asked: ClassVar[list] = []
-    """The queries of every call, one entry a picture."""
+    """The queries of every call, one entry an image."""
     name = "stub"
 
     def __init__(self, *, named=False):
@@ -37,7 +37,7 @@ class Stub:
 
 
 class Painted:
-    """Finds every patch of one pure colour, as one box, in pictures made by `painted`."""
+    """Finds every patch of one pure colour, as one box, in images made by `painted`."""
 
     name = "painted"
     fingerprint = "painted"
@@ -62,7 +62,7 @@ class Painted:
 
 
 def painted(size_wh, boxes):
-    """A black picture with a patch of its own colour in each box."""
+    """A black image with a patch of its own colour in each box."""
     pixels = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(np.asarray(boxes).astype(int).tolist(), start=1):
         pixels[y1:y2, x1:x2] = (number, 255 - number % 200, 7)

@@ -270,7 +270,7 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def build_cached(folder: Path, **options: Any) -> Proposer:
-    """A detector behind a cache: each picture is offered twice, once from disk."""
+    """A detector behind a cache: each image is offered twice, once from disk."""
     inner = build(folder / "weights", kind="rt_detr_v2", **PARTS["rt_detr_v2"], **options)
     return CachedProposer(inner, folder / "cache")
 

@@ -79,7 +79,7 @@ class Frame(NamedTuple):
     """EXIF's number, 1 to 8: what turns the stored image into the shown one."""
 
 
-def pictures_among(paths: Iterable[Path]) -> list[Path]:
+def images_among(paths: Iterable[Path]) -> list[Path]:
     """Those of some files that are images by their names and can be read here, in their order."""
     suffixes = IMAGE_SUFFIXES | HEIF_SUFFIXES if reads_heif() else IMAGE_SUFFIXES
     return [path for path in paths if path.suffix.lower() in suffixes]
@@ -186,7 +186,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=_FORMATS)
         if reads_heif():
             return Image.open(io.BytesIO(data), formats=(_HEIF,))
-    raise ImageError(f"{name} is a HEIC picture, which needs a plug-in: {HEIF_REMEDY}")
+    raise ImageError(f"{name} is a HEIC image, which needs a plug-in: {HEIF_REMEDY}")
 
 
 def _is_heif(data: bytes) -> bool:

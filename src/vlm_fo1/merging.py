@@ -18,11 +18,11 @@ they overlap more than this."""
 def merge_tiles(
     seen: Iterable[tuple[Area, Regions]], size_wh: tuple[int, int], *, border: float = 2.0
 ) -> Regions:
-    """What a proposer found in parts of a picture, in pixels of the whole.
+    """What a proposer found in parts of an image, in pixels of the whole.
 
     Args:
         seen: Parts and the regions found in each, in pixels of the part; scores in all or none.
-        size_wh: Width and height of the picture.
+        size_wh: Width and height of the image.
         border: A box that comes nearer than this to a cut edge of its part is left out: it may be
             a piece of a thing, which another part shows whole.
 

@@ -300,7 +300,7 @@ class Scene:
         if self.tile is None:
             cause = f"the model has numbers for {self._limit}"
         else:
-            cause = f"the picture is seen in tiles of {self.tile} pixels"
+            cause = f"the image is seen in tiles of {self.tile} pixels"
         said = (
             f"{len(self.regions)} regions were offered, {cause}: "
             f"{windows} windows were asked and their answers merged"

@@ -137,7 +137,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
                 "Answer with grounded object indexes."
             ),
             takes="nothing",
-            title="Describe the picture",
+            title="Describe the image",
             help="Describe the image, and point at everything mentioned.",
             command="ground",
             example="photo.jpg --boxes boxes.json --out found.jpg",

@@ -1,6 +1,6 @@
 """More regions than one question holds: which go together.
 
-A *window* is a part of the picture with the regions one question is about: the whole picture with
+A *window* is a part of the image with the regions one question is about: the whole image with
 the next best regions, or a tile of it with the regions in that tile.
 """
 
@@ -21,7 +21,7 @@ LEAST_TILE = 32
 """Smallest side of a tile in pixels."""
 
 LARGE = 1 << 14
-"""Side in pixels of a picture that every model shrinks."""
+"""Side in pixels of an image that every model shrinks."""
 
 READABLE = 16
 """Things that the model sees smaller than this many pixels a side are hard for it to name."""
@@ -34,7 +34,7 @@ WORTHWHILE = 1.5
 larger."""
 
 Area = tuple[int, int, int, int]
-"""A part of the picture, (left, top, right, bottom) in whole pixels."""
+"""A part of the image, (left, top, right, bottom) in whole pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Window:
 
 
 def best_of(regions: Regions, size: int) -> Window:
-    """The whole picture with the best regions.
+    """The whole image with the best regions.
 
     Args:
         regions: All that were offered.
@@ -62,7 +62,7 @@ def best_of(regions: Regions, size: int) -> Window:
 
 
 def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> list[Window]:
-    """The whole picture again and again, each time with the next best regions.
+    """The whole image again and again, each time with the next best regions.
 
     Args:
         regions: All that were offered.
@@ -96,7 +96,7 @@ def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:
         size: Greatest number of regions of a window.
 
     Returns:
-        First the whole picture with the regions that fit into no tile, then tiles row by row; none
+        First the whole image with the regions that fit into no tile, then tiles row by row; none
         without a region, unless there are no regions at all. A tile with more regions than ``size``
         gives several windows.
 
@@ -117,11 +117,11 @@ def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:
 def fitting_tile(
     regions: Regions, seen_size: Callable[[tuple[int, int]], tuple[int, int]]
 ) -> int | None:
-    """The side of tiles that things of a picture need to be recognised, if they need any.
+    """The side of tiles that things of an image need to be recognised, if they need any.
 
     Args:
         regions: What may be asked about.
-        seen_size: From a picture's size to that at which the model sees it, both width and height
+        seen_size: From an image's size to that at which the model sees it, both width and height
             in pixels.
 
     Returns:
@@ -139,7 +139,7 @@ def fitting_tile(
         if middle * seen >= READABLE:
             return None
         wanted = sharpest * middle / CLEAR
-        clear = wanted >= sharpest  # else the picture has no more pixels of them
+        clear = wanted >= sharpest  # else the image has no more pixels of them
     else:
         wanted, clear = 2 * sharpest, False
     tile = max(LEAST_TILE, round(max(sharpest, wanted)))
@@ -153,11 +153,11 @@ def _side(size_wh: tuple[int, int]) -> float:
 
 
 def tiles(size_wh: tuple[int, int], tile: int) -> list[Area]:
-    """Squares that cover a picture and overlap by at least `TILE_OVERLAP`, row by row.
+    """Squares that cover an image and overlap by at least `TILE_OVERLAP`, row by row.
 
     Args:
-        size_wh: Width and height of the picture in pixels.
-        tile: Side of a square; where the picture is smaller, its own side is taken.
+        size_wh: Width and height of the image in pixels.
+        tile: Side of a square; where the image is smaller, its own side is taken.
 
     Raises:
         ConfigError: A tile smaller than `LEAST_TILE`.
@@ -169,7 +169,7 @@ def tiles(size_wh: tuple[int, int], tile: int) -> list[Area]:
 
 
 def _starts(length: int, tile: int) -> tuple[list[int], int]:
-    """Where tiles begin along one side of the picture, and how long they are."""
+    """Where tiles begin along one side of the image, and how long they are."""
     if length <= tile:
         return [0], length
     step = tile - int(np.ceil(tile * TILE_OVERLAP))

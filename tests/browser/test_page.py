@@ -94,7 +94,7 @@ def shot(page, name):
 def take_example(page, number=0):
     page.locator("#ask-examples button").nth(number).click()
     page.wait_for_function(
-        "() => document.querySelector('#ask-picture canvas')?.getBoundingClientRect().height > 100"
+        "() => document.querySelector('#ask-image canvas')?.getBoundingClientRect().height > 100"
     )
     page.wait_for_timeout(500)
 
@@ -167,11 +167,11 @@ def test_hovering_lights_the_same_region_everywhere(visit):
     page.check("#ask-dim input")
     ask(page)
     page.locator(".fo1-list tr[data-regions='3']").hover()
-    assert page.locator(".fo1-picture rect.fo1-on").get_attribute("data-regions") == "3"
+    assert page.locator(".fo1-image rect.fo1-on").get_attribute("data-regions") == "3"
     shot(page, "04-hovered-list")
     page.mouse.move(0, 0)
     assert page.locator(".fo1-on").count() == 0
-    smallest = page.locator(".fo1-picture rect").last  # it lies on top where boxes overlap
+    smallest = page.locator(".fo1-image rect").last  # it lies on top where boxes overlap
     number = smallest.get_attribute("data-regions")
     smallest.hover()
     assert page.locator(".fo1-list tr.fo1-on").get_attribute("data-regions") == number
@@ -179,7 +179,7 @@ def test_hovering_lights_the_same_region_everywhere(visit):
     if marks.count():  # what the model says is its own affair
         marks.first.hover()
         wanted = set((marks.first.get_attribute("data-regions") or "").split())
-        lit = page.locator(".fo1-picture rect.fo1-on").all()
+        lit = page.locator(".fo1-image rect.fo1-on").all()
         assert {rect.get_attribute("data-regions") for rect in lit} == wanted
         shot(page, "05-hovered-word")
 
@@ -191,9 +191,9 @@ def test_a_box_can_be_drawn_and_is_what_the_answer_is_about(visit, tmp_path):
     page.wait_for_timeout(1500)
     choose_task(page, "Describe the boxes briefly")
     shorten(page, 16)
-    canvas = page.locator("#ask-picture canvas")
-    page.locator("#ask-picture button").filter(has=page.locator("svg")).first.wait_for()
-    create = page.locator("#ask-picture button[aria-label='Create box']")
+    canvas = page.locator("#ask-image canvas")
+    page.locator("#ask-image button").filter(has=page.locator("svg")).first.wait_for()
+    create = page.locator("#ask-image button[aria-label='Create box']")
     if create.count():
         create.click()
     area = canvas.bounding_box()
@@ -223,9 +223,9 @@ def drag(page, start, end):
 
 
 def on_screen(page, x, y):
-    """Where a pixel of the picture is on the page: in the middle, and never enlarged."""
-    page.locator("#ask-picture canvas").scroll_into_view_if_needed()
-    area = page.locator("#ask-picture canvas").bounding_box()
+    """Where a pixel of the image is on the page: in the middle, and never enlarged."""
+    page.locator("#ask-image canvas").scroll_into_view_if_needed()
+    area = page.locator("#ask-image canvas").bounding_box()
     with Image.open(PHOTO) as photo:
         scale = min(1, area["width"] / photo.width)
         left = area["x"] + (area["width"] - photo.width * scale) / 2
@@ -266,11 +266,11 @@ def test_a_box_is_moved_resized_drawn_and_deleted_by_hand_and_keeps_its_number(v
     ask(page)
     shot(page, "16-moved")
     assert f"at {shaped[0]}, {shaped[1]}" in row(page, 6) != before
-    page.locator("#ask-picture button[aria-label='Remove box']").click()
+    page.locator("#ask-image button[aria-label='Remove box']").click()
     page.wait_for_timeout(400)
     left = numbers(page)
     assert left == moved[:6] + given[7:]
-    page.locator("#ask-picture button[aria-label='Create box']").click()
+    page.locator("#ask-image button[aria-label='Create box']").click()
     drag(page, on_screen(page, 20, 200), on_screen(page, 80, 260))
     drawn = numbers(page)
     assert drawn[:-1] == left
@@ -280,7 +280,7 @@ def test_a_box_is_moved_resized_drawn_and_deleted_by_hand_and_keeps_its_number(v
     answer = json.loads(downloaded(page, "#ask-json", tmp_path / "a.json").read_text())
     assert answer["regions"]["xyxy"] == drawn
     assert page.locator(".fo1-list tr[data-regions]").count() == len(given)
-    page.locator("#ask-picture .annotator-container").press("Delete")
+    page.locator("#ask-image .annotator-container").press("Delete")
     page.wait_for_timeout(400)
     assert numbers(page) == left
 
@@ -312,7 +312,7 @@ def test_a_stroke_of_the_brush_becomes_the_box_around_it(visit):
     x1, y1, x2, y2 = drawn
     assert 30 < x2 - x1 < 200
     assert 30 < y2 - y1 < 200
-    assert abs((x1 + x2) / 2 - 160) < 10  # the middle of the picture, 320 x 288 pixels
+    assert abs((x1 + x2) / 2 - 160) < 10  # the middle of the image, 320 x 288 pixels
     assert abs((y1 + y2) / 2 - 144) < 10
 
 
@@ -327,7 +327,7 @@ def test_boxes_are_changed_with_the_keyboard(visit):
     assert numbers(page) == kept
 
 
-def test_the_score_filter_works_on_boxes_put_on_the_picture_too(visit):
+def test_the_score_filter_works_on_boxes_put_on_the_image_too(visit):
     page = visit()
     take_example(page)
     page.click("#ask-propose")
@@ -372,27 +372,27 @@ def upload_field_is_back(page, name):
 def test_an_unreadable_upload_is_a_message_and_the_page_goes_on(visit, tmp_path):
     page = visit()
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"this is no picture")
+    broken.write_bytes(b"this is no image")
     large = tmp_path / "large.png"
     Image.effect_noise((1800, 1800), 90).save(large)
     assert large.stat().st_size > 2 * 2**20
     for path, said in ((broken, "broken.png cannot be used"), (large, "at most 2 MB")):
-        page.set_input_files("#ask-picture input[type=file]", path)
+        page.set_input_files("#ask-image input[type=file]", path)
         page.get_by_text(said).first.wait_for()
-        upload_field_is_back(page, "ask-picture")
+        upload_field_is_back(page, "ask-image")
         page.wait_for_timeout(400)
         shot(page, f"08-{path.stem}-upload")
-    page.set_input_files("#ask-picture input[type=file]", PHOTO)
-    page.locator("#ask-picture canvas").wait_for()
+    page.set_input_files("#ask-image input[type=file]", PHOTO)
+    page.locator("#ask-image canvas").wait_for()
     shorten(page)
     page.get_by_label("the proposer", exact=True).check()
     choose_task(page, "Count")
     page.locator("#ask-words textarea").fill("orange")
     ask(page)
     page.get_by_role("tab", name="SAM 3").click()
-    page.set_input_files("#segment-picture input[type=file]", broken)
+    page.set_input_files("#segment-image input[type=file]", broken)
     page.get_by_text("broken.png cannot be used").first.wait_for()
-    upload_field_is_back(page, "segment-picture")
+    upload_field_is_back(page, "segment-image")
 
 
 def test_an_empty_question_is_said_plainly(visit):
@@ -442,7 +442,7 @@ def test_questions_leave_no_components_behind(browser):
     assert counts[-1] == counts[2]
 
 
-def test_two_visitors_get_the_answers_to_their_own_pictures(visit, tmp_path):
+def test_two_visitors_get_the_answers_to_their_own_images(visit, tmp_path):
     sizes = [(320, 200), (200, 300)]
     pages = []
     for number, size in enumerate(sizes):
@@ -450,7 +450,7 @@ def test_two_visitors_get_the_answers_to_their_own_pictures(visit, tmp_path):
         with Image.open(PHOTO) as photo:
             photo.convert("RGB").resize(size).save(path)
         page = visit()
-        page.set_input_files("#ask-picture input[type=file]", path)
+        page.set_input_files("#ask-image input[type=file]", path)
         page.wait_for_timeout(1500)
         shorten(page)
         choose_task(page, "Count")
@@ -496,8 +496,8 @@ def test_a_long_batch_can_be_stopped_and_keeps_what_was_finished(visit, tmp_path
 def test_a_phrase_is_segmented_in_its_own_tab(visit):
     page = visit()
     page.get_by_role("tab", name="SAM 3").click()
-    page.set_input_files("#segment-picture input[type=file]", PHOTO)
-    page.locator("#segment-picture img").first.wait_for()
+    page.set_input_files("#segment-image input[type=file]", PHOTO)
+    page.locator("#segment-image img").first.wait_for()
     page.locator("#segment-phrase textarea").fill("orange")
     page.click("#segment-go")
     page.wait_for_selector("#segment-view .fo1-result")
@@ -542,7 +542,7 @@ def test_the_keyboard_alone_is_enough(visit):
     page = visit()
     go_to(page, "#ask-examples")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#ask-picture canvas")
+    page.wait_for_selector("#ask-image canvas")
     page.wait_for_timeout(1000)
     go_to(page, "#ask-dim")
     page.keyboard.press("Space")
@@ -551,7 +551,7 @@ def test_the_keyboard_alone_is_enough(visit):
     page.keyboard.press("Enter")
     page.wait_for_selector(".fo1-result")
     go_to(page, ".fo1-list tr[data-regions]")
-    assert page.locator(".fo1-picture rect.fo1-on").count() == 1
+    assert page.locator(".fo1-image rect.fo1-on").count() == 1
     shot(page, "15-keyboard")
 
 

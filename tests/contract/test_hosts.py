@@ -30,7 +30,7 @@ GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "suppress_to
 BOXES = torch.tensor([[4.0, 4.0, 30.0, 28.0], [20.0, 8.0, 60.0, 40.0], [0.0, 0.0, 64.0, 48.0]])
 
 
-def picture(seed: int, height: int = 48, width: int = 64) -> Tensor:
+def photo(seed: int, height: int = 48, width: int = 64) -> Tensor:
     return torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -99,8 +99,8 @@ def test_without_regions_the_logits_are_the_hosts_own(
 ) -> None:
     host, prompter = pair
     questions = [QUESTION, "red", "what in this is blue"][: len(with_image)]
-    pictures = [picture(i, 48, 64 + 16 * i) if w else None for i, w in enumerate(with_image)]
-    inputs = prompter.batch(questions, pictures)
+    images = [photo(i, 48, 64 + 16 * i) if w else None for i, w in enumerate(with_image)]
+    inputs = prompter.batch(questions, images)
     real = inputs["attention_mask"].bool()
     ours = prompter.model(**inputs).logits[real][:, : len(WORDS)]
     torch.testing.assert_close(ours, host_logits(host, inputs, with_image)[real], atol=1e-5, rtol=0)
@@ -122,7 +122,7 @@ def test_added_tokens_start_as_the_mean_and_never_outbid_every_old_one(
         torch.testing.assert_close(layer.weight[old:], mean)
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert tied == host.config.tie_word_embeddings
-    logits = model(**prompter.batch([QUESTION], [picture(0)])).logits
+    logits = model(**prompter.batch([QUESTION], [photo(0)])).logits
     assert (logits.argmax(-1) < old).all()
 
 
@@ -134,7 +134,7 @@ def test_host_weights_are_untouched_by_the_graft(pair: tuple[PreTrainedModel, Pr
 
 
 def test_region_features_are_one_token_per_box(prompter: Prompter) -> None:
-    inputs = prompter.batch([QUESTION] * 2, [picture(0), picture(1)], [BOXES, BOXES[:0]])
+    inputs = prompter.batch([QUESTION] * 2, [photo(0), photo(1)], [BOXES, BOXES[:0]])
     for name in ("input_ids", "attention_mask"):
         del inputs[name]
     features = prompter.model.get_region_features(**{"image_grid_thw": None, **inputs})
@@ -142,8 +142,8 @@ def test_region_features_are_one_token_per_box(prompter: Prompter) -> None:
 
 
 def test_region_features_are_of_what_stands_in_the_box(prompter: Prompter) -> None:
-    """A box that covers the changed part of a picture changes most: maps and boxes line up."""
-    before, after = picture(0, 64, 128), picture(0, 64, 128)
+    """A box that covers the changed part of an image changes most: maps and boxes line up."""
+    before, after = photo(0, 64, 128), photo(0, 64, 128)
     after[:, :32, 96:] += 4.0
     boxes = torch.tensor(
         [[0.0, 0, 32, 32], [96.0, 0, 128, 32], [0.0, 32, 32, 64], [96.0, 32, 128, 64]]
@@ -162,14 +162,14 @@ def test_region_features_are_of_what_stands_in_the_box(prompter: Prompter) -> No
 
 def test_batched_rows_equal_single_rows(prompter: Prompter) -> None:
     questions = [QUESTION, "what colour is in this", "blue"]
-    pictures = [picture(0), None, picture(1, 64, 48)]
+    images = [photo(0), None, photo(1, 64, 48)]
     boxes = [BOXES, BOXES[:1]]
-    batch = prompter.batch(questions, pictures, boxes)
+    batch = prompter.batch(questions, images, boxes)
     together = prompter.model(**batch).logits
     singles = [
-        prompter.batch([questions[0]], [pictures[0]], [BOXES]),
+        prompter.batch([questions[0]], [images[0]], [BOXES]),
         prompter.batch([questions[1]], [None]),
-        prompter.batch([questions[2]], [pictures[2]], [BOXES[:1]]),
+        prompter.batch([questions[2]], [images[2]], [BOXES[:1]]),
     ]
     for row, single in enumerate(singles):
         alone = prompter.model(**single).logits[0]
@@ -179,7 +179,7 @@ def test_batched_rows_equal_single_rows(prompter: Prompter) -> None:
 def test_generation_with_regions_follows_the_forward_pass(prompter: Prompter) -> None:
     """Step by step with a cache gives what one pass over the whole text gives."""
     model = prompter.model
-    inputs = prompter.batch([QUESTION], [picture(0)], [BOXES])
+    inputs = prompter.batch([QUESTION], [photo(0)], [BOXES])
     out = model.generate(**inputs, **GREEDY, max_new_tokens=8)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     encoded = model.encode_images(**inputs)
@@ -197,7 +197,7 @@ def test_beams_and_a_cache_of_the_prompts_start_agree_with_plain_generation(
     prompter: Prompter,
 ) -> None:
     model = prompter.model
-    inputs = prompter.batch([QUESTION], [picture(0)], [BOXES])
+    inputs = prompter.batch([QUESTION], [photo(0)], [BOXES])
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     options = {**GREEDY, "max_new_tokens": 6}
     prompt = model.embed_prompt(ids, mask, model.encode_images(**inputs))
@@ -222,8 +222,8 @@ def test_beams_and_a_cache_of_the_prompts_start_agree_with_plain_generation(
 def test_threads_on_one_model_get_what_they_get_alone(prompter: Prompter) -> None:
     model = prompter.model
     prompts = [
-        prompter.batch([QUESTION], [picture(0, 48, 96)], [BOXES]),
-        prompter.batch(["what colour"], [picture(1)], [BOXES[:1]]),
+        prompter.batch([QUESTION], [photo(0, 48, 96)], [BOXES]),
+        prompter.batch(["what colour"], [photo(1)], [BOXES[:1]]),
         prompter.batch(["what colour is in this"], [None]),
     ]
 
@@ -246,14 +246,14 @@ def test_save_and_load_is_exact(pair: tuple[PreTrainedModel, Prompter], tmp_path
     assert state.keys() == loaded.state_dict().keys()
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, state[name]), name
-    inputs = prompter.batch([QUESTION], [picture(0)], [BOXES])
+    inputs = prompter.batch([QUESTION], [photo(0)], [BOXES])
     assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
     assert loaded.config.to_dict().keys() == model.config.to_dict().keys()
 
 
 def test_every_region_parameter_trains(prompter: Prompter) -> None:
     model = prompter.model
-    inputs = prompter.batch([QUESTION] * 2, [picture(0), picture(1)], [BOXES, BOXES[:2]])
+    inputs = prompter.batch([QUESTION] * 2, [photo(0), photo(1)], [BOXES, BOXES[:2]])
     model.zero_grad()
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     parts: list[tuple[str, nn.Module]] = [
@@ -291,7 +291,7 @@ def test_a_host_without_adapter_is_refused_with_the_list_of_those_that_have_one(
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"], indirect=True, scope="module")
 def test_patches_without_a_grid_are_refused(prompter: Prompter) -> None:
-    inputs = prompter.batch([QUESTION], [picture(0)])
+    inputs = prompter.batch([QUESTION], [photo(0)])
     del inputs["image_grid_thw"]
     with pytest.raises(SpliceError, match="image_grid_thw"):
         prompter.model(**inputs)
@@ -299,7 +299,7 @@ def test_patches_without_a_grid_are_refused(prompter: Prompter) -> None:
 
 @pytest.mark.parametrize("kind", ["idefics3"], indirect=True, scope="module")
 def test_an_image_that_is_not_one_square_is_refused(prompter: Prompter) -> None:
-    inputs = prompter.batch([QUESTION], [picture(0)])
+    inputs = prompter.batch([QUESTION], [photo(0)])
     for height, width in ((64, 96), (80, 80)):  # 5 x 5 patches cannot be merged in twos
         inputs["pixel_values"] = torch.zeros(1, 3, height, width)
         with pytest.raises(SpliceError, match="do_image_splitting=False"):
@@ -336,7 +336,7 @@ def test_a_square_that_patches_do_not_fill_keeps_its_27_cells_at_their_pixels(
 
 
 def coloured_squares(generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
-    """A grey picture with three coloured squares: picture, boxes, names of the colours."""
+    """A grey image with three coloured squares: image, boxes, names of the colours."""
     shown = torch.full((3, 32, 64), 0.5)
     names = [list(hosts.COLOURS)[i] for i in torch.randint(0, 4, (3,), generator=generator)]
     boxes: list[list[float]] = []

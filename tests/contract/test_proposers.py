@@ -13,7 +13,7 @@ from vlm_fo1.proposers.base import Proposer, Selection, names, select, selection
 from vlm_fo1.regions import Regions
 
 CASES = all_cases()
-PICTURES = [scene(0), scene(1, (64, 96)), scene(2, (80, 80))]
+IMAGES = [scene(0), scene(1, (64, 96)), scene(2, (80, 80))]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
@@ -30,8 +30,8 @@ def proposer(case: ProposerCase, tmp_path_factory) -> Proposer:
 
 @pytest.fixture(scope="module")
 def offered(case: ProposerCase, proposer: Proposer) -> list[Regions]:
-    """What it offers for `PICTURES` in one call."""
-    return proposer.propose(PICTURES, queries=case.queries)
+    """What it offers for `IMAGES` in one call."""
+    return proposer.propose(IMAGES, queries=case.queries)
 
 
 def assert_same(first: Regions, second: Regions, atol: float = 1e-3) -> None:
@@ -60,8 +60,8 @@ def test_it_is_a_proposer_with_a_known_name(case: ProposerCase, proposer: Propos
     assert proposer.requires_labels == (case.queries is not None)
 
 
-def test_one_result_a_picture_of_its_size(offered: list[Regions]) -> None:
-    assert [regions.size_wh for regions in offered] == [picture.size for picture in PICTURES]
+def test_one_result_an_image_of_its_size(offered: list[Regions]) -> None:
+    assert [regions.size_wh for regions in offered] == [image.size for image in IMAGES]
 
 
 def test_something_is_found(offered: list[Regions]) -> None:
@@ -109,7 +109,7 @@ def test_no_images_give_no_results(case: ProposerCase, proposer: Proposer) -> No
 
 
 @pytest.mark.parametrize("size_wh", [(1, 1), (1, 300), (300, 1), (3, 50)])
-def test_the_smallest_pictures_are_no_trouble(
+def test_the_smallest_images_are_no_trouble(
     case: ProposerCase, proposer: Proposer, size_wh: tuple[int, int]
 ) -> None:
     (regions,) = proposer.propose([Image.new("RGB", size_wh, "red")], queries=case.queries)
@@ -117,22 +117,22 @@ def test_the_smallest_pictures_are_no_trouble(
     assert (regions.xyxy <= np.array([*size_wh] * 2)).all()
 
 
-def test_pictures_in_one_call_get_what_each_gets_alone(
+def test_images_in_one_call_get_what_each_gets_alone(
     case: ProposerCase, proposer: Proposer, offered: list[Regions]
 ) -> None:
-    for picture, regions in zip(PICTURES, offered, strict=True):
-        (alone,) = proposer.propose([picture], queries=case.queries)
+    for image, regions in zip(IMAGES, offered, strict=True):
+        (alone,) = proposer.propose([image], queries=case.queries)
         assert_same(alone, regions)
 
 
-def test_the_pictures_are_not_changed(case: ProposerCase, proposer: Proposer) -> None:
-    copies = [picture.copy() for picture in PICTURES]
+def test_the_images_are_not_changed(case: ProposerCase, proposer: Proposer) -> None:
+    copies = [image.copy() for image in IMAGES]
     queries = None if case.queries is None else list(case.queries)
     proposer.propose(copies, queries=queries)
-    for copy, picture in zip(copies, PICTURES, strict=True):
-        assert copy.size == picture.size
-        assert copy.mode == picture.mode
-        assert copy.tobytes() == picture.tobytes()
+    for copy, image in zip(copies, IMAGES, strict=True):
+        assert copy.size == image.size
+        assert copy.mode == image.mode
+        assert copy.tobytes() == image.tobytes()
     assert queries == case.queries
 
 
@@ -140,7 +140,7 @@ def test_threads_get_what_they_get_alone(
     case: ProposerCase, proposer: Proposer, offered: list[Regions]
 ) -> None:
     def alone(index: int) -> Regions:
-        return proposer.propose([PICTURES[index]], queries=case.queries)[0]
+        return proposer.propose([IMAGES[index]], queries=case.queries)[0]
 
     jobs = [0, 1, 0, 1]
     with ThreadPoolExecutor(2) as pool:
@@ -151,13 +151,13 @@ def test_threads_get_what_they_get_alone(
 def test_queries_are_needed_or_refused(case: ProposerCase, proposer: Proposer) -> None:
     if case.queries is None:
         with pytest.raises(PromptError, match=f"{proposer.name}.*leave out"):
-            proposer.propose(PICTURES[:1], queries=["cat"])
+            proposer.propose(IMAGES[:1], queries=["cat"])
         return
     for missing in (None, []):
         with pytest.raises(PromptError, match=f"{proposer.name}.*pass queries"):
-            proposer.propose(PICTURES[:1], queries=missing)
+            proposer.propose(IMAGES[:1], queries=missing)
     with pytest.raises(PromptError, match="query 1"):
-        proposer.propose(PICTURES[:1], queries=["cat", " "])
+        proposer.propose(IMAGES[:1], queries=["cat", " "])
 
 
 def test_the_fingerprint_is_stable_and_tells_settings_apart(

@@ -36,7 +36,7 @@ ANSWER = "<ground>orange</ground><objects><region1></objects>"
 PLACEHOLDERS = {ADDED["<|image_pad|>"], ADDED["<|video_pad|>"]}
 
 
-def picture(width=84, height=70, seed=0):
+def photo(width=84, height=70, seed=0):
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (height // 7, width // 7, 3), generator=draw, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
@@ -89,7 +89,7 @@ def test_what_the_file_says_more_than_the_model_reads_is_told(loaded):
 
 
 def test_detecting_answers_alike_whatever_the_form(loaded, told):
-    answer = loaded.fo1.detect(picture(), ["orange", "the apple"], BOXES, max_new_tokens=6)
+    answer = loaded.fo1.detect(photo(), ["orange", "the apple"], BOXES, max_new_tokens=6)
     kind = (loaded.layout.projector, loaded.layout.head.endswith(" tied"))
     assert answer.text == told.setdefault(kind, answer.text)
     assert len(answer.regions) == 3
@@ -103,8 +103,8 @@ def test_detecting_answers_alike_whatever_the_form(loaded, told):
 def test_a_padded_batch_is_its_rows_alone(loaded):
     processor, model = loaded.fo1.processor, loaded.fo1.model
     rows = [
-        (picture(seed=1), "Where is the orange?", BOXES),
-        (picture(112, 56, seed=2), "in", BOXES[:1]),
+        (photo(seed=1), "Where is the orange?", BOXES),
+        (photo(112, 56, seed=2), "in", BOXES[:1]),
         (None, "the", None),
     ]
     images, questions, boxes = (list(column) for column in zip(*rows, strict=True))
@@ -125,7 +125,7 @@ def test_a_batch_that_others_padded_with_a_placeholder_is_read_as_its_rows(loade
     if loaded.layout not in LAYOUTS[::6]:
         return  # how a batch is read depends on none of the unknowns: a few are enough
     processor, model = loaded.fo1.processor, loaded.fo1.model
-    batch = processor([picture(seed=1), None], ["Where?", "in"], [BOXES, None])
+    batch = processor([photo(seed=1), None], ["Where?", "in"], [BOXES, None])
     padding = batch["attention_mask"] == 0
     padded = {**batch, "input_ids": batch["input_ids"].masked_fill(padding, ADDED[token])}
     with torch.inference_mode():
@@ -136,7 +136,7 @@ def test_a_batch_that_others_padded_with_a_placeholder_is_read_as_its_rows(loade
 def test_the_first_batch_of_training_gives_a_loss_and_gradients(loaded):
     examples = [
         Example(
-            image=picture(seed=3),
+            image=photo(seed=3),
             regions_xyxy=as_boxes(BOXES),
             turns=(Turn(question="Where is the orange?", answer=ANSWER),),
             source="made.jsonl",

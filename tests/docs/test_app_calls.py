@@ -146,12 +146,12 @@ def test_every_documented_call_works(names, name):
     ("change", "reason"),
     [
         ({"labels": []}, "no labels yet"),
-        ({"picture": None}, "no picture yet"),
+        ({"image": None}, "no image yet"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_its_reason(names, change, reason):
     asked: dict[str, Any] = {
-        "picture": {**names["photo"], "boxes": names["boxes"]},
+        "image": {**names["photo"], "boxes": names["boxes"]},
         "labels": ["orange"],
         **change,
     }

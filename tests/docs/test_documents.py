@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ does what it says.
 
 Python blocks run in one namespace per file; `fo1` and `python` lines of console blocks run too,
-both in a fresh folder that holds the bundled picture as `photo.jpg` and its boxes as `boxes.json`.
+both in a fresh folder that holds the bundled image as `photo.jpg` and its boxes as `boxes.json`.
 A block after ``<!-- needs weights -->`` is only parsed, and its options looked up in the help. What
 would change the machine (`make`, `pip`, `git`) is not run: the names in it have to exist.
 """

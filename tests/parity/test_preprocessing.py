@@ -26,7 +26,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def picture(case: dict[str, Any]) -> Image.Image:
+def photo(case: dict[str, Any]) -> Image.Image:
     """The formula of cases.json."""
     seed = case["seed"]
     y, x = np.mgrid[0 : case["height"], 0 : case["width"]].astype(np.float64)
@@ -55,7 +55,7 @@ def recorded_tokens(ids: list[int]) -> list[str]:
 def trial(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
     case = CASES[request.param]
     processor = FO1ImageProcessor(aux_image_aspect_ratio=case["aux_mode"])
-    batch = processor(picture(case), case["boxes"])
+    batch = processor(photo(case), case["boxes"])
     return case, load_file(DATA / f"case{request.param}.safetensors"), batch
 
 

@@ -38,7 +38,7 @@ from vlm_fo1.markup import Piece, pieces
 from vlm_fo1.regions import Regions
 from vlm_fo1.tasks import TASKS, Request, TaskSpec
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8))
 BOXES = [[2.0, 3.0, 40.0, 50.0], [30.0, 20.0, 100.0, 80.0], [60.0, 5.0, 110.0, 40.0]]
 TEXT = (
     "There are <ground>cat</ground><objects><region0><region2></objects> and "
@@ -51,7 +51,7 @@ def an_answer(scores: Any = (0.9, 0.5, 0.2), **fields: Any):
     values: dict[str, Any] = {"problems": ("label 'cow': region 9 does not exist",), **fields}
     return Answer(
         text=TEXT,
-        regions=Regions(np.array(BOXES, np.float32), PICTURE.size, known),
+        regions=Regions(np.array(BOXES, np.float32), IMAGE.size, known),
         mentions=(Mention("cat", (0, 2), (0.8, 0.7)), Mention("<b>dog</b>", (1,))),
         labels=("cat", "<b>dog</b>", "owl"),
         timing_s={"propose": 0.25, "encode": 0.5, "answer": 1.0},
@@ -68,8 +68,8 @@ def fo1():
 # --- answers as HTML
 
 
-def test_an_answer_links_its_words_its_picture_and_its_list():
-    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
+def test_an_answer_links_its_words_its_image_and_its_list():
+    html = views.result(AnswerState(an_answer(), IMAGE), ViewOptions())
     assert re.search(r'<mark [^>]*data-regions="0 2"[^>]*>cat<', html)
     assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0", "2"]  # the largest below
     assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1", "2"]
@@ -79,7 +79,7 @@ def test_an_answer_links_its_words_its_picture_and_its_list():
 
 
 def test_what_a_model_or_a_user_wrote_cannot_become_markup():
-    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
+    html = views.result(AnswerState(an_answer(), IMAGE), ViewOptions())
     assert "<b>dog" not in html
     assert "&lt;b&gt;dog&lt;/b&gt;" in html
     assert "<script" not in views.note("<script>", "<script>", kind="error")
@@ -87,7 +87,7 @@ def test_what_a_model_or_a_user_wrote_cannot_become_markup():
 
 
 def test_an_answer_fetches_nothing():
-    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions(unchosen=True))
+    html = views.result(AnswerState(an_answer(), IMAGE), ViewOptions(unchosen=True))
     assert all(
         source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="(.*?)"', html)
     )
@@ -95,8 +95,8 @@ def test_an_answer_fetches_nothing():
     assert "url(" not in html
 
 
-def test_the_score_filter_hides_regions_in_picture_and_list_and_keeps_their_numbers():
-    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions(min_score=0.4))
+def test_the_score_filter_hides_regions_in_image_and_list_and_keeps_their_numbers():
+    html = views.result(AnswerState(an_answer(), IMAGE), ViewOptions(min_score=0.4))
     assert re.findall(r'<rect data-regions="(\d)"', html) == ["1", "0"]
     assert re.findall(r'<tr tabindex="0" data-regions="(\d)"', html) == ["0", "1"]
     assert "1 score less than 0.40 and are hidden" in html
@@ -115,26 +115,26 @@ def test_regions_that_were_not_chosen_show_only_when_asked_for():
     answer = Answer(text="", regions=answer.regions, mentions=answer.mentions[1:])
     assert views.shown(answer, ViewOptions()) == [1]
     assert views.shown(answer, ViewOptions(unchosen=True)) == [0, 1, 2]
-    html = views.result(AnswerState(answer, PICTURE), ViewOptions(unchosen=True))
+    html = views.result(AnswerState(answer, IMAGE), ViewOptions(unchosen=True))
     assert html.count('class="fo1-dim"') == 2
 
 
 def test_the_drawing_leaves_out_what_the_filter_hides():
     answer = an_answer()
-    everything = np.asarray(answer.draw(PICTURE))
-    filtered = np.asarray(answer.draw(PICTURE, min_score=0.4))
+    everything = np.asarray(answer.draw(IMAGE))
+    filtered = np.asarray(answer.draw(IMAGE, min_score=0.4))
     only = Answer(text="", regions=answer.regions, labels=answer.labels, mentions=(
         Mention("cat", (0,), (0.8,)), answer.mentions[1]))  # fmt: skip
     assert not np.array_equal(everything, filtered)
-    np.testing.assert_array_equal(filtered, np.asarray(only.draw(PICTURE)))
+    np.testing.assert_array_equal(filtered, np.asarray(only.draw(IMAGE)))
 
 
 def test_thinking_is_shown_apart_from_the_answer():
     text = f"<think>look at {TEXT}</think><answer>the cat</answer>"
-    html = views.result(AnswerState(an_answer(), PICTURE), ViewOptions())
+    html = views.result(AnswerState(an_answer(), IMAGE), ViewOptions())
     assert "Thinking" not in html
     answer = Answer(text=text, regions=an_answer().regions)
-    html = views.result(AnswerState(answer, PICTURE), ViewOptions())
+    html = views.result(AnswerState(answer, IMAGE), ViewOptions())
     assert "<summary>Thinking</summary>" in html
     assert re.search(r'fo1-answer"[^>]*>the cat<', html)
 
@@ -212,7 +212,7 @@ def test_a_task_that_is_added_as_a_row_is_offered_by_the_page_and_answered(fo1, 
     assert (words["label"], words["placeholder"]) == ("Find food", "fruit")
     with pytest.raises(PromptError, match=r"write it first, e\.g\. fruit"):
         request_of("food")
-    answer = put(fo1, PICTURE, BOXES, request_of("food", words="fruit"), max_new_tokens=4)
+    answer = put(fo1, IMAGE, BOXES, request_of("food", words="fruit"), max_new_tokens=4)
     assert (answer.task, answer.labels) == ("food", ("fruit",))
 
 
@@ -234,7 +234,7 @@ def test_a_task_takes_its_own_field_whatever_the_others_hold(task, request_made)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_can_be_asked_and_answers_with_its_name(fo1, task):
     asked = request_of(task, ["cat"], "cat", 1)
-    answer = put(fo1, PICTURE, BOXES, asked, max_new_tokens=4)
+    answer = put(fo1, IMAGE, BOXES, asked, max_new_tokens=4)
     assert answer.task == task
     assert len(answer.regions) == len(BOXES)
 
@@ -243,17 +243,17 @@ def test_boxes_come_from_the_proposer_when_none_are_given(fo1):
     proposing = FO1(fo1.model, fo1.processor, Stub(named=True))
     Stub.asked.clear()
     asked = request_of("detection", ["cat", "dog"])
-    assert len(put(proposing, PICTURE, None, asked, max_new_tokens=4).regions) == 2
+    assert len(put(proposing, IMAGE, None, asked, max_new_tokens=4).regions) == 2
     assert Stub.asked == [["cat", "dog"]]
     why = request_of("free", words="Why?")
-    put(proposing, PICTURE, None, why, look_for=("owl",), max_new_tokens=4)
-    put(proposing, PICTURE, None, why, max_new_tokens=4)
+    put(proposing, IMAGE, None, why, look_for=("owl",), max_new_tokens=4)
+    put(proposing, IMAGE, None, why, max_new_tokens=4)
     assert Stub.asked[1:] == [["owl"], ["Why?"]]
 
 
 def test_where_nothing_offers_boxes_the_page_says_how_to_get_some(fo1):
     with pytest.raises(BoxError, match="start the page with --proposer"):
-        put(fo1, PICTURE, None, request_of("identify"))
+        put(fo1, IMAGE, None, request_of("identify"))
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_where_nothing_offers_boxes_the_page_says_how_to_get_some(fo1):
 )
 def test_a_question_with_an_empty_field_is_refused(fo1, asked, words):
     with pytest.raises(PromptError, match=words):
-        put(fo1, PICTURE, BOXES, request_of(*asked))
+        put(fo1, IMAGE, BOXES, request_of(*asked))
 
 
 def test_a_task_about_boxes_says_how_to_get_some(fo1):
     with pytest.raises(BoxError, match="Propose boxes"):
-        put(fo1, PICTURE, [], request_of("grounded_caption"))
+        put(fo1, IMAGE, [], request_of("grounded_caption"))
     free = request_of("free", words="Is this a kitchen?")
-    put(fo1, PICTURE, [], free, max_new_tokens=2)
+    put(fo1, IMAGE, [], free, max_new_tokens=2)
 
 
 def test_labels_come_from_chips_or_commas_once_each():
@@ -286,9 +286,9 @@ def test_labels_come_from_chips_or_commas_once_each():
 # --- what comes in
 
 
-def test_boxes_are_read_in_the_picture_as_it_was_turned():
+def test_boxes_are_read_in_the_image_as_it_was_turned():
     value = {
-        "image": PICTURE,
+        "image": IMAGE,
         "orientation": 1,
         "boxes": [
             {"xmin": 50, "ymin": 60, "xmax": 10, "ymax": 20},  # drawn from the lower right corner
@@ -297,10 +297,10 @@ def test_boxes_are_read_in_the_picture_as_it_was_turned():
         ],
     }
     seen = annotated(value, Limits())
-    assert seen.picture.size == (84, 112)
+    assert seen.image.size == (84, 112)
     assert seen.boxes_xyxy == [[10, 20, 50, 60], [0, 100, 20, 112]]
-    turned = PICTURE.transpose(Image.Transpose.ROTATE_270)
-    np.testing.assert_array_equal(np.asarray(seen.picture), np.asarray(turned))
+    turned = IMAGE.transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(np.asarray(seen.image), np.asarray(turned))
 
 
 def test_boxes_come_in_the_order_of_their_numbers_and_new_ones_last():
@@ -311,26 +311,26 @@ def test_boxes_come_in_the_order_of_their_numbers_and_new_ones_last():
         {**corner, "xmin": 3, "label": "2"},
         {**corner, "xmin": 4},
     ]
-    seen = annotated({"image": PICTURE, "boxes": boxes}, Limits())
+    seen = annotated({"image": IMAGE, "boxes": boxes}, Limits())
     assert [box[0] for box in seen.boxes_xyxy] == [3, 2, 1, 4]
 
 
 @pytest.mark.parametrize("value", [None, {}, {"image": None, "boxes": []}])
-def test_no_picture_is_said_plainly(value):
-    with pytest.raises(ImageError, match="no picture yet"):
+def test_no_image_is_said_plainly(value):
+    with pytest.raises(ImageError, match="no image yet"):
         annotated(value, Limits())
 
 
 def test_too_many_boxes_are_refused():
     boxes = [{"xmin": 0, "ymin": 0, "xmax": 9, "ymax": 9}] * 3
     with pytest.raises(BoxError, match="at most 2"):
-        annotated({"image": PICTURE, "boxes": boxes}, Limits(boxes=2))
+        annotated({"image": IMAGE, "boxes": boxes}, Limits(boxes=2))
 
 
 @pytest.mark.parametrize(
     ("limits", "content", "words"),
     [
-        (Limits(), b"no picture at all", "photo.png cannot be used"),
+        (Limits(), b"no image at all", "photo.png cannot be used"),
         (Limits(), b"", "photo.png cannot be used"),
         (Limits(upload_mb=0.001), None, "at most 0.001 MB"),
         (Limits(pixels=100), None, "photo.png has 112 x 84 pixels, at most 100 are taken"),
@@ -339,19 +339,19 @@ def test_too_many_boxes_are_refused():
 def test_an_upload_that_cannot_be_used_is_named_without_its_path(tmp_path, limits, content, words):
     path = tmp_path / "upload.png"
     if content is None:
-        PICTURE.save(path)
+        IMAGE.save(path)
     else:
         path.write_bytes(content)
     with pytest.raises(ImageError, match=words) as caught:
-        limits.picture(path, name="photo.png")
+        limits.image(path, name="photo.png")
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_batch_without_pictures_or_with_too_many_is_refused():
-    with pytest.raises(ImageError, match="no pictures yet"):
-        Limits().pictures(["notes.txt"])
+def test_a_batch_without_images_or_with_too_many_is_refused():
+    with pytest.raises(ImageError, match="no images yet"):
+        Limits().images(["notes.txt"])
     with pytest.raises(ImageError, match="at most 1"):
-        Limits(batch=1).pictures(["a.jpg", "b.PNG"])
+        Limits(batch=1).images(["a.jpg", "b.PNG"])
 
 
 def test_limits_that_let_nothing_in_are_refused():
@@ -506,12 +506,12 @@ def test_errors_of_work_reach_who_reads_the_result():
         watched.result()
 
 
-# --- many pictures
+# --- many images
 
 
 def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
     for name in ("a.png", "b.png"):
-        PICTURE.save(tmp_path / name)
+        IMAGE.save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes(b"no")
     rows = []
     ask_all(
@@ -536,7 +536,7 @@ def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
 def test_a_batch_says_what_was_done_to_the_boxes(fo1, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    PICTURE.save(tmp_path / "a.png", exif=exif)  # 112 x 84, shown as 84 x 112
+    IMAGE.save(tmp_path / "a.png", exif=exif)  # 112 x 84, shown as 84 x 112
     image = {"id": 1, "file_name": "x\\a.png", "width": 112, "height": 84}
     rows = []
     ask_all(
@@ -556,7 +556,7 @@ def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
     fo1, tmp_path, monkeypatch, caplog
 ):
     for name in ("a.png", "b.png", "c.png"):
-        PICTURE.save(tmp_path / name)
+        IMAGE.save(tmp_path / name)
     failures: list[BaseException] = [ZeroDivisionError("/secret/path"), MemoryError()]
 
     def broken(*_, **__):
@@ -575,8 +575,8 @@ def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
     assert "a.png failed: ZeroDivisionError: /secret/path" in caplog.text
 
 
-def test_a_batch_that_is_stopped_is_no_failure_of_its_picture(fo1, tmp_path, monkeypatch):
-    PICTURE.save(tmp_path / "a.png")
+def test_a_batch_that_is_stopped_is_no_failure_of_its_image(fo1, tmp_path, monkeypatch):
+    IMAGE.save(tmp_path / "a.png")
 
     def stopped(*_, **__):
         raise StoppedError
@@ -587,11 +587,11 @@ def test_a_batch_that_is_stopped_is_no_failure_of_its_picture(fo1, tmp_path, mon
         ask_all(fo1, [tmp_path / "a.png"], asked, Limits(), boxes=BOXES, report=lambda _: None)
 
 
-def test_uploads_that_are_hidden_or_that_nothing_reads_are_no_pictures(tmp_path):
-    found = Limits().pictures([tmp_path / "a.png", tmp_path / "._a.png", tmp_path / "b.heic"])
+def test_uploads_that_are_hidden_or_that_nothing_reads_are_no_images(tmp_path):
+    found = Limits().images([tmp_path / "a.png", tmp_path / "._a.png", tmp_path / "b.heic"])
     assert found == [tmp_path / "a.png"]
-    with pytest.raises(ImageError, match="1 HEIC pictures, which nothing here reads: save them as"):
-        Limits().pictures([tmp_path / "b.heic"])
+    with pytest.raises(ImageError, match="1 HEIC images, which nothing here reads: save them as"):
+        Limits().images([tmp_path / "b.heic"])
 
 
 def test_rows_are_plain_text_under_their_titles():
@@ -602,7 +602,7 @@ def test_rows_are_plain_text_under_their_titles():
     assert cells[2:4] == ["3", "cat: 0, 2; <b>dog</b>: 1"]
 
 
-def test_the_coco_file_has_one_number_for_each_label_in_all_pictures():
+def test_the_coco_file_has_one_number_for_each_label_in_all_images():
     first = an_answer()
     second = Answer(text="", regions=first.regions, mentions=(Mention("owl", (0,)),))
     data = to_coco(
@@ -634,14 +634,14 @@ def test_the_bundled_scenes_are_examples_that_can_be_asked(fo1):
         request = scene.request
         asked = request_of(request.task, request.labels, words_of(request))
         assert (asked.task, asked.labels) == (request.task, request.labels)
-        picture = Limits().picture(scene.picture)
-        width, height = picture.size
-        assert len(scene.boxes_xyxy), scene.picture
+        image = Limits().image(scene.image)
+        width, height = image.size
+        assert len(scene.boxes_xyxy), scene.image
         assert all(x2 <= width and y2 <= height for _, _, x2, y2 in scene.boxes_xyxy)
 
 
 def test_scenes_come_with_their_own_questions(tmp_path):
-    PICTURE.save(tmp_path / "one.png")
+    IMAGE.save(tmp_path / "one.png")
     (tmp_path / "one.boxes.json").write_text(json.dumps(BOXES))
     request = Request(task="counting", labels=("dog",))
     entry = {"image": "one.png", "boxes": "one.boxes.json", "request": request.to_dict()}
@@ -654,12 +654,12 @@ def test_scenes_come_with_their_own_questions(tmp_path):
 
 
 def test_without_sam3_things_stay_where_they_were():
-    track = StillTracker().start(PICTURE, Regions(np.array(BOXES[:2], np.float32), PICTURE.size))
-    masks, scores = track.follow(PICTURE)
+    track = StillTracker().start(IMAGE, Regions(np.array(BOXES[:2], np.float32), IMAGE.size))
+    masks, scores = track.follow(IMAGE)
     assert masks.shape == (2, 84, 112)
     assert masks[0].sum() == 38 * 47
     np.testing.assert_array_equal(scores, [1, 1])
-    np.testing.assert_array_equal(track.follow(PICTURE)[0], masks)
+    np.testing.assert_array_equal(track.follow(IMAGE)[0], masks)
 
 
 # --- with Gradio, if it is there

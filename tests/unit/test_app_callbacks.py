@@ -28,9 +28,9 @@ from vlm_fo1.app.segment_tab import run_segment
 from vlm_fo1.app.video_tab import frames_source, run_video
 from vlm_fo1.errors import BoxError, ConfigError, ImageError, PromptError
 
-PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (84, 112, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (84, 112, 3), np.uint8))
 VALUE = {
-    "image": PICTURE,
+    "image": IMAGE,
     "boxes": [{"xmin": 2, "ymin": 3, "xmax": 40, "ymax": 50}],
     "orientation": 0,
 }
@@ -85,7 +85,7 @@ def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(con
     assert json.loads(Path(json_file).read_text())["regions"]["xyxy"] == [[2, 3, 40, 50]]
     json.loads(Path(coco_file).read_text())
     with Image.open(drawing) as drawn:
-        assert drawn.size == PICTURE.size
+        assert drawn.size == IMAGE.size
     assert 'data-state="ready"' in state
 
 
@@ -103,7 +103,7 @@ def test_an_expected_error_is_shown_and_raised_as_a_message_and_its_job_is_over(
     assert not context.jobs.stop("ask me")
 
 
-def test_a_stroke_of_the_brush_becomes_the_box_around_it_in_pixels_of_the_picture():
+def test_a_stroke_of_the_brush_becomes_the_box_around_it_in_pixels_of_the_image():
     layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     draw.ellipse((2, 2, 11, 13), outline=(213, 94, 0, 255))
@@ -157,7 +157,7 @@ def test_a_stopped_batch_keeps_what_was_finished(context, tmp_path):
     paths = []
     for number in range(4):
         paths.append(str(tmp_path / f"{number}.png"))
-        PICTURE.save(paths[-1])
+        IMAGE.save(paths[-1])
     flag, rows = threading.Event(), []
     asked = request_of("counting", words="cat")
     for shown in run_batch(context, flag, paths, None, asked, NAMES, max_new_tokens=4):
@@ -174,7 +174,7 @@ def test_a_stopped_batch_keeps_what_was_finished(context, tmp_path):
 
 
 def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
-    PICTURE.save(tmp_path / "a.png")
+    IMAGE.save(tmp_path / "a.png")
     (tmp_path / "boxes.json").write_text(json.dumps({"a.png": [[1, 2, 30, 40]]}))
     asked = request_of("brief_caption")
     paths, boxes = [str(tmp_path / "a.png")], str(tmp_path / "boxes.json")
@@ -184,12 +184,12 @@ def test_a_batch_takes_boxes_by_file_name(context, tmp_path):
     assert record["regions"]["xyxy"] == [[1, 2, 30, 40]]
 
 
-def test_a_phrase_without_picture_or_words_is_refused(context):
+def test_a_phrase_without_image_or_words_is_refused(context):
     asked = {"phrase": " ", "query": "", "max_new_tokens": 4}
-    with pytest.raises(ImageError, match="no picture yet"):
+    with pytest.raises(ImageError, match="no image yet"):
         next(run_segment(context, threading.Event(), None, asked, NAMES, options=LOOK))
     with pytest.raises(PromptError, match="phrase is empty"):
-        next(run_segment(context, threading.Event(), PICTURE, asked, NAMES, options=LOOK))
+        next(run_segment(context, threading.Event(), IMAGE, asked, NAMES, options=LOOK))
     asked |= {"every": 1, "tokens": 4}
     with pytest.raises(PromptError, match="phrase is empty"):
         next(run_video(context, threading.Event(), [], asked, NAMES))
@@ -197,7 +197,7 @@ def test_a_phrase_without_picture_or_words_is_refused(context):
 
 def test_a_phrase_is_answered_with_its_files(context):
     asked = {"phrase": "the left cat", "query": "cat", "max_new_tokens": 4}
-    shown = run_segment(context, threading.Event(), PICTURE, asked, NAMES, options=LOOK)
+    shown = run_segment(context, threading.Event(), IMAGE, asked, NAMES, options=LOOK)
     *_, (view, kept, *saved) = shown
     assert view == views.result(kept, LOOK)
     assert [Path(path).name for path in saved] == ["answer.json", "coco.json", "answer.jpg"]
@@ -209,7 +209,7 @@ def test_a_video_is_one_file_or_its_frames(context, tmp_path):
     with pytest.raises(ImageError, match="one at a time"):
         frames_source(context, ["a.mp4", "b.mp4"], tmp_path)
     frame = tmp_path / "0.png"
-    PICTURE.save(frame)
+    IMAGE.save(frame)
     found = frames_source(context, [str(frame)], tmp_path)
     assert [path.name for path in found.iterdir()] == ["0.png"]
 
@@ -230,8 +230,8 @@ def test_frames_and_videos_with_too_many_pixels_are_refused_under_their_own_name
 ):
     small = dataclasses.replace(context, limits=Limits(pixels=100))
     frame, broken = tmp_path / "a.png", tmp_path / "b.png"
-    PICTURE.save(frame)
-    broken.write_bytes(b"no picture")
+    IMAGE.save(frame)
+    broken.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"a\.png has 112 x 84 pixels, at most 100"):
         frames_source(small, [str(frame)], tmp_path)
     clip = tmp_path / "clip.mp4"
@@ -266,7 +266,7 @@ def test_where_nothing_proposes_the_button_says_how_to_get_a_proposer(context):
     bare.scratch._home.cleanup()
 
 
-def test_a_picture_is_put_back_as_it_was_uploaded_and_turned(context):
+def test_an_image_is_put_back_as_it_was_uploaded_and_turned(context):
     turned = {**VALUE, "orientation": 1, "path": "upload.jpg"}
     value, _ = proposed_boxes(context, context.pool.choice(), turned, ())
     assert (value["image"], value["orientation"]) == ("upload.jpg", 1)
@@ -298,9 +298,9 @@ def test_columns_with_nothing_to_say_are_left_out(context):
     assert "Score</th>" in last[0]
 
 
-def test_a_small_picture_is_drawn_large_and_sharp(context):
+def test_a_small_image_is_drawn_large_and_sharp(context):
     *_, last = ask(context)
     answer = last[1].answer
-    assert answer.draw(PICTURE, min_side=900).size == (900, 675)
-    assert answer.draw(PICTURE, min_side=50).size == PICTURE.size
-    assert answer.draw(PICTURE, min_side=900, max_side=56).size == (56, 42)
+    assert answer.draw(IMAGE, min_side=900).size == (900, 675)
+    assert answer.draw(IMAGE, min_side=50).size == IMAGE.size
+    assert answer.draw(IMAGE, min_side=900, max_side=56).size == (56, 42)

@@ -1,4 +1,4 @@
-"""The bundled proposer finds the things of the bundled picture."""
+"""The bundled proposer finds the things of the bundled image."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ def photo() -> Image.Image:
 
 
 @needs_weights
-def test_it_finds_the_things_of_the_bundled_picture(bundled, photo):
+def test_it_finds_the_things_of_the_bundled_image(bundled, photo):
     boxes = np.array(json.loads((ASSETS / "demo" / "boxes.json").read_text()), np.float32)
     rendered = json.loads((ASSETS / "demo" / "scenes.json").read_text())[0]
     things = sum(rendered["things"].values())  # the other boxes are around nothing
@@ -77,12 +77,12 @@ def test_it_is_the_proposer_named_tiny(bundled):
 
 @needs_weights
 @pytest.mark.parametrize("size_wh", [(1, 1), (3, 500), (2000, 7), (33, 31), (640, 480)])
-def test_pictures_of_any_size_give_ranked_boxes_within_them(bundled, photo, size_wh):
-    picture = photo.resize(size_wh)
-    before = picture.tobytes()
-    (found,) = bundled.propose([picture])
+def test_images_of_any_size_give_ranked_boxes_within_them(bundled, photo, size_wh):
+    image = photo.resize(size_wh)
+    before = image.tobytes()
+    (found,) = bundled.propose([image])
     assert found.size_wh == size_wh
-    assert picture.tobytes() == before
+    assert image.tobytes() == before
     assert found.scores is not None
     assert (np.diff(found.scores) <= 0).all()
     assert (found.xyxy >= 0).all()
@@ -90,13 +90,13 @@ def test_pictures_of_any_size_give_ranked_boxes_within_them(bundled, photo, size
 
 
 @needs_weights
-def test_a_picture_of_nothing_gives_nothing_or_little(bundled):
+def test_an_image_of_nothing_gives_nothing_or_little(bundled):
     (found,) = bundled.propose([Image.new("RGB", (320, 240), (120, 140, 160))])
     assert len(found) == 0 or float(found.scores[0]) < bundled.selection.min_score
 
 
 @needs_weights
-def test_boxes_follow_a_picture_that_is_twice_as_large(bundled, photo):
+def test_boxes_follow_an_image_that_is_twice_as_large(bundled, photo):
     small = photo.resize((320, round(320 * photo.height / photo.width)), Image.Resampling.BILINEAR)
     large = small.resize((small.width * 2, small.height * 2), Image.Resampling.BICUBIC)
     one, two = (regions[:9].xyxy for regions in bundled.propose([small, large]))
@@ -105,12 +105,12 @@ def test_boxes_follow_a_picture_that_is_twice_as_large(bundled, photo):
 
 @needs_weights
 def test_company_and_threads_change_nothing(bundled, photo):
-    pictures = [photo, photo.crop((0, 0, 200, 150)), photo.rotate(90, expand=True)]
-    together = bundled.propose(pictures)
+    images = [photo, photo.crop((0, 0, 200, 150)), photo.rotate(90, expand=True)]
+    together = bundled.propose(images)
     results: dict[int, Regions] = {}
 
     def work(index: int) -> None:
-        results[index] = bundled.propose([pictures[index]])[0]
+        results[index] = bundled.propose([images[index]])[0]
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
     for thread in threads:
@@ -178,7 +178,7 @@ def test_the_network_gives_one_box_around_every_cell():
     assert centres[1].tolist() == [1.5 * STRIDE, 0.5 * STRIDE]
 
 
-def test_pictures_are_scaled_down_and_padded():
+def test_images_are_scaled_down_and_padded():
     pixels, scale_xy = prepare(Image.new("L", (640, 100), 9), 320)
     assert pixels.shape == (1, 3, 64, 320)
     assert scale_xy == (0.5, 0.5)

@@ -18,7 +18,7 @@ from tests.helpers_stub_proposer import Stub
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
-from vlm_fo1.cli import pictures
+from vlm_fo1.cli import images
 from vlm_fo1.cli.main import app, overview
 from vlm_fo1.proposers import base
 
@@ -69,7 +69,7 @@ def run(loaded, tmp_path, monkeypatch):
     return typed
 
 
-def picture(path, seed=0, size_hw=(84, 112)):
+def photo(path, seed=0, size_hw=(84, 112)):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size_hw, 3), np.uint8)
@@ -81,16 +81,16 @@ def lines_of(path):
     return [json.loads(line) for line in Path(path).read_bytes().split(b"\n") if line]
 
 
-def pictures_in(path):
+def images_in(path):
     return [record["file"] for record in lines_of(path)]
 
 
-# --- one picture ---------------------------------------------------------------------------------
+# --- one image ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ASKING)
 def test_every_command_prints_the_answer_of_its_question_as_json(run, fo1, name):
-    path = picture("a.png")
+    path = photo("a.png")
     words, ask = ASKING[name]
     typed = [name, path, *words, *BOX, *SHORT, "--json"]
     result = run(*typed)
@@ -103,7 +103,7 @@ def test_every_command_prints_the_answer_of_its_question_as_json(run, fo1, name)
 @pytest.mark.parametrize("name", ASKING)
 def test_every_command_prints_its_answer_for_people(run, fo1, name, monkeypatch):
     say(monkeypatch, fo1, f"a furry {FOUND} here")
-    result = run(name, picture("a.png"), *ASKING[name][0], *BOX)
+    result = run(name, photo("a.png"), *ASKING[name][0], *BOX)
     assert result.exit_code == 0, result.stderr
     assert "a furry cat here" in result.stdout
     assert "region" in result.stdout
@@ -111,7 +111,7 @@ def test_every_command_prints_its_answer_for_people(run, fo1, name, monkeypatch)
 
 def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
     say(monkeypatch, fo1, FOUND + "<ground>dog</ground><objects></objects> 3")
-    result = run("count", picture("a.png"), "cat", *BOX)
+    result = run("count", photo("a.png"), "cat", *BOX)
     rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
     assert ["label", "region", "box (x1, y1, x2, y2)", "confidence"] in rows
     found = next(row for row in rows if row[0] == "cat" and len(row) > 2)
@@ -127,19 +127,19 @@ def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
 
 def test_detail_asks_for_a_detailed_description(run, fo1, monkeypatch):
     script = say(monkeypatch, fo1, "a cat")
-    run("describe", picture("a.png"), "--box", "2,3,40,50", "--detail", "detailed")
+    run("describe", photo("a.png"), "--box", "2,3,40,50", "--detail", "detailed")
     prompt = fo1.processor.tokenizer.decode(script.prompts[0])
     assert "Provide a detailed description for <region0>." in prompt
 
 
 def test_streamed_words_come_once_and_before_the_table(run, fo1, monkeypatch):
     say(monkeypatch, fo1, "it is a cat")
-    result = run("ask", picture("a.png"), "What?", *BOX, "--stream")
+    result = run("ask", photo("a.png"), "What?", *BOX, "--stream")
     assert result.stdout == "it is a cat\n"
 
 
 def test_streaming_and_json_do_not_mix(run, loaded):
-    result = run("ask", picture("a.png"), "What?", "--stream", "--json")
+    result = run("ask", photo("a.png"), "What?", "--stream", "--json")
     assert result.exit_code == 2
     assert result.stderr.strip() == (
         "error: --stream prints words and --json prints JSON: pass one of them"
@@ -155,21 +155,21 @@ def test_streaming_and_json_do_not_mix(run, loaded):
     [("1,2,30,40", [1, 2, 30, 40]), ("-5, 0.5,30,40 ", [0, 0.5, 30, 40])],
 )
 def test_a_box_is_four_numbers_in_pixels(run, box, numbers):
-    result = run("ask", picture("a.png"), "What?", "--box", box, "--json", *SHORT)
+    result = run("ask", photo("a.png"), "What?", "--box", box, "--json", *SHORT)
     assert json.loads(result.stdout)["regions"]["xyxy"] == [numbers]
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5", "a,b,c,d", "", "1 2 3 4"])
 def test_a_box_that_is_not_four_numbers_is_refused_before_anything_is_loaded(run, loaded, box):
-    result = run("ask", picture("a.png"), "What?", "--box", box)
+    result = run("ask", photo("a.png"), "What?", "--box", box)
     assert result.exit_code == 2
     assert result.stderr.strip() == f"error: --box {box!r}: four numbers are needed, x1,y1,x2,y2"
     assert not loaded
 
 
-def test_boxes_come_from_a_file_for_many_pictures(run):
-    picture("in/a.png")
-    picture("in/b.png")
+def test_boxes_come_from_a_file_for_many_images(run):
+    photo("in/a.png")
+    photo("in/b.png")
     Path("boxes.json").write_text(json.dumps({"a.png": BOXES, "b.png": BOXES[:1]}))
     result = run("detect", "in", "cat", "--boxes", "boxes.json", "--json", *SHORT)
     answers = [json.loads(line) for line in result.stdout.splitlines()]
@@ -200,7 +200,7 @@ def test_boxes_come_from_a_file_for_many_pictures(run):
     ],
 )
 def test_boxes_that_are_missing_are_refused_before_anything_is_loaded(run, loaded, words, message):
-    result = run("detect", picture("a.png"), "cat", *words)
+    result = run("detect", photo("a.png"), "cat", *words)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {message}")
     assert len(result.stderr.splitlines()) == 1
@@ -215,17 +215,17 @@ def test_boxes_that_are_missing_are_refused_before_anything_is_loaded(run, loade
         ("500,0,600,5", "lies outside the image of 112 x 84 pixels"),
     ],
 )
-def test_a_box_that_does_not_fit_the_picture_is_reported_with_it(run, box, message):
-    result = run("ask", picture("a.png"), "What?", "--box", box)
+def test_a_box_that_does_not_fit_the_image_is_reported_with_it(run, box, message):
+    result = run("ask", photo("a.png"), "What?", "--box", box)
     assert result.exit_code == 1
     assert result.stderr.startswith("a.png: box 0 = ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_results_of_one_image_are_not_used_for_every_picture_of_a_folder(run):
+def test_results_of_one_image_are_not_used_for_every_image_of_a_folder(run):
     for name in ("a.png", "000042.png"):
-        picture(f"in/{name}")
+        photo(f"in/{name}")
     results = [{"image_id": 42, "bbox": [2, 3, 38, 47], "score": 0.5}]
     Path("results.json").write_text(json.dumps(results))
     result = run("detect", "in", "cat", "--boxes", "results.json", "--json", *SHORT)
@@ -237,8 +237,8 @@ def test_results_of_one_image_are_not_used_for_every_picture_of_a_folder(run):
     assert "a.png: the boxes are of image_id 42, which does not say whether" in alone.stderr
 
 
-def test_a_file_about_another_picture_is_refused(run):
-    picture("a.png")
+def test_a_file_about_another_image_is_refused(run):
+    photo("a.png")
     shape = {"label": "cat", "points": [[2, 3], [40, 50]], "shape_type": "rectangle"}
     size = {"imageWidth": 112, "imageHeight": 84}
     Path("other.json").write_text(json.dumps({"shapes": [shape], "imagePath": "b.png", **size}))
@@ -248,7 +248,7 @@ def test_a_file_about_another_picture_is_refused(run):
 
 
 def test_annotations_of_no_image_are_told(run):
-    picture("a.png")
+    photo("a.png")
     boxes = [{"image_id": id_, "bbox": [2, 3, 38, 47]} for id_ in ("1", 7)]
     data = {"images": [{"id": 1, "file_name": "C:\\x\\a.PNG"}], "annotations": boxes}
     Path("coco.json").write_text("\ufeff" + json.dumps(data))
@@ -262,7 +262,7 @@ def test_annotations_of_no_image_are_told(run):
 def test_more_boxes_than_fit_are_said(run):
     boxes = [[number, 0, number + 5, 40] for number in range(101)]
     Path("boxes.json").write_text(json.dumps(boxes))
-    result = run("detect", picture("a.png"), "cat", "--boxes", "boxes.json", *SHORT)
+    result = run("detect", photo("a.png"), "cat", "--boxes", "boxes.json", *SHORT)
     assert result.exit_code == 0
     assert "101 regions were offered" in result.stderr
     assert "4 windows were asked" in result.stderr
@@ -298,14 +298,14 @@ def test_token_revision_and_strictness_reach_the_loading(run, fo1, monkeypatch, 
     )
     monkeypatch.setenv("HF_TOKEN", "hf_y" if words else "hf_x")
     typed = ["--revision", "v1", "--strict", *words, *SHORT]
-    assert run("ask", picture("a.png"), "Is it ripe?", *typed).exit_code == 0
+    assert run("ask", photo("a.png"), "Is it ripe?", *typed).exit_code == 0
     (how,) = asked
     assert (how["revision"], how["token"], how["strict"]) == ("v1", "hf_x", True)
 
 
 @pytest.mark.parametrize("name", ASKING)
 def test_every_command_takes_its_boxes_from_a_proposer(with_proposer, stub, name):
-    words = [name, picture("a.png"), *ASKING[name][0], "--proposer", "stub", *SHORT, "--json"]
+    words = [name, photo("a.png"), *ASKING[name][0], "--proposer", "stub", *SHORT, "--json"]
     result = with_proposer(*words)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["regions"]["xyxy"] == BOXES
@@ -317,12 +317,12 @@ def test_every_command_takes_its_boxes_from_a_proposer(with_proposer, stub, name
     [(["--min-score", "0.5"], 1), (["--min-score", "0.95"], 0), (["--nms", "0.01"], 1)],
 )
 def test_thresholds_choose_among_proposals(with_proposer, stub, words, kept):
-    typed = ["detect", picture("a.png"), "cat", "--proposer", "stub", *SHORT, "--json", *words]
+    typed = ["detect", photo("a.png"), "cat", "--proposer", "stub", *SHORT, "--json", *words]
     assert len(json.loads(with_proposer(*typed).stdout)["regions"]["xyxy"]) == kept
 
 
 def test_a_proposer_that_looks_for_named_things_gets_the_labels_or_the_queries(with_proposer, stub):
-    typed = [picture("a.png"), "--proposer", "stub:named", *SHORT]
+    typed = [photo("a.png"), "--proposer", "stub:named", *SHORT]
     with_proposer("detect", typed[0], "cat", "dog", *typed[1:])
     with_proposer("count", typed[0], "cat", *typed[1:], "--query", "animal", "--query", "pet")
     assert stub == [["cat", "dog"], ["animal", "pet"]]
@@ -332,7 +332,7 @@ def test_a_proposer_that_looks_for_named_things_gets_the_labels_or_the_queries(w
 
 
 def test_tiles_reach_the_proposer_and_the_answer(with_proposer, stub):
-    typed = ["detect", picture("a.png"), "cat", "--proposer", "stub", "--tile", "64", *SHORT]
+    typed = ["detect", photo("a.png"), "cat", "--proposer", "stub", "--tile", "64", *SHORT]
     result = with_proposer(*typed, "--json")
     assert result.exit_code == 0, result.stderr
     assert len(stub) > 1
@@ -342,7 +342,7 @@ def test_tiles_reach_the_proposer_and_the_answer(with_proposer, stub):
 
 @pytest.mark.parametrize("tile", ["small", "-3", "64.5"])
 def test_a_tile_that_is_no_number_of_pixels_is_one_line(with_proposer, tile):
-    result = with_proposer("detect", picture("a.png"), "cat", "--tile", tile)
+    result = with_proposer("detect", photo("a.png"), "cat", "--tile", tile)
     assert result.exit_code == 2
     assert f"error: --tile {tile}: a number of pixels, 'auto' or 'none' is" in result.stderr
 
@@ -355,28 +355,28 @@ def test_a_tile_that_is_no_number_of_pixels_is_one_line(with_proposer, tile):
     ],
 )
 def test_a_proposer_that_is_not_there_is_one_line(with_proposer, stub, words, message):
-    result = with_proposer("ask", picture("a.png"), "What?", *words)
+    result = with_proposer("ask", photo("a.png"), "What?", *words)
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_the_answers_of_another_proposer_are_another_run(with_proposer, stub):
-    typed = ["detect", picture("a.png"), "cat", *SHORT, "--save", "s.jsonl", "--proposer"]
+    typed = ["detect", photo("a.png"), "cat", *SHORT, "--save", "s.jsonl", "--proposer"]
     assert with_proposer(*typed, "stub").exit_code == 0
     assert with_proposer(*typed, "stub:named").exit_code == 2
     assert with_proposer(*typed, "stub").exit_code == 0
 
 
-# --- several pictures ----------------------------------------------------------------------------
+# --- several images ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image", ["in", "in/**/*.png", "in/*"])
-def test_a_folder_or_a_pattern_is_asked_picture_by_picture_in_order(run, image):
+def test_a_folder_or_a_pattern_is_asked_image_by_image_in_order(run, image):
     for name in ("in/b.png", "in/a.png"):
-        picture(name)
+        photo(name)
     if "*" not in image:
-        Path("in/notes.txt").write_text("no picture")
+        Path("in/notes.txt").write_text("no image")
     result = run("detect", image, "cat", *BOX, *SHORT, "--json")
     assert result.exit_code == 0, result.stderr
     answers = [json.loads(line)["file"] for line in result.stdout.splitlines()]
@@ -384,10 +384,10 @@ def test_a_folder_or_a_pattern_is_asked_picture_by_picture_in_order(run, image):
     assert "2 answered" in result.stderr
 
 
-def test_answers_for_people_say_which_picture_they_are_about(run, fo1, monkeypatch):
+def test_answers_for_people_say_which_image_they_are_about(run, fo1, monkeypatch):
     say(monkeypatch, fo1, "nothing")
     for name in ("in/a.png", "in/b.png"):
-        picture(name)
+        photo(name)
     expected = "in/a.png:\nnothing\nin/b.png:\nnothing\n"
     assert run("detect", "in", "cat", *BOX).stdout == expected
     assert run("ask", "in", "What?", "--stream").stdout == expected
@@ -396,13 +396,13 @@ def test_answers_for_people_say_which_picture_they_are_about(run, fo1, monkeypat
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("empty", "error: the folder empty holds no pictures"),
-        ("empty/*.png", "error: no picture matches empty/*.png"),
+        ("empty", "error: the folder empty holds no images"),
+        ("empty/*.png", "error: no image matches empty/*.png"),
         ("a**b/*.png", "error: a**b/*.png is no pattern: "),
-        ("", "error: IMAGE is empty: name a picture, a folder or a pattern"),
+        ("", "error: IMAGE is empty: name an image, a folder or a pattern"),
     ],
 )
-def test_where_there_are_no_pictures_nothing_is_loaded(run, loaded, image, message):
+def test_where_there_are_no_images_nothing_is_loaded(run, loaded, image, message):
     Path("empty").mkdir()
     result = run("detect", image, "cat", *BOX)
     assert result.exit_code == 2
@@ -412,14 +412,14 @@ def test_where_there_are_no_pictures_nothing_is_loaded(run, loaded, image, messa
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(run):
-    result = run("ask", picture("photo[1].png"), "What?", "--json", *SHORT)
+    result = run("ask", photo("photo[1].png"), "What?", "--json", *SHORT)
     assert json.loads(result.stdout)["file"] == "photo[1].png"
 
 
-def test_one_broken_picture_is_reported_and_the_others_are_done(run):
-    picture("in/a.png")
-    picture("in/c.png")
-    Path("in/[b].png").write_bytes(b"no picture")
+def test_one_broken_image_is_reported_and_the_others_are_done(run):
+    photo("in/a.png")
+    photo("in/c.png")
+    Path("in/[b].png").write_bytes(b"no image")
     result = run("detect", "in", "cat", *BOX, *SHORT, "--json")
     assert result.exit_code == 1
     answers = [json.loads(line)["file"] for line in result.stdout.splitlines()]
@@ -428,16 +428,16 @@ def test_one_broken_picture_is_reported_and_the_others_are_done(run):
     assert "2 answered, 1 failed: in/[b].png" in result.stderr
 
 
-def test_a_missing_picture_is_one_line_and_no_traceback(run):
+def test_a_missing_image_is_one_line_and_no_traceback(run):
     result = run("ask", "no.jpg", "What?")
     assert result.exit_code == 1
     assert result.stderr.strip() == "no.jpg: image file 'no.jpg' does not exist: check the path"
     assert result.stdout == ""
 
 
-def test_running_out_of_memory_on_one_picture_does_not_stop_the_others(run, fo1, monkeypatch):
-    picture("in/a.png")
-    picture("in/b.png", size_hw=(56, 56))
+def test_running_out_of_memory_on_one_image_does_not_stop_the_others(run, fo1, monkeypatch):
+    photo("in/a.png")
+    photo("in/b.png", size_hw=(56, 56))
     real = FO1.open
 
     def short_of_memory(self, image, *args, **options):
@@ -463,24 +463,24 @@ def drawn(path, original):
 
 
 @pytest.mark.parametrize("out", ["out.png", "new/folder/out.png"])
-def test_out_is_the_picture_with_the_answer(run, fo1, monkeypatch, out):
+def test_out_is_the_image_with_the_answer(run, fo1, monkeypatch, out):
     say(monkeypatch, fo1, FOUND)
-    path = picture("a.png")
+    path = photo("a.png")
     assert run("detect", path, "cat", *BOX, "--out", out).exit_code == 0
     assert drawn(out, path)
 
 
-def test_out_without_a_suffix_or_an_existing_folder_takes_pictures(run):
-    picture("a.png")
+def test_out_without_a_suffix_or_an_existing_folder_takes_images(run):
+    photo("a.png")
     Path("there.is").mkdir()
     for out in ("new", "there.is"):
         assert run("ask", "a.png", "What?", "--out", out, *SHORT).exit_code == 0
         assert [p.name for p in Path(out).iterdir()] == ["a.jpg"]
 
 
-def test_out_keeps_pictures_of_one_name_apart(run):
+def test_out_keeps_images_of_one_name_apart(run):
     for name in ("in/a.png", "in/a.bmp", "in/b.png", "in/sub/a.png"):
-        picture(name)
+        photo(name)
     assert run("ask", "in", "What?", "--out", "in/found", *SHORT).exit_code == 0
     found = sorted(str(p.relative_to("in/found")) for p in Path("in/found").rglob("*.jpg"))
     assert found == ["a.bmp.jpg", "a.png.jpg", "b.jpg", "sub/a.jpg"]
@@ -491,8 +491,8 @@ def test_out_keeps_pictures_of_one_name_apart(run):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("out.xyz", "error: --out out.xyz: no picture can be written as .xyz; one of "),
-        ("out.txt", "error: --out out.txt: no picture can be written as .txt"),
+        ("out.xyz", "error: --out out.xyz: no image can be written as .xyz; one of "),
+        ("out.txt", "error: --out out.txt: no image can be written as .txt"),
         ("a.png", "error: --out a.png would put a drawing of a.png over a.png: "),
         ("a.png/out.png", "error: "),
     ],
@@ -500,7 +500,7 @@ def test_out_keeps_pictures_of_one_name_apart(run):
 def test_an_out_that_cannot_be_written_is_refused_before_anything_is_loaded(
     run, loaded, out, message
 ):
-    before = picture("a.png").read_bytes()
+    before = photo("a.png").read_bytes()
     result = run("detect", "a.png", "cat", *BOX, "--out", out)
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
@@ -509,11 +509,11 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_loaded(
     assert not loaded
 
 
-def test_out_for_several_pictures_is_a_folder_other_than_theirs(run, loaded):
-    picture("in/a.png")
-    picture("in/b.jpg")
+def test_out_for_several_images_is_a_folder_other_than_theirs(run, loaded):
+    photo("in/a.png")
+    photo("in/b.jpg")
     for out, message in (
-        ("out.jpg", "--out out.jpg is one file for 2 pictures: name a folder that exists"),
+        ("out.jpg", "--out out.jpg is one file for 2 images: name a folder that exists"),
         ("in", "--out in would put a drawing of in/b.jpg over in/b.jpg: name another place"),
     ):
         result = run("detect", "in", "cat", *BOX, "--out", out)
@@ -523,8 +523,8 @@ def test_out_for_several_pictures_is_a_folder_other_than_theirs(run, loaded):
 
 
 def test_a_drawing_that_cannot_be_saved_is_refused_before_anything_is_loaded(run, loaded):
-    picture("in/a.png")
-    picture("in/b.png")
+    photo("in/a.png")
+    photo("in/b.png")
     Path("out/a.jpg").mkdir(parents=True)
     result = run("ask", "in", "What?", "--out", "out", "--save", "s.jsonl", *SHORT)
     assert result.exit_code == 2
@@ -537,10 +537,10 @@ def test_a_drawing_that_cannot_be_saved_is_refused_before_anything_is_loaded(run
 
 @pytest.fixture
 def saved(run):
-    """Asks of three pictures, the second of them broken; returns how to ask again."""
+    """Asks of three images, the second of them broken; returns how to ask again."""
     for name in ("in/a.png", "in/c.png"):
-        picture(name)
-    Path("in/b.png").write_bytes(b"no picture")
+        photo(name)
+    Path("in/b.png").write_bytes(b"no image")
 
     def ask(*more, label="cat"):
         return run("detect", "in", label, *BOX, *SHORT, "--save", "out/s.jsonl", *more)
@@ -550,7 +550,7 @@ def saved(run):
     return ask
 
 
-def test_each_line_is_an_answer_with_its_picture(saved, fo1):
+def test_each_line_is_an_answer_with_its_image(saved, fo1):
     first, failed, _ = lines_of("out/s.jsonl")
     expected = fo1.open("in/a.png", BOXES).detect("cat", max_new_tokens=6).to_dict()
     assert first == {"run": first["run"], "file": "in/a.png", **expected}
@@ -560,17 +560,17 @@ def test_each_line_is_an_answer_with_its_picture(saved, fo1):
 
 def test_a_second_run_skips_what_is_finished_and_tries_failures_again(saved):
     before = lines_of("out/s.jsonl")
-    picture("in/b.png")
-    picture("in/d.png")
+    photo("in/b.png")
+    photo("in/d.png")
     result = saved()
     assert result.exit_code == 0
     assert "2 answered, 2 were already in out/s.jsonl" in result.stderr
-    assert pictures_in("out/s.jsonl") == ["in/a.png", "in/c.png", "in/b.png", "in/d.png"]
+    assert images_in("out/s.jsonl") == ["in/a.png", "in/c.png", "in/b.png", "in/d.png"]
     assert lines_of("out/s.jsonl")[:2] == [before[0], before[2]]
 
 
 def test_a_run_with_nothing_left_to_do_loads_nothing(saved, loaded):
-    picture("in/b.png")
+    photo("in/b.png")
     saved()
     before = Path("out/s.jsonl").read_bytes()
     del loaded[:]
@@ -583,21 +583,21 @@ def test_a_run_with_nothing_left_to_do_loads_nothing(saved, loaded):
 
 @pytest.mark.parametrize("left", [1, 5, 12, 60, -1])
 def test_a_last_line_that_was_cut_off_is_asked_again(saved, left):
-    picture("in/b.png")
+    photo("in/b.png")
     whole = Path("out/s.jsonl").read_bytes().splitlines(keepends=True)
     Path("out/s.jsonl").write_bytes(whole[0] + whole[1] + whole[2][:left])
     assert saved().exit_code == 0
-    assert pictures_in("out/s.jsonl") == ["in/a.png", "in/b.png", "in/c.png"]
+    assert images_in("out/s.jsonl") == ["in/a.png", "in/b.png", "in/c.png"]
     assert Path("out/s.jsonl").read_bytes().splitlines(keepends=True)[0] == whole[0]
 
 
 def test_a_line_cut_inside_a_letter_and_odd_file_names_are_survived(run):
     names = ["in/a\u2028b.png", "in/c\x85d.png", "in/é.png"]
     for name in names:
-        picture(name)
+        photo(name)
     typed = ("ask", "in", "What?", *SHORT, "--save", "s.jsonl")
     assert run(*typed).exit_code == 0
-    assert pictures_in("s.jsonl") == names
+    assert images_in("s.jsonl") == names
     whole = Path("s.jsonl").read_bytes()
     cut = whole.index("é".encode()) + 1
     Path("s.jsonl").write_bytes(whole[:cut])
@@ -607,12 +607,12 @@ def test_a_line_cut_inside_a_letter_and_odd_file_names_are_survived(run):
 
 def test_a_file_name_that_is_no_text_is_survived(run):
     name = b"in/\xff.png".decode("utf-8", "surrogateescape")
-    picture("in/a.png").rename(name)
+    photo("in/a.png").rename(name)
     typed = ("ask", "in", "What?", *SHORT, "--save", "s.jsonl", "--json")
     result = run(*typed)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["file"] == name
-    assert pictures_in("s.jsonl") == [name]
+    assert images_in("s.jsonl") == [name]
     assert "0 answered, 1 were already in" in run(*typed).stderr
 
 
@@ -627,14 +627,14 @@ def test_the_file_of_another_question_is_refused_and_kept(saved, loaded):
 
 
 def test_fresh_starts_the_file_anew(saved):
-    picture("in/b.png")
+    photo("in/b.png")
     result = saved("--fresh", label="dog")
     assert result.exit_code == 0
     assert [record["labels"] for record in lines_of("out/s.jsonl")] == [["dog"]] * 3
 
 
 def test_other_boxes_are_another_command_even_in_a_file_of_the_same_name(run):
-    picture("a.png")
+    photo("a.png")
     typed = ("detect", "a.png", "cat", "--boxes", "b.json", "--save", "s.jsonl", *SHORT)
     Path("b.json").write_text(json.dumps(BOXES))
     assert run(*typed).exit_code == 0
@@ -648,7 +648,7 @@ def test_other_boxes_are_another_command_even_in_a_file_of_the_same_name(run):
 @pytest.mark.parametrize("content", ["my notes", "my notes\nmore\n", "5\n", '{"file": "a"}\n'])
 def test_a_file_that_is_not_ours_is_refused_and_kept(run, loaded, content):
     Path("notes.txt").write_text(content)
-    result = run("ask", picture("a.png"), "What?", "--save", "notes.txt")
+    result = run("ask", photo("a.png"), "What?", "--save", "notes.txt")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: line 1 of notes.txt is no answer of this program")
     assert Path("notes.txt").read_text() == content
@@ -657,7 +657,7 @@ def test_a_file_that_is_not_ours_is_refused_and_kept(run, loaded, content):
 
 @pytest.mark.parametrize("save", ["/dev/null", "folder", "a.png/s.jsonl"])
 def test_a_save_that_is_no_file_is_refused(run, loaded, save):
-    picture("a.png")
+    photo("a.png")
     Path("folder").mkdir()
     result = run("ask", "a.png", "What?", "--save", save)
     assert result.exit_code == 2
@@ -693,7 +693,7 @@ def test_an_unknown_command_is_refused(run):
 
 
 def test_an_answer_needs_room(run):
-    result = run("ask", picture("a.png"), "What?", "--max-new-tokens", "0")
+    result = run("ask", photo("a.png"), "What?", "--max-new-tokens", "0")
     assert result.exit_code == 2
     assert "--max-new-tokens" in result.stderr
 
@@ -711,7 +711,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_no_traceback(
     monkeypatch, tmp_path, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["ask", str(picture("a.png")), "What?", *words])
+    result = CliRunner().invoke(app, ["ask", str(photo("a.png")), "What?", *words])
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
     assert len(result.stderr.splitlines()) == 1
@@ -741,5 +741,5 @@ def test_the_program_ends_without_a_traceback(tmp_path):
 def test_drawings_of_a_pattern_keep_the_folders_that_tell_them_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [Path("x/1/a.png"), Path("x/2/a.png")]
-    planned = pictures.plan_drawings(Path("out"), found)
+    planned = images.plan_drawings(Path("out"), found)
     assert list(planned.values()) == [Path("out/1/a.jpg"), Path("out/2/a.jpg")]

@@ -1,6 +1,6 @@
 """What lies in folders and on disks, and what becomes of the answers: no run is lost to a file.
 
-The commands run in this process; instead of a model, every picture is answered at once.
+The commands run in this process; instead of a model, every image is answered at once.
 """
 
 import errno
@@ -25,7 +25,7 @@ BOX = ("--box", "2,3,10,12")
 
 
 def quick_answer(path, _, boxes, **__):
-    """Answers at once; a picture whose name begins with ``bad`` breaks as nobody foresaw."""
+    """Answers at once; an image whose name begins with ``bad`` breaks as nobody foresaw."""
     size_wh = read_image(path).size
     if Path(path).name.startswith("bad"):
         raise RuntimeError("Calculated padded input size per channel: (3 x 0)")
@@ -63,7 +63,7 @@ def run(loaded, tmp_path, monkeypatch):
     return typed
 
 
-def picture(name, size_wh=(32, 24)):
+def photo(name, size_wh=(32, 24)):
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size_wh, "teal").save(path, format="PNG")
@@ -78,39 +78,39 @@ def answered(result):
 
 
 @pytest.mark.parametrize("image", ["in", "in/*", "in/**/*.jpg"])
-def test_hidden_files_and_folders_are_no_pictures(run, image):
+def test_hidden_files_and_folders_are_no_images(run, image):
     for name in ("in/p1.jpg", "in/._p1.jpg", "in/.thumbnails/p1.jpg", "in/.trash/x/p2.jpg"):
-        picture(name)
+        photo(name)
     result = run("detect", image, "cat", *BOX, "--json")
     assert result.exit_code == 0, result.stderr
     assert answered(result) == ["in/p1.jpg"]
 
 
 def test_what_is_hidden_is_asked_about_where_it_is_named(run):
-    picture("in/.thumbnails/p1.jpg")
+    photo("in/.thumbnails/p1.jpg")
     for image in ("in/.thumbnails", "in/.thumbnails/*.jpg", "in/.th*/*", "in/.thumbnails/p1.jpg"):
         assert answered(run("detect", image, "cat", *BOX, "--json")) == ["in/.thumbnails/p1.jpg"]
 
 
 @pytest.mark.parametrize("image", ["in", "in/*"])
-def test_pictures_of_a_kind_that_nothing_reads_are_counted_and_named(run, image):
-    picture("in/a.jpg")
+def test_images_of_a_kind_that_nothing_reads_are_counted_and_named(run, image):
+    photo("in/a.jpg")
     for name in ("in/b.heic", "in/c.HEIC", "in/d.heif"):
         Path(name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     result = run("detect", image, "cat", *BOX, "--json")
     assert result.exit_code == 0
     assert answered(result) == ["in/a.jpg"]
     assert result.stderr.strip() == (
-        "there are 3 HEIC pictures, which are skipped: 'pip install pillow-heif' to read them, or "
+        "there are 3 HEIC images, which are skipped: 'pip install pillow-heif' to read them, or "
         "save them as JPEG"
     )
     Path("in/a.jpg").unlink()
     only = run("detect", image, "cat", *BOX)
     assert only.exit_code == 2
-    assert "3 HEIC pictures, which are skipped: 'pip install pillow-heif'" in only.stderr
+    assert "3 HEIC images, which are skipped: 'pip install pillow-heif'" in only.stderr
     one = run("detect", "in/b.heic", "cat", *BOX)
     assert one.exit_code == 1
-    assert "in/b.heic' is a HEIC picture, which needs a plug-in: 'pip install" in one.stderr
+    assert "in/b.heic' is a HEIC image, which needs a plug-in: 'pip install" in one.stderr
 
 
 class FakeHeif(ImageFile.ImageFile):
@@ -151,14 +151,14 @@ def test_an_installed_plug_in_reads_heic_wherever_images_are_read(run):
 
 @pytest.mark.parametrize("command", ["detect", "refer", "reason"])
 def test_words_that_are_files_are_refused_as_a_pattern_without_quotes(run, loaded, command):
-    picture("a.jpg")
-    picture("in/b.jpg")
+    photo("a.jpg")
+    photo("in/b.jpg")
     Path("cat").write_text("a file that is called as a label may be")
     for word in ("a.jpg", "in/b.jpg"):
         result = run(command, "a.jpg", word, *BOX)
         assert result.exit_code == 2
         assert result.stderr.strip() == (
-            f"error: {word!r} is a file, not words to ask with: to ask about several pictures, put "
+            f"error: {word!r} is a file, not words to ask with: to ask about several images, put "
             "the pattern in quotes ('*.jpg'), or name their folder"
         )
     assert not loaded
@@ -168,9 +168,9 @@ def test_words_that_are_files_are_refused_as_a_pattern_without_quotes(run, loade
 # --- what breaks ---------------------------------------------------------------------------------
 
 
-def test_a_foreign_exception_fails_its_picture_and_the_others_are_done(run, caplog):
+def test_a_foreign_exception_fails_its_image_and_the_others_are_done(run, caplog):
     for name in ("in/a.jpg", "in/bad.jpg", "in/c.jpg"):
-        picture(name)
+        photo(name)
     result = run("detect", "in", "cat", *BOX, "--json", "--save", "s.jsonl")
     assert result.exit_code == 1
     assert answered(result) == ["in/a.jpg", "in/c.jpg"]
@@ -186,7 +186,7 @@ def test_a_foreign_exception_fails_its_picture_and_the_others_are_done(run, capl
 def test_verbose_shows_where_it_failed(run, monkeypatch, how, caplog):
     if how == "variable":
         monkeypatch.setenv("FO1_VERBOSE", "1")
-    run(*["--verbose"] * (how == "option"), "detect", picture("bad.jpg"), "cat", *BOX)
+    run(*["--verbose"] * (how == "option"), "detect", photo("bad.jpg"), "cat", *BOX)
     (record,) = [record for record in caplog.records if record.exc_info]
     assert record.getMessage() == "bad.jpg failed"
     logging.getLogger("vlm_fo1").setLevel(logging.NOTSET)
@@ -200,8 +200,8 @@ def full(*_, **__):
 
 
 def test_a_full_disk_stops_the_run_with_a_line_and_what_was_finished_is_kept(run, monkeypatch):
-    picture("in/a.jpg")
-    picture("in/b.jpg")
+    photo("in/a.jpg")
+    photo("in/b.jpg")
     saved = []
 
     def second_is_full(handle):
@@ -219,8 +219,8 @@ def test_a_full_disk_stops_the_run_with_a_line_and_what_was_finished_is_kept(run
 
 
 def test_a_drawing_on_a_full_disk_stops_the_run_too_and_leaves_nothing_half(run, monkeypatch):
-    picture("in/a.jpg")
-    picture("in/b.jpg")
+    photo("in/a.jpg")
+    photo("in/b.jpg")
     monkeypatch.setattr(Path, "write_bytes", full)
     result = run("detect", "in", "cat", *BOX, "--out", "found")
     assert result.exit_code == 2
@@ -233,7 +233,7 @@ def test_a_drawing_on_a_full_disk_stops_the_run_too_and_leaves_nothing_half(run,
 def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_loaded(
     run, loaded, monkeypatch, command, option
 ):
-    picture("in/a.jpg")
+    photo("in/a.jpg")
     Path("locked").write_text("a file, where a folder is needed")
     kind = {"propose": ".jsonl", "video": ".mp4"}.get(command, ".jpg")
     name = f"locked/x{kind if option == '--out' else '.jsonl'}"
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_loaded(
 
 
 def test_two_runs_do_not_write_one_file(run, loaded):
-    path = picture("in/a.jpg")
+    path = photo("in/a.jpg")
     with jsonl.lock_file(Path("s.jsonl"), "answers"):
         for command in (["detect", path, "cat", *BOX], ["propose", path]):
             result = run(*command, "--save", "s.jsonl")

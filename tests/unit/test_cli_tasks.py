@@ -24,7 +24,7 @@ def fo1():
 
 @pytest.fixture
 def run(fo1, monkeypatch, tmp_path):
-    """Types a command on the bundled picture."""
+    """Types a command on the bundled image."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: fo1)

@@ -48,7 +48,7 @@ HARMLESS = {
     "no image": lambda record, folder: {"turns": [{"question": "Hi?", "answer": "Yo"}]},
     "no task": said(task=None),
     "a photo on its side": shown("turned.jpg"),
-    "a narrow picture": shown("narrow.png"),
+    "a narrow image": shown("narrow.png"),
     "a question too many": lambda record, folder: {
         **record, "turns": [TURN, {"question": "Why? " * 100, "answer": "no"}],
     },
@@ -94,16 +94,16 @@ def collate():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    picture = Image.effect_noise((64, 56), 60).convert("RGB")
-    picture.save(folder / "good.png")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    image = Image.effect_noise((64, 56), 60).convert("RGB")
+    image.save(folder / "good.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(folder / "turned.jpg", exif=exif)
+    image.save(folder / "turned.jpg", exif=exif)
     data = (folder / "turned.jpg").read_bytes()
     (folder / "half.jpg").write_bytes(data[: len(data) // 2])
-    picture.save(folder / "drawing.eps")
+    image.save(folder / "drawing.eps")
     (folder / "vast.png").write_bytes(vast_png())
     Image.fromarray(np.full((56, 64), 900.0, np.float32)).save(folder / "float.tif")
     (folder / "empty.png").write_bytes(b"")
@@ -150,20 +150,20 @@ def trained(path, collate, count, **entry):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_check_lists_exactly_the_lines_that_training_leaves_out(pictures, collate, seed):
+def test_a_check_lists_exactly_the_lines_that_training_leaves_out(images, collate, seed):
     rng = np.random.default_rng(seed)
     kinds = [*HARMLESS, *DAMAGES, *rng.choice([*HARMLESS, *DAMAGES], 20)]
     kinds = [str(kind) for kind in rng.permutation(kinds)]
-    path = records_file(pictures, kinds)
+    path = records_file(images, kinds)
     damaged = {line for line, kind in enumerate(kinds, start=1) if kind in DAMAGES}
     checked = {problem.line: problem.reason for problem in check_file(path, collate)}
     assert {kinds[line - 1] for line in checked.keys() ^ damaged} == set()
     assert trained(path, collate, len(kinds)) == set(checked)
 
 
-def test_changed_pictures_are_left_out_for_the_same_reasons(pictures, collate):
+def test_changed_images_are_left_out_for_the_same_reasons(images, collate):
     kinds = ["good", *DAMAGES, "good"]
-    path = records_file(pictures, kinds)
+    path = records_file(images, kinds)
     expected = {problem.line for problem in check_file(path, collate)}
     found = trained(path, collate, len(kinds), augment={"scale": [1, 1]})
     # A box outside is clipped before it is looked at, and is one without area then.
@@ -171,17 +171,17 @@ def test_changed_pictures_are_left_out_for_the_same_reasons(pictures, collate):
 
 
 @pytest.mark.parametrize("kind", ["half a character", "EPS"])
-def test_a_file_of_nothing_but_bad_records_ends_training_with_one_line(pictures, collate, kind):
-    path = records_file(pictures, [kind] * 3)
+def test_a_file_of_nothing_but_bad_records_ends_training_with_one_line(images, collate, kind):
+    path = records_file(images, [kind] * 3)
     with pytest.raises(TrainingError, match=r"records\.jsonl|drawing\.eps") as caught:
         trained(path, collate, 10_000)
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_checks_with_the_limits_of_a_model(pictures, tmp_path):
+def test_the_command_checks_with_the_limits_of_a_model(images, tmp_path):
     FO1Processor(FO1ImageProcessor(), char_tokenizer()).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
-    path = records_file(pictures, ["good", "40 regions for a model of 32"])
+    path = records_file(images, ["good", "40 regions for a model of 32"])
     run = CliRunner().invoke(app, ["check", str(path), "--model", str(tmp_path / "model")])
     assert run.exit_code == 0, run.output
     run = CliRunner().invoke(app, ["check", str(path)])  # the bundled model
@@ -190,9 +190,9 @@ def test_the_command_checks_with_the_limits_of_a_model(pictures, tmp_path):
 
 
 def test_the_command_goes_once_through_each_file_of_a_mixture_and_tells_what_is_unused(
-    pictures, tmp_path
+    images, tmp_path
 ):
-    path = records_file(pictures, ["good", "a float TIFF", "good"])
+    path = records_file(images, ["good", "a float TIFF", "good"])
     row = {"file_name": "good.png", "width": 64, "height": 56}
     coco = {
         "images": [{"id": 1, **row}, {"id": "2", **row, "width": None}],
@@ -204,7 +204,7 @@ def test_the_command_goes_once_through_each_file_of_a_mixture_and_tells_what_is_
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     (tmp_path / "mixture.yaml").write_text(
         f"sources:\n  - {{type: jsonl, path: '{path}'}}\n"
-        f"  - {{type: coco, annotations: '{tmp_path / 'coco.json'}', images: '{pictures}'}}\n"
+        f"  - {{type: coco, annotations: '{tmp_path / 'coco.json'}', images: '{images}'}}\n"
     )
     run = CliRunner().invoke(app, ["check", str(tmp_path / "mixture.yaml")])
     assert run.exit_code == 1

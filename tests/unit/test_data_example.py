@@ -81,7 +81,7 @@ def test_records_that_do_not_fit_together_are_refused(photo, values, said):
 def test_a_check_lists_every_bad_line_with_its_reason(tmp_path, photo):
     good = {"image": "images/a.png", "regions": [[1, 2, 30, 40]]}
     turn = {"question": "What is <region0>?", "answer": "a dog"}
-    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
     path = lines(
         tmp_path,
         {**good, "turns": [turn]},
@@ -123,7 +123,7 @@ def test_reading_a_bad_line_names_file_and_line(tmp_path):
         list(read_examples(path))
 
 
-def test_a_sheet_shows_picture_and_text(photo):
+def test_a_sheet_shows_image_and_text(photo):
     cell = draw_record(record(photo), width=200)
     assert cell.width == 200
     assert cell.height > 160
@@ -173,7 +173,7 @@ def test_what_speaks_of_sides_or_is_read_is_not_mirrored(photo, answer, task):
     assert np.array_equal(changed.regions_xyxy, BOXES)
 
 
-def test_a_record_without_a_picture_stays_as_it_is():
+def test_a_record_without_an_image_stays_as_it_is():
     text = Example(image=None, turns=(Turn(question="Hello?", answer="Yes"),))
     assert augment(text, AugmentConfig(), np.random.default_rng(0)) is text
 

@@ -51,7 +51,7 @@ def annotation(image_id, category: object = 1, bbox=(12, 6, 14, 10), **more):
 
 
 def photo(folder, name="a.jpg", orientation=1):
-    """A picture with a red thing, turned as a phone does."""
+    """An image with a red thing, turned as a phone does."""
     image = Image.new("RGB", STORED, "white")
     ImageDraw.Draw(image).rectangle((BOX[0], BOX[1], BOX[2] - 1, BOX[3] - 1), "red")
     exif = Image.Exif()
@@ -79,8 +79,8 @@ def test_annotations_find_their_image_whatever_the_type_and_padding_of_ids(tmp_p
     rows = [image_row(1), image_row("02", "b.jpg")]
     boxes = [annotation(key), annotation(1, "2"), annotation(2), annotation("2", 2.0)]
     source = CocoSource(coco(tmp_path, rows, boxes), tmp_path, ONLY_TRUTH)
-    assert [source.picture(position).names for position in (0, 1)] == [("dog", "cat")] * 2
-    assert [list(source.picture(position).absent) for position in (0, 1)] == [["car"]] * 2
+    assert [source.annotated(position).names for position in (0, 1)] == [("dog", "cat")] * 2
+    assert [list(source.annotated(position).absent) for position in (0, 1)] == [["car"]] * 2
     assert source.notes == []
 
 
@@ -103,12 +103,12 @@ def test_two_images_or_two_categories_with_one_id_are_told_apart_by_nobody(tmp_p
     rows = [image_row(1), image_row("1", "b.jpg"), image_row(2, "c.jpg")]
     source = CocoSource(coco(tmp_path, rows, [annotation(1), annotation(2)]), tmp_path)
     with pytest.raises(DataError, match=r"image 1: 2 images have this id \(a\.jpg, b\.jpg\)"):
-        source.picture(0)
-    assert source.picture(2).names == ("dog",)
+        source.annotated(0)
+    assert source.annotated(2).names == ("dog",)
     categories = [{"id": 1, "name": "dog"}, {"id": "1", "name": "cat"}]
     path = coco(tmp_path, rows, [annotation(2)], categories)
     with pytest.raises(DataError, match=r"category 1 is both 'dog' and 'cat'"):
-        CocoSource(path, tmp_path).picture(0)
+        CocoSource(path, tmp_path).annotated(0)
 
 
 def test_references_and_text_are_joined_by_id_as_well(tmp_path):
@@ -159,7 +159,7 @@ def test_boxes_that_fit_a_photo_as_shown_alone_stay_though_the_stored_size_is_st
     photo(tmp_path, orientation=6)
     boxes = [annotation(1, bbox=(24, 12, 10, 14)), annotation(1, bbox=(10, 40, 14, 18))]
     source = CocoSource(coco(tmp_path, [image_row(1)], boxes), tmp_path)
-    assert source.picture(0).boxes_xyxy.tolist() == [[24, 12, 34, 26], [10, 40, 24, 58]]
+    assert source.annotated(0).boxes_xyxy.tolist() == [[24, 12, 34, 26], [10, 40, 24, 58]]
 
 
 def test_a_file_about_an_image_of_another_size_is_refused_with_both(tmp_path):
@@ -263,7 +263,7 @@ def test_a_supercategory_that_is_a_list_is_told_and_used_for_no_group(tmp_path):
         {"id": 2, "name": "cat", "supercategory": "animal"},
     ]
     source = CocoSource(coco(tmp_path, [image_row(1)], [annotation(1)], categories), tmp_path)
-    assert list(source.picture(0).hard) == []
+    assert list(source.annotated(0).hard) == []
     assert "1 of 2 categories have a supercategory that is no text" in source.notes[0]
 
 
@@ -277,8 +277,8 @@ def test_what_a_source_drops_is_reported_with_counts(tmp_path):
         annotation(1, 1, (20, 20, 10, 10), iscrowd="0"),
     ]
     source = CocoSource(coco(tmp_path, [image_row(1)], boxes), tmp_path)
-    assert source.picture(0).names == ("dog", "dog")
-    assert list(source.picture(0).absent) == []
+    assert source.annotated(0).names == ("dog", "dog")
+    assert list(source.annotated(0).absent) == []
     (note,) = source.notes
     assert "3 of 5 annotations have no box of a pixel or more in their image" in note
     assert "1 of them lie within 0..1: boxes are (x, y, width, height) in pixels" in note
@@ -343,4 +343,4 @@ def test_annotation_files_may_begin_with_the_mark_of_utf_8(tmp_path):
     photo(tmp_path)
     path = coco(tmp_path, [image_row(1)], [annotation(1)])
     path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert CocoSource(path, tmp_path).picture(0).names == ("dog",)
+    assert CocoSource(path, tmp_path).annotated(0).names == ("dog",)

@@ -111,9 +111,9 @@ def test_coco_boxes_are_counted_named_and_matched(tmp_path, images, task):
 
 def test_hard_absent_labels_are_those_of_the_same_group(tmp_path, images):
     _, path = coco(tmp_path)
-    picture = CocoSource(path, images).picture(0)
-    assert list(picture.absent) == ["polar bear", "car"]
-    assert list(picture.hard) == ["polar bear"]
+    image = CocoSource(path, images).annotated(0)
+    assert list(image.absent) == ["polar bear", "car"]
+    assert list(image.hard) == ["polar bear"]
 
 
 def test_lvis_says_itself_what_is_absent_and_what_is_not_counted(tmp_path, images):
@@ -124,10 +124,10 @@ def test_lvis_says_itself_what_is_absent_and_what_is_not_counted(tmp_path, image
     (images / "val2017").mkdir()
     (images / "1.jpg").rename(images / "val2017" / "1.jpg")
     source = CocoSource(written(tmp_path, content), images, only("detection"))
-    picture = source.picture(0)
-    assert picture.image == images / "val2017" / "1.jpg"
-    assert list(picture.absent) == ["car"]
-    assert picture.partial == {"dog"}
+    image = source.annotated(0)
+    assert image.image == images / "val2017" / "1.jpg"
+    assert list(image.absent) == ["car"]
+    assert image.partial == {"dog"}
     asked = {label for i in range(20) for t in source.example(i).turns for label in labels_of(t)}
     assert asked == {"cat", "car"}
 
@@ -137,9 +137,9 @@ def test_crowds_and_boxes_without_area_make_their_kind_uncountable(tmp_path, ima
     content["annotations"][0]["iscrowd"] = 1
     content["annotations"][2]["bbox"] = [500, 10, 20, 20]
     source = CocoSource(written(tmp_path, content), images)
-    picture = source.picture(0)
-    assert picture.partial == {"dog", "cat"}
-    assert picture.names == ("dog",)
+    image = source.annotated(0)
+    assert image.partial == {"dog", "cat"}
+    assert image.names == ("dog",)
     (note,) = source.notes
     assert "1 of 3 annotations have no box of a pixel or more in their image" in note
 
@@ -421,7 +421,7 @@ def augmented(tmp_path, images, **changes):
     return make_mixture({"sources": [entry]}, seed=5)
 
 
-def test_a_mixture_can_change_its_pictures_and_boxes_follow(tmp_path, images):
+def test_a_mixture_can_change_its_images_and_boxes_follow(tmp_path, images):
     only = {"light": 0, "renumber": False, "mirror": 1.0, "scale": [0.5, 0.5]}
     example = next(iter(augmented(tmp_path, images, **only)))
     assert isinstance(example.image, Image.Image)
@@ -429,7 +429,7 @@ def test_a_mixture_can_change_its_pictures_and_boxes_follow(tmp_path, images):
     assert example.regions_xyxy.tolist() == [[75, 5, 95, 25], [25, 10, 50, 40]]
 
 
-def test_changed_pictures_are_the_same_after_a_restart_and_other_ones_each_time(tmp_path, images):
+def test_changed_images_are_the_same_after_a_restart_and_other_ones_each_time(tmp_path, images):
     whole = augmented(tmp_path, images, jitter=0.1)
     before = [np.asarray(example.image) for example in islice(iter(whole), 3)]
     state = whole.state_dict()
@@ -440,12 +440,12 @@ def test_changed_pictures_are_the_same_after_a_restart_and_other_ones_each_time(
         assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
         assert np.array_equal(one.regions_xyxy, other.regions_xyxy)
         assert one.turns == other.turns
-    assert len({picture.tobytes() for picture in before}) == 3
+    assert len({image.tobytes() for image in before}) == 3
 
 
-def test_a_picture_that_cannot_be_changed_is_a_bad_record(tmp_path, images):
+def test_an_image_that_cannot_be_changed_is_a_bad_record(tmp_path, images):
     stream = augmented(tmp_path, images)
-    (images / "1.jpg").write_bytes(b"no picture")
+    (images / "1.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="in a row"):
         next(iter(stream))
     assert "b.jsonl:1" in stream.problems[0]

@@ -43,17 +43,17 @@ def one_box(x1, y1, x2, y2, size_wh=(640, 480), **fields):
     return Regions(np.array([[x1, y1, x2, y2]], np.float32), size_wh, **fields)
 
 
-def badges_of(answer, picture_wh, monkeypatch, **options):
-    """What `draw_answer` places on a picture, in reading order of numbers."""
+def badges_of(answer, image_wh, monkeypatch, **options):
+    """What `draw_answer` places on an image, in reading order of numbers."""
     seen = []
     place = draw.place_badges
     monkeypatch.setattr(draw, "place_badges", lambda *args: seen.extend(place(*args)) or seen)
-    draw_answer(blank(picture_wh), answer, **options)
+    draw_answer(blank(image_wh), answer, **options)
     return sorted(seen, key=lambda badge: int(badge.item.number or 0))
 
 
-def pixels(picture, colour):
-    return int((np.asarray(picture) == colour).all(axis=2).sum())
+def pixels(image, colour):
+    return int((np.asarray(image) == colour).all(axis=2).sum())
 
 
 @pytest.mark.parametrize("size_wh", SIZES)
@@ -176,9 +176,9 @@ def test_ascii_labels_are_written_in_the_font_that_pillow_brings(monkeypatch):
 def test_a_label_has_one_colour_in_the_order_of_the_answer():
     regions = scattered(3, (640, 480))
     answer = Answer("", regions, (Mention("dog", (1,)),), labels=("cat", "dog"))
-    picture = draw_answer(blank(), answer)
-    assert pixels(picture, SKY) > 100
-    assert pixels(picture, ORANGE) == 0
+    image = draw_answer(blank(), answer)
+    assert pixels(image, SKY) > 100
+    assert pixels(image, ORANGE) == 0
 
 
 def test_text_stands_out_from_every_colour_of_the_palette():
@@ -193,15 +193,15 @@ def test_text_stands_out_from_every_colour_of_the_palette():
 
 def test_the_outline_lies_inside_its_box():
     answer = about(one_box(100, 100, 200, 200), cat=[0])
-    picture = draw_answer(blank(), answer, line_width=3, font_size=10)
-    row = np.asarray(picture)[150]
+    image = draw_answer(blank(), answer, line_width=3, font_size=10)
+    row = np.asarray(image)[150]
     assert np.flatnonzero((row == ORANGE).all(axis=1)).tolist() == [100, 101, 102, 197, 198, 199]
 
 
 def test_a_region_under_two_labels_shows_both():
     regions = one_box(100, 100, 200, 200)
-    picture = draw_answer(blank(), about(regions, cat=[0], animal=[0]), line_width=3)
-    row = np.asarray(picture)[150, 100:110]
+    image = draw_answer(blank(), about(regions, cat=[0], animal=[0]), line_width=3)
+    row = np.asarray(image)[150, 100:110]
     assert (row == ORANGE).all(axis=1).any()
     assert (row == SKY).all(axis=1).any()
 
@@ -219,9 +219,9 @@ def test_masks_are_blended_in():
     mask = np.zeros((1, 480, 640), bool)
     mask[0, 150:160, 150:160] = True
     regions = one_box(100, 100, 200, 200, masks=mask)
-    picture = draw_answer(blank(), about(regions, cat=[0]))
-    assert picture.getpixel((165, 165)) == (40, 40, 40)
-    red, green, blue = np.asarray(picture)[155, 155].tolist()
+    image = draw_answer(blank(), about(regions, cat=[0]))
+    assert image.getpixel((165, 165)) == (40, 40, 40)
+    red, green, blue = np.asarray(image)[155, 155].tolist()
     assert 40 < red < ORANGE[0]
     assert 40 < green < ORANGE[1]
     assert blue < 40
@@ -229,8 +229,8 @@ def test_masks_are_blended_in():
 
 def test_an_answer_without_mentions_is_the_image_alone():
     image = blank()
-    picture = draw_answer(image, about(scattered(5, (640, 480)), cat=[]))
-    assert picture.tobytes() == image.tobytes()
+    image = draw_answer(image, about(scattered(5, (640, 480)), cat=[]))
+    assert image.tobytes() == image.tobytes()
 
 
 def test_the_image_is_not_changed():
@@ -240,7 +240,7 @@ def test_the_image_is_not_changed():
     assert image.tobytes() == before
 
 
-def test_the_same_answer_gives_the_same_picture():
+def test_the_same_answer_gives_the_same_image():
     answer = about(scattered(30, (640, 480)), cat=range(30))
     assert draw_answer(blank(), answer).tobytes() == draw_answer(blank(), answer).tobytes()
 
@@ -258,7 +258,7 @@ def test_a_box_outside_the_image_is_not_drawn():
     assert draw_answer(image, answer).tobytes() == image.tobytes()
 
 
-def test_the_picture_can_be_shrunk_but_not_enlarged():
+def test_the_image_can_be_shrunk_but_not_enlarged():
     answer = about(one_box(300, 300, 600, 450), cat=[0])
     small = draw_answer(blank(), answer, max_side=320, line_width=1)
     assert small.size == (320, 240)
@@ -267,7 +267,7 @@ def test_the_picture_can_be_shrunk_but_not_enlarged():
     assert draw_answer(blank(), answer, max_side=10_000).size == (640, 480)
 
 
-def test_masks_shrink_with_the_picture():
+def test_masks_shrink_with_the_image():
     regions = one_box(0, 0, 640, 480, masks=np.ones((1, 480, 640), bool))
     small = draw_answer(blank(), about(regions, cat=[0]), max_side=64)
     assert np.asarray(small)[40, 40, 0] > 40
@@ -293,15 +293,15 @@ def test_sizes_far_from_reason_are_drawn_all_the_same(options):
 
 def test_bare_regions_take_turns_in_colour():
     regions = Regions(np.array([[10, 50, 90, 90], [200, 200, 300, 300]], np.float32), (640, 480))
-    picture = draw_regions(blank(), regions)
-    assert pixels(picture, ORANGE) > 100
-    assert pixels(picture, SKY) > 100
+    image = draw_regions(blank(), regions)
+    assert pixels(image, ORANGE) > 100
+    assert pixels(image, SKY) > 100
 
 
 def test_regions_of_one_label_share_a_colour():
     boxes = np.array([[10, 50, 90, 90], [200, 200, 300, 300]], np.float32)
-    picture = draw_regions(blank(), Regions(boxes, (640, 480), labels=("cat", "cat")))
-    assert pixels(picture, SKY) == 0
+    image = draw_regions(blank(), Regions(boxes, (640, 480), labels=("cat", "cat")))
+    assert pixels(image, SKY) == 0
 
 
 def test_scores_of_proposals_are_written_when_asked(monkeypatch):
@@ -327,5 +327,5 @@ def test_a_badge_that_had_to_move_away_is_tied_to_its_region(monkeypatch):
     away = type(badge)(item=item, lines=badge.lines, font=badge.font, pad=2, rect=(10, 10, 60, 30))
     monkeypatch.setattr(draw, "place_badges", lambda *_: [away])
     answer = about(one_box(300, 300, 310, 310), cat=[0])
-    picture = np.asarray(draw_answer(blank(), answer))
-    assert (picture[100:250, 60:300] == ORANGE).all(axis=2).sum() > 100
+    image = np.asarray(draw_answer(blank(), answer))
+    assert (image[100:250, 60:300] == ORANGE).all(axis=2).sum() > 100

@@ -25,7 +25,7 @@ from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 BOXES = np.array([[2.0, 3, 40, 30], [30, 10, 90, 50]], np.float32)
 
 
-def picture() -> Image.Image:
+def photo() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -92,9 +92,9 @@ def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: P
     assert done.exit_code == 0, done.output
     assert "million new weights" in done.output
     fo1 = FO1.from_pretrained(out, device="cpu")
-    scene = fo1.open(picture(), BOXES)
+    scene = fo1.open(photo(), BOXES)
     answers = [scene.ask("what is this", max_new_tokens=6).text for _ in range(2)]
-    inputs = fo1.processor([picture()], ["what is this"], [BOXES])
+    inputs = fo1.processor([photo()], ["what is this"], [BOXES])
     ids = fo1.model.generate(
         **inputs, max_new_tokens=6, do_sample=False, eos_token_id=fo1.processor.stop_token_id
     )
@@ -105,13 +105,13 @@ def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: P
 
 def assert_several_images_and_a_system_message_fit_one_prompt(fo1: FO1) -> None:
     answer = fo1.ask(
-        picture(), "is this what", BOXES, images=[picture()], system="red", max_new_tokens=6
+        photo(), "is this what", BOXES, images=[photo()], system="red", max_new_tokens=6
     )
     processor, boxes = fo1.processor, torch.tensor(BOXES, dtype=torch.float32)
-    tokens = processor.image_processor.tokens_of(picture().size)
+    tokens = processor.image_processor.tokens_of(photo().size)
     ids = processor.encode_prefix(len(BOXES), tokens, system="red")
     ids += processor.encode_question("is this what", len(BOXES), more_images=[tokens])
-    batch = processor.image_processor([picture()] * 2, [boxes.numpy(), None])
+    batch = processor.image_processor([photo()] * 2, [boxes.numpy(), None])
     out = fo1.model.generate(
         torch.tensor([ids]), **batch, max_new_tokens=6, do_sample=False,
         eos_token_id=processor.stop_token_id,
@@ -156,7 +156,7 @@ def test_a_hosts_repetition_penalty_does_not_reach_decoding(tmp_path: Path) -> N
     assert "repetition" not in (out / "generation_config.json").read_text()
     (out / "generation_config.json").write_text(json.dumps(settings))  # as released folders have it
     fo1 = FO1.from_pretrained(out, device="cpu")
-    inputs = fo1.processor([picture()], ["what is this"], [BOXES])
+    inputs = fo1.processor([photo()], ["what is this"], [BOXES])
     shown = inputs["input_ids"].shape[1]
 
     def written(**options: Any) -> list[int]:
@@ -166,7 +166,7 @@ def test_a_hosts_repetition_penalty_does_not_reach_decoding(tmp_path: Path) -> N
     assert written() == plain
     assert len(written()) == 6  # the rest of the settings holds
     assert written(repetition_penalty=1e6) != plain
-    scene = fo1.open(picture(), BOXES)
+    scene = fo1.open(photo(), BOXES)
     assert scene.ask("what is this", max_new_tokens=6).text == fo1.processor.decode(plain)
 
 

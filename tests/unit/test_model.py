@@ -26,7 +26,7 @@ def model() -> FO1ForConditionalGeneration:
     return FO1ForConditionalGeneration.from_pretrained(RECORDED)
 
 
-def image(seed: int, grid_hw: tuple[int, int] = (4, 6), regions: int = 2) -> dict[str, Any]:
+def photo(seed: int, grid_hw: tuple[int, int] = (4, 6), regions: int = 2) -> dict[str, Any]:
     """One made-up image with boxes, as the image processor would hand it over."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = grid_hw
@@ -39,19 +39,19 @@ def image(seed: int, grid_hw: tuple[int, int] = (4, 6), regions: int = 2) -> dic
     }
 
 
-def row(picture: dict[str, Any] | None, seed: int = 0) -> list[int]:
+def row(image: dict[str, Any] | None, seed: int = 0) -> list[int]:
     words = torch.randint(0, 240, (6,), generator=torch.Generator().manual_seed(seed)).tolist()
-    if picture is None:
+    if image is None:
         return words
-    tokens = int(picture["image_grid_thw"].prod()) // 4
-    regions = len(picture["region_boxes"][0])
+    tokens = int(image["image_grid_thw"].prod()) // 4
+    regions = len(image["region_boxes"][0])
     return [*words[:2], *[IMAGE] * tokens, 252, *[REGION] * regions, *words[2:]]
 
 
-def batch(pictures: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    rows = [row(picture, seed) for seed, picture in enumerate(pictures)]
+def batch(images: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    rows = [row(image, seed) for seed, image in enumerate(images)]
     longest = max(map(len, rows))
-    shown = [picture for picture in pictures if picture is not None]
+    shown = [image for image in images if image is not None]
     result: dict[str, Any] = {
         "input_ids": torch.tensor([[250] * (longest - len(ids)) + ids for ids in rows]),
         "attention_mask": torch.tensor(
@@ -60,9 +60,9 @@ def batch(pictures: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     }
     if shown:
         for key in ("pixel_values", "image_grid_thw"):
-            result[key] = torch.cat([picture[key] for picture in shown])
+            result[key] = torch.cat([image[key] for image in shown])
         for key in ("aux_pixel_values", "region_boxes"):
-            result[key] = [value for picture in shown for value in picture[key]]
+            result[key] = [value for image in shown for value in image[key]]
     return result
 
 
@@ -72,10 +72,10 @@ def logits(inputs: dict[str, Any]) -> Tensor:
 
 
 def test_rows_with_many_few_and_no_regions_and_without_an_image_equal_single_runs() -> None:
-    pictures = [image(1, regions=5), None, image(2, (6, 4), regions=0), image(3, (8, 8))]
-    together = logits(batch(pictures))
-    for index, picture in enumerate(pictures):
-        single = batch([None] * index + [picture])
+    images = [photo(1, regions=5), None, photo(2, (6, 4), regions=0), photo(3, (8, 8))]
+    together = logits(batch(images))
+    for index, image in enumerate(images):
+        single = batch([None] * index + [image])
         alone = logits(single)[-1, single["attention_mask"][-1].bool()]
         torch.testing.assert_close(together[index, -len(alone) :], alone, atol=2e-5, rtol=1e-4)
 
@@ -85,16 +85,16 @@ def test_text_alone_needs_no_image_keys() -> None:
 
 
 def test_a_batch_generates_what_its_rows_generate_alone() -> None:
-    pictures = [image(1, regions=3), None, image(2, (6, 4), regions=0)]
+    images = [photo(1, regions=3), None, photo(2, (6, 4), regions=0)]
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
-    together = model().generate(**batch(pictures), **options)[:, -8:]
-    for index, picture in enumerate(pictures):
-        alone = model().generate(**batch([None] * index + [picture]), **options)[-1, -8:]
+    together = model().generate(**batch(images), **options)[:, -8:]
+    for index, image in enumerate(images):
+        alone = model().generate(**batch([None] * index + [image]), **options)[-1, -8:]
         assert together[index].tolist() == alone.tolist()
 
 
 def test_encoded_images_can_be_used_for_many_questions() -> None:
-    inputs = batch([image(1)])
+    inputs = batch([photo(1)])
     ids = {key: inputs.pop(key) for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         encoded = model().encode_images(**inputs)
@@ -102,13 +102,13 @@ def test_encoded_images_can_be_used_for_many_questions() -> None:
 
 
 def test_beam_search_runs_with_regions() -> None:
-    tokens = model().generate(**batch([image(1)]), max_new_tokens=4, num_beams=2, do_sample=False)
+    tokens = model().generate(**batch([photo(1)]), max_new_tokens=4, num_beams=2, do_sample=False)
     assert tokens.shape[0] == 1
 
 
-def test_gradients_reach_every_parameter_that_a_picture_with_regions_uses() -> None:
+def test_gradients_reach_every_parameter_that_an_image_with_regions_uses() -> None:
     trained = copy.deepcopy(model()).train()
-    inputs = batch([image(1)])
+    inputs = batch([photo(1)])
     loss = trained(**inputs, labels=inputs["input_ids"]).loss
     loss.backward()
     without = [
@@ -121,7 +121,7 @@ def test_gradients_reach_every_parameter_that_a_picture_with_regions_uses() -> N
 
 
 def test_two_threads_generate_what_they_generate_alone() -> None:
-    inputs = [batch([image(1, regions=4)]), batch([image(2, (8, 6), regions=1)])]
+    inputs = [batch([photo(1, regions=4)]), batch([photo(2, (8, 6), regions=1)])]
 
     def run(which: int) -> list[int]:
         tokens = model().generate(
@@ -145,7 +145,7 @@ def test_two_threads_generate_what_they_generate_alone() -> None:
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 def test_a_generated_placeholder_is_text_and_the_cache_goes_by_both_its_names(name) -> None:
-    inputs = batch([image(1)])
+    inputs = batch([photo(1)])
     with torch.no_grad():
         started = model()(**inputs, use_cache=True)[CACHE]
         before = started.get_seq_length()
@@ -159,7 +159,7 @@ def test_a_generated_placeholder_is_text_and_the_cache_goes_by_both_its_names(na
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 def test_generation_goes_on_from_a_cache_by_both_its_names(name) -> None:
-    inputs = batch([image(1, regions=2)])
+    inputs = batch([photo(1, regions=2)])
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_generation_goes_on_from_a_cache_by_both_its_names(name) -> None:
     ],
 )  # fmt: skip
 def test_a_batch_that_does_not_add_up_is_refused_with_both_counts(change, message) -> None:
-    inputs = batch([image(1)])
+    inputs = batch([photo(1)])
     change(inputs)
     with pytest.raises(SpliceError, match=message):
         model()(**inputs)

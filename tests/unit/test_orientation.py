@@ -35,7 +35,7 @@ DETECTED = {"orange": [2, 6, 12], "apple": [10, 13]}
 
 
 def turned(folder, orientation, kind="JPEG"):
-    """The demo picture as a file that stores it so."""
+    """The demo image as a file that stores it so."""
     folder.mkdir(exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = INVERSE.get(orientation, 1)
@@ -62,7 +62,7 @@ def fo1():
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_the_encoders_see_the_upright_picture_in_every_format(tmp_path, fo1, orientation, kind):
+def test_the_encoders_see_the_upright_image_in_every_format(tmp_path, fo1, orientation, kind):
     path = turned(tmp_path, orientation, kind)
     with Image.open(path) as opened:
         assert opened.getexif()[0x0112] == orientation
@@ -134,7 +134,7 @@ def test_the_commands_answer_a_folder_of_turned_photos(tmp_path, fo1, monkeypatc
 
 
 class Demo(Stub):
-    """Offers the boxes of the demo picture, where the picture is upright."""
+    """Offers the boxes of the demo image, where the image is upright."""
 
     def propose(self, images, *, queries=None):
         assert {image.size for image in images} == {UPRIGHT.size}
@@ -162,9 +162,9 @@ def test_the_page_takes_uploads_upright_one_by_one_and_in_batches(tmp_path, fo1,
     paths = [turned(tmp_path / "in", orientation) for orientation in (6, 8)]
     limits = Limits()
     for path in paths:
-        picture = limits.picture(path)
-        assert picture.size == UPRIGHT.size
-        assert not picture.info
+        image = limits.image(path)
+        assert image.size == UPRIGHT.size
+        assert not image.info
     rows = []
     asked = request_of("counting", words="orange")
     boxes = {path.name: BOXES for path in paths}

@@ -104,7 +104,7 @@ class TestTextLines:
         assert all(map(same, alone, together))
 
     @pytest.mark.parametrize("size", [(1, 1), (900, 3), (2, 700)])
-    def test_tiny_and_narrow_pictures_give_boxes_within_them_or_none(self, text, size):
+    def test_tiny_and_narrow_images_give_boxes_within_them_or_none(self, text, size):
         [regions] = text.propose([Image.new("RGB", size, "white")])
         assert regions.size_wh == size
         assert (regions.xyxy <= [*size, *size]).all()
@@ -119,7 +119,7 @@ class TestTextLines:
             ((1, 1), (736, 736)),
         ],
     )
-    def test_a_picture_is_read_at_multiples_of_32_pixels_within_both_limits(
+    def test_an_image_is_read_at_multiples_of_32_pixels_within_both_limits(
         self, text, size, read_at
     ):
         assert text.size.of(size) == read_at
@@ -184,7 +184,7 @@ class TestSelectiveSearch:
         assert len(regions) <= 100
         assert not missed
 
-    def test_the_same_picture_gives_the_same_boxes_in_every_thread(self, selective):
+    def test_the_same_image_gives_the_same_boxes_in_every_thread(self, selective):
         image = photo("coffee.png").resize((150, 100))
         [alone] = selective.propose([image])
         with ThreadPoolExecutor(3) as pool:
@@ -200,7 +200,7 @@ class TestSelectiveSearch:
         assert len(everything) > len(hundred)
         assert iou(hundred.xyxy, everything.xyxy).max(1).min() > 0.999
 
-    def test_large_pictures_are_shrunk_first_and_their_boxes_grown_back(self, selective):
+    def test_large_images_are_shrunk_first_and_their_boxes_grown_back(self, selective):
         small = Image.new("RGB", (200, 100), "grey")
         small.paste((200, 30, 30), (40, 20, 100, 70))
         large = small.resize((2000, 1000), Image.Resampling.NEAREST)
@@ -210,7 +210,7 @@ class TestSelectiveSearch:
         assert (regions.xyxy <= [2000, 1000, 2000, 1000]).all()
 
     @pytest.mark.parametrize("size", [(1, 1), (900, 3), (8, 8), (64, 64)])
-    def test_tiny_narrow_and_plain_pictures_give_boxes_within_them_or_none(self, selective, size):
+    def test_tiny_narrow_and_plain_images_give_boxes_within_them_or_none(self, selective, size):
         [regions] = selective.propose([Image.new("RGB", size, "white")])
         assert regions.size_wh == size
         assert (regions.xyxy <= [*size, *size]).all()

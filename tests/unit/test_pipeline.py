@@ -721,7 +721,7 @@ def test_a_broken_image_is_named(fo1, tmp_path):
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ImageError, match=r"cut\.png' is broken or cut short"):
         fo1.open(path, BOXES)
-    path.write_text("no picture at all")
+    path.write_text("no image at all")
     with pytest.raises(ImageError, match=r"cut\.png' is not an image that can be read"):
         fo1.open(path, BOXES)
 

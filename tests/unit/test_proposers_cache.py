@@ -20,7 +20,7 @@ SIZE = (16, 12)
 
 
 class Counting:
-    """Offers a box made from the colour of the picture, and counts what it is asked."""
+    """Offers a box made from the colour of the image, and counts what it is asked."""
 
     name = "counting"
 
@@ -51,7 +51,7 @@ def floats(values):
     return np.array(values, np.float32)
 
 
-def picture(red, size=SIZE):
+def photo(red, size=SIZE):
     return Image.new("RGB", size, (red, 0, 0))
 
 
@@ -68,15 +68,15 @@ def entries(folder):
     return sorted(Path(folder).glob("*/*.regions"))
 
 
-def test_a_picture_is_looked_at_once(tmp_path):
+def test_an_image_is_looked_at_once(tmp_path):
     inner = Counting(masks=True)
     cached = CachedProposer(inner, tmp_path)
     assert isinstance(cached, Proposer)
-    first = cached.propose([picture(1), picture(2), picture(1)])
-    again = CachedProposer(inner, tmp_path).propose([picture(2), picture(1), picture(3)])
+    first = cached.propose([photo(1), photo(2), photo(1)])
+    again = CachedProposer(inner, tmp_path).propose([photo(2), photo(1), photo(3)])
     assert inner.asked == [(2, None), (1, None)]
     for regions, red in zip([*first, *again], [1, 2, 1, 2, 1, 3], strict=True):
-        assert_equal(regions, inner.of(picture(red)))
+        assert_equal(regions, inner.of(photo(red)))
     assert (cached.hits, cached.misses) == (1, 2)
 
 
@@ -102,13 +102,13 @@ def test_an_entry_holds_all_of_the_regions(regions):
 def test_the_key_is_what_decides_the_regions(tmp_path):
     inner = Counting(requires_labels=True)
     cached = CachedProposer(inner, tmp_path)
-    cached.propose([picture(1)], queries=["cat", "dog"])
-    cached.propose([picture(1)], queries=[" cat ", "dog"])
+    cached.propose([photo(1)], queries=["cat", "dog"])
+    cached.propose([photo(1)], queries=[" cat ", "dog"])
     assert len(inner.asked) == 1
-    cached.propose([picture(1)], queries=["dog"])
-    cached.propose([picture(1, (12, 16))], queries=["cat", "dog"])
+    cached.propose([photo(1)], queries=["dog"])
+    cached.propose([photo(1, (12, 16))], queries=["cat", "dog"])
     inner.fingerprint = "2"
-    cached.propose([picture(1)], queries=["cat", "dog"])
+    cached.propose([photo(1)], queries=["cat", "dog"])
     assert len(inner.asked) == len(entries(tmp_path)) == 4
 
 
@@ -116,7 +116,7 @@ def test_queries_are_checked_before_the_folder_is_looked_into(tmp_path):
     with pytest.raises(PromptError, match="counting looks for named things"):
         CachedProposer(Counting(requires_labels=True), tmp_path).propose([])
     with pytest.raises(PromptError, match="leave out queries"):
-        CachedProposer(Counting(), tmp_path).propose([picture(1)], queries=["cat"])
+        CachedProposer(Counting(), tmp_path).propose([photo(1)], queries=["cat"])
 
 
 @pytest.mark.parametrize(
@@ -134,18 +134,18 @@ def test_queries_are_checked_before_the_folder_is_looked_into(tmp_path):
 def test_a_corrupt_entry_is_made_anew_and_said(tmp_path, damage, caplog):
     inner = Counting()
     cached = CachedProposer(inner, tmp_path)
-    cached.propose([picture(1)])
+    cached.propose([photo(1)])
     (path,) = entries(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING, "vlm_fo1.proposers.cache"):
-        (regions,) = cached.propose([picture(1)])
-    assert_equal(regions, inner.of(picture(1)))
+        (regions,) = cached.propose([photo(1)])
+    assert_equal(regions, inner.of(photo(1)))
     assert len(inner.asked) == 2
     (record,) = caplog.records
     assert path.name in record.getMessage()
     assert "made anew" in record.getMessage()
-    assert_equal(unpack(path.read_bytes()), inner.of(picture(1)))
+    assert_equal(unpack(path.read_bytes()), inner.of(photo(1)))
 
 
 def test_an_entry_that_is_whole_but_holds_no_regions_is_refused():
@@ -158,17 +158,17 @@ def test_an_entry_that_is_whole_but_holds_no_regions_is_refused():
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
     inner = Counting()
-    size = len(pack(inner.of(picture(0))))
+    size = len(pack(inner.of(photo(0))))
     cached = CachedProposer(inner, tmp_path, max_bytes=size * 3 + size // 2)
     for red in range(3):
-        cached.propose([picture(red)])
+        cached.propose([photo(red)])
     now = time.time()
     for age, red in enumerate([1, 2, 0]):  # 1 was used last
-        os.utime(cached._path(picture(red), []), (now - 100 * age, now - 100 * age))
-    cached.propose([picture(2)])  # used: now the oldest is 0
-    cached.propose([picture(5)])
-    assert not cached._path(picture(0), []).exists()
-    assert all(cached._path(picture(red), []).exists() for red in (1, 2, 5))
+        os.utime(cached._path(photo(red), []), (now - 100 * age, now - 100 * age))
+    cached.propose([photo(2)])  # used: now the oldest is 0
+    cached.propose([photo(5)])
+    assert not cached._path(photo(0), []).exists()
+    assert all(cached._path(photo(red), []).exists() for red in (1, 2, 5))
     assert sum(path.stat().st_size for path in entries(tmp_path)) <= cached.max_bytes
 
 
@@ -176,7 +176,7 @@ def test_a_limit_below_one_entry_keeps_nothing_and_still_answers(tmp_path):
     inner = Counting()
     cached = CachedProposer(inner, tmp_path, max_bytes=1)
     for _ in range(2):
-        assert_equal(cached.propose([picture(1)])[0], inner.of(picture(1)))
+        assert_equal(cached.propose([photo(1)])[0], inner.of(photo(1)))
     assert entries(tmp_path) == []
     assert len(inner.asked) == 2
 
@@ -184,13 +184,13 @@ def test_a_limit_below_one_entry_keeps_nothing_and_still_answers(tmp_path):
 def test_files_that_were_never_finished_are_not_read_and_go_in_time(tmp_path):
     inner = Counting()
     cached = CachedProposer(inner, tmp_path, max_bytes=1)
-    path = cached._path(picture(1), [])
+    path = cached._path(photo(1), [])
     path.parent.mkdir()
     old, new = (path.with_suffix(f".{age}.partial") for age in ("old", "new"))
     for file in (old, new):
-        file.write_bytes(pack(inner.of(picture(1)))[:30])
+        file.write_bytes(pack(inner.of(photo(1)))[:30])
     os.utime(old, (0, 0))
-    cached.propose([picture(1)])
+    cached.propose([photo(1)])
     assert len(inner.asked) == 1
     assert (old.exists(), new.exists()) == (False, True)
 
@@ -204,8 +204,8 @@ def test_a_full_disk_loses_no_answer(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr("tempfile.mkstemp", full)
     with caplog.at_level(logging.WARNING, "vlm_fo1.proposers.cache"):
-        (regions,) = cached.propose([picture(1)])
-    assert_equal(regions, inner.of(picture(1)))
+        (regions,) = cached.propose([photo(1)])
+    assert_equal(regions, inner.of(photo(1)))
     assert "No space left" in caplog.text
 
 
@@ -223,7 +223,7 @@ def test_what_a_proposer_raises_is_not_remembered(tmp_path):
             raise BoxError("counting returned 1 of 1 boxes that are no numbers")
 
     with pytest.raises(BoxError, match="no numbers"):
-        CachedProposer(Broken(), tmp_path).propose([picture(1)])
+        CachedProposer(Broken(), tmp_path).propose([photo(1)])
     assert entries(tmp_path) == []
 
 
@@ -232,9 +232,9 @@ def test_threads_may_share_a_folder(tmp_path):
     shared = [CachedProposer(inner, tmp_path, max_bytes=1500) for _ in range(2)]
     jobs = [(index % 2, index % 5) for index in range(60)]
     with ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda job: shared[job[0]].propose([picture(job[1])])[0], jobs)
+        results = pool.map(lambda job: shared[job[0]].propose([photo(job[1])])[0], jobs)
         for (_, red), regions in zip(jobs, results, strict=True):
-            assert_equal(regions, inner.of(picture(red)))
+            assert_equal(regions, inner.of(photo(red)))
 
 
 def hammer(folder, start):
@@ -242,7 +242,7 @@ def hammer(folder, start):
     cached = CachedProposer(inner, folder, max_bytes=2500)
     for turn in range(40):
         red = (start + turn) % 7
-        assert_equal(cached.propose([picture(red)])[0], inner.of(picture(red)))
+        assert_equal(cached.propose([photo(red)])[0], inner.of(photo(red)))
 
 
 def test_processes_may_share_a_folder(tmp_path, caplog):

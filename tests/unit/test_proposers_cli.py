@@ -1,4 +1,4 @@
-"""`fo1 propose`: boxes of each picture, saved for the other commands and for a later run."""
+"""`fo1 propose`: boxes of each image, saved for the other commands and for a later run."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ SIZE = (120, 80)
 
 
 class Corners:
-    """Offers three boxes whose place depends on the picture."""
+    """Offers three boxes whose place depends on the image."""
 
     name = "corners"
     requires_labels = False
@@ -89,7 +89,7 @@ def truth(path, *names):
     return path
 
 
-def test_boxes_of_one_picture_are_counted_in_words(run, photos, asked):
+def test_boxes_of_one_image_are_counted_in_words(run, photos, asked):
     result = run(photos / "1.png", "--proposer", "upn:x.pth", "--device", "cpu", "--nms", 0.5)
     assert result.exit_code == 0
     assert "1.png: 2 of 3 boxes, scores 0.90 to 0.30" in result.stdout
@@ -116,7 +116,7 @@ def test_what_is_saved_can_be_given_to_the_other_commands(run, photos):
 
 
 def test_a_run_goes_on_where_it_stopped(run, photos, asked):
-    (photos / "3.png").write_bytes(b"no picture")
+    (photos / "3.png").write_bytes(b"no image")
     first = run("photos", "--save", "b.jsonl")
     assert first.exit_code == 1
     assert "3 done, 1 failed: photos/3.png" in first.stderr
@@ -132,7 +132,7 @@ def test_a_run_goes_on_where_it_stopped(run, photos, asked):
     assert run("photos", "--save", "b.jsonl", "--limit", 1).exit_code == 2  # another command
 
 
-def test_one_bad_picture_does_not_stop_the_rest(run, photos):
+def test_one_bad_image_does_not_stop_the_rest(run, photos):
     Image.new("RGB", SIZE, (255, 0, 0)).save(photos / "0.png")
     (photos / "1.png").write_bytes(b"")
     result = run("photos")
@@ -143,7 +143,7 @@ def test_one_bad_picture_does_not_stop_the_rest(run, photos):
     assert "1 done, 2 failed" in result.stderr
 
 
-def test_no_picture_is_looked_at_twice_with_a_cache(run, photos, asked):
+def test_no_image_is_looked_at_twice_with_a_cache(run, photos, asked):
     first = run("photos", "--cache", "kept")
     assert "0 of them from the cache" in first.stderr
     del asked[:]
@@ -153,7 +153,7 @@ def test_no_picture_is_looked_at_twice_with_a_cache(run, photos, asked):
     assert again.stdout.count("cached") == 3
 
 
-def test_recall_is_shown_and_counts_pictures_of_an_earlier_run(run, photos):
+def test_recall_is_shown_and_counts_images_of_an_earlier_run(run, photos):
     truth(Path("gt.json"), "0.png", "1.png", "2.png")
     whole = run("photos", "--recall", "gt.json", "--json").stdout.splitlines()[-1]
     report = json.loads(whole)["recall"]
@@ -166,10 +166,10 @@ def test_recall_is_shown_and_counts_pictures_of_an_earlier_run(run, photos):
     shown = run("photos", "--save", "b.jsonl", "--recall", "gt.json")
     assert shown.exit_code == 0
     assert "AR@10" in shown.stdout
-    assert "3 pictures, 3.0 boxes each, 0.0% without a box" in shown.stdout
+    assert "3 images, 3.0 boxes each, 0.0% without a box" in shown.stdout
 
 
-def test_a_picture_that_the_truth_does_not_know_is_told_of(run, photos):
+def test_an_image_that_the_truth_does_not_know_is_told_of(run, photos):
     truth(Path("gt.json"), "0.png", "1.png")
     result = run("photos", "--recall", "gt.json")
     assert result.exit_code == 1
@@ -188,7 +188,7 @@ def test_drawings_are_made(run, photos):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nowhere/*.png",), "no picture matches"),
+        (("nowhere/*.png",), "no image matches"),
         (("photos", "--queries", "cat, dog"), "leave out queries=['cat', 'dog']"),
         (("photos", "--save", "boxes.txt"), "ends in .json or .jsonl"),
         (("photos", "--recall", "none.json"), "none.json does not exist"),

@@ -81,18 +81,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", list(FAMILIES))
 def test_the_best_box_is_that_of_the_library(kind, tmp_path) -> None:
     proposer: Any = build(tmp_path, kind=kind, **FAMILIES[kind])
-    picture = scene(0)
+    image = scene(0)
     queries = QUERIES if proposer.requires_labels else None
-    (regions,) = proposer.propose([picture], queries=queries)
+    (regions,) = proposer.propose([image], queries=queries)
     assert len(regions)
     text = proposer._prompts(QUERIES)[0].inputs if queries else {}
     with torch.no_grad():
-        pixels = proposer.image_processor(images=[picture], return_tensors="pt")
+        pixels = proposer.image_processor(images=[image], return_tensors="pt")
         outputs = proposer.model(**pixels, **text)
     (found,) = proposer.image_processor.post_process_object_detection(
-        outputs, threshold=-1.0, target_sizes=torch.tensor([picture.size[::-1]])
+        outputs, threshold=-1.0, target_sizes=torch.tensor([image.size[::-1]])
     )
-    boxes = np.clip(found["boxes"].numpy(), 0, np.array([*picture.size] * 2, np.float32))
+    boxes = np.clip(found["boxes"].numpy(), 0, np.array([*image.size] * 2, np.float32))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores = boxes[kept], found["scores"].numpy()[kept]
     best = int(scores.argmax())

@@ -306,7 +306,7 @@ def test_a_folder_without_box_files_is_refused(tmp_path):
         read_boxes(tmp_path)
 
 
-def test_lines_of_answers_or_proposals_are_found_by_picture(tmp_path):
+def test_lines_of_answers_or_proposals_are_found_by_image(tmp_path):
     image = {"width": 100, "height": 80}
     lines = [
         {"run": "1", "file": "day/a.jpg", "image": image, "regions": {"xyxy": XYXY}},

@@ -22,7 +22,7 @@ from vlm_fo1.proposers.hf.prompts import grounding_prompts, owl_prompts
 from vlm_fo1.proposers.hf.proposer import DetectorProposer
 from vlm_fo1.regions import Regions
 
-PICTURE = scene(0)
+IMAGE = scene(0)
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,19 @@ def detectors(tmp_path_factory) -> dict[str, DetectorProposer]:
 
 
 def outputs_of(proposer: DetectorProposer, **text: Any) -> Any:
-    pixels = proposer.image_processor(images=[PICTURE], return_tensors="pt")
+    pixels = proposer.image_processor(images=[IMAGE], return_tensors="pt")
     with torch.no_grad():
         return proposer.model(**pixels, **text)
 
 
 def expected(found: Any, labels: list[str]) -> Regions:
     """What the library found, as regions."""
-    size = np.array([*PICTURE.size] * 2, np.float32)
+    size = np.array([*IMAGE.size] * 2, np.float32)
     boxes = np.clip(found["boxes"].numpy(), 0, size)
     scores = found["scores"].numpy()
     order = np.argsort(-scores, kind="stable")
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
-    return Regions(
-        boxes[order], PICTURE.size, scores[order], labels=tuple(labels[i] for i in order)
-    )
+    return Regions(boxes[order], IMAGE.size, scores[order], labels=tuple(labels[i] for i in order))
 
 
 def assert_equal(ours: Regions, theirs: Regions) -> None:
@@ -65,19 +63,19 @@ def assert_equal(ours: Regions, theirs: Regions) -> None:
 def test_detr_gives_what_the_library_makes_of_it(detectors) -> None:
     detr = detectors["detr"]
     (found,) = detr.image_processor.post_process_object_detection(
-        outputs_of(detr), threshold=-1.0, target_sizes=[PICTURE.size[::-1]]
+        outputs_of(detr), threshold=-1.0, target_sizes=[IMAGE.size[::-1]]
     )
     labels = [NAMES[int(number)] for number in found["labels"]]
-    assert_equal(detr.propose([PICTURE])[0], expected(found, labels))
+    assert_equal(detr.propose([IMAGE])[0], expected(found, labels))
 
 
 def test_rt_detr_gives_each_box_once_with_its_best_class(detectors) -> None:
     detector = detectors["rt_detr_v2"]
     outputs = outputs_of(detector)
     (found,) = detector.image_processor.post_process_object_detection(
-        outputs, threshold=-1.0, target_sizes=[PICTURE.size[::-1]]
+        outputs, threshold=-1.0, target_sizes=[IMAGE.size[::-1]]
     )
-    (regions,) = detector.propose([PICTURE])
+    (regions,) = detector.propose([IMAGE])
     assert len(regions) == outputs.logits.shape[1] == 12
     best = expected(found, [NAMES[int(number)] for number in found["labels"]])
     assert_equal(regions[:1], best[:1])
@@ -94,10 +92,10 @@ def test_owl_gives_what_the_library_makes_of_it(detectors) -> None:
     )
     outputs = outputs_of(owl, input_ids=text["input_ids"], attention_mask=text["attention_mask"])
     (found,) = owl.image_processor.post_process_object_detection(
-        outputs, threshold=-1.0, target_sizes=[PICTURE.size[::-1]]
+        outputs, threshold=-1.0, target_sizes=[IMAGE.size[::-1]]
     )
     labels = [QUERIES[int(number)] for number in found["labels"]]
-    assert_equal(owl.propose([PICTURE], queries=QUERIES)[0], expected(found, labels))
+    assert_equal(owl.propose([IMAGE], queries=QUERIES)[0], expected(found, labels))
 
 
 def test_grounding_dino_gives_the_boxes_of_the_library_and_whole_names(detectors) -> None:
@@ -106,9 +104,9 @@ def test_grounding_dino_gives_the_boxes_of_the_library_and_whole_names(detectors
     text = dino.tokenizer("[CLS] cat. red lamp. dog. [SEP]", return_tensors="pt")
     outputs = outputs_of(dino, **{**text, "token_type_ids": torch.zeros_like(text["input_ids"])})
     (found,) = processor.post_process_grounded_object_detection(
-        outputs, text["input_ids"], threshold=-1.0, target_sizes=[PICTURE.size[::-1]]
+        outputs, text["input_ids"], threshold=-1.0, target_sizes=[IMAGE.size[::-1]]
     )
-    (regions,) = dino.propose([PICTURE], queries=QUERIES)
+    (regions,) = dino.propose([IMAGE], queries=QUERIES)
     assert regions.labels is not None
     assert set(regions.labels) <= set(QUERIES)
     theirs = expected(found, found["text_labels"])
@@ -168,11 +166,11 @@ def test_owl_reads_each_name_by_itself(monkeypatch) -> None:
 def test_a_long_list_is_asked_in_pieces_and_merged(detectors) -> None:
     dino = detectors["grounding-dino"]
     names = [f"red {word}" for word in ("cat", "dog", "lamp", "photo")] * 6
-    (regions,) = dino.propose([PICTURE], queries=names)
+    (regions,) = dino.propose([IMAGE], queries=names)
     pieces = grounding_prompts(names, dino.tokenizer, template="{}", limit=24)
     assert len(pieces) > 2
     assert len(regions) == len(pieces) * 12
-    (alone,) = dino.propose([PICTURE], queries=list(pieces[0].labels))
+    (alone,) = dino.propose([IMAGE], queries=list(pieces[0].labels))
     assert {tuple(box) for box in alone.xyxy.tolist()} <= {
         tuple(box) for box in regions.xyxy.tolist()
     }
@@ -180,10 +178,10 @@ def test_a_long_list_is_asked_in_pieces_and_merged(detectors) -> None:
     assert (np.diff(regions.scores) <= 0).all()
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
-def test_pictures_of_one_size_go_through_together(detectors, monkeypatch) -> None:
+def test_images_of_one_size_go_through_together(detectors, monkeypatch) -> None:
     detr = detectors["detr"]
     seen: list[int] = []
     forward = detr.model.forward
@@ -193,13 +191,13 @@ def test_pictures_of_one_size_go_through_together(detectors, monkeypatch) -> Non
         return forward(**inputs)
 
     monkeypatch.setattr(detr.model, "forward", counted)
-    pictures = [scene(i) for i in range(5)] + [scene(9, (64, 96))]
-    regions = detr.propose(pictures)
+    images = [scene(i) for i in range(5)] + [scene(9, (64, 96))]
+    regions = detr.propose(images)
     assert sorted(seen) == [1, 1, 4]
-    assert [r.size_wh for r in regions] == [picture.size for picture in pictures]
+    assert [r.size_wh for r in regions] == [image.size for image in images]
 
 
-def test_a_very_long_picture_keeps_its_boxes_in_place(detectors) -> None:
+def test_a_very_long_image_keeps_its_boxes_in_place(detectors) -> None:
     detr = detectors["detr"]
     wide = Image.new("RGB", (2000, 10), "white")
     (regions,) = detr.propose([wide])
@@ -219,7 +217,7 @@ def test_a_detector_that_gives_no_numbers_is_told_of(kind, tmp_path) -> None:
         for value in broken.model.parameters():
             value.fill_(torch.nan)
     with pytest.raises(BoxError, match=r"hf returned \d+ of \d+ boxes that are no numbers"):
-        broken.propose([PICTURE], queries=QUERIES if broken.requires_labels else None)
+        broken.propose([IMAGE], queries=QUERIES if broken.requires_labels else None)
 
 
 def test_weights_of_another_network_are_refused(tmp_path) -> None:
@@ -306,4 +304,4 @@ def test_the_template_tells_fingerprints_apart_and_bfloat16_runs(detectors, tmp_
     half: Any = build(folder, kind="rt_detr_v2", dtype="bfloat16", **PARTS["rt_detr_v2"])
     assert half.model.dtype == torch.bfloat16
     assert half.fingerprint != detectors["rt_detr_v2"].fingerprint
-    assert len(half.propose([PICTURE])[0])
+    assert len(half.propose([IMAGE])[0])

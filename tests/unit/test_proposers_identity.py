@@ -58,7 +58,7 @@ def test_ids_that_differ_in_padding_only_are_told_apart_as_they_are_written():
 )
 def test_a_name_is_found_however_the_tool_wrote_it(stated):
     names = Names(["other.jpg", stated, "photo.png", "my photo.jpg"])
-    assert names.find("/pictures/day/photo.jpg") == 1
+    assert names.find("/images/day/photo.jpg") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from vlm_fo1.errors import BoxError, MissingExtraError, PromptError
 from vlm_fo1.proposers.base import load_proposer
 from vlm_fo1.proposers.hf.prompts import task_prompts
 
-PICTURE = scene(0)
+IMAGE = scene(0)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_boxes_scores_and_names_are_those_of_the_library(omdet, monkeypatch) -> 
     # proposers leave that to `select`.
     library: Any = importlib.import_module("transformers.models.omdet_turbo.processing_omdet_turbo")
     monkeypatch.setattr(library, "batched_nms", keep_all, raising=False)
-    (regions,) = omdet.propose([PICTURE], queries=QUERIES)
-    pixels = omdet.image_processor(images=[PICTURE], return_tensors="pt")["pixel_values"]
+    (regions,) = omdet.propose([IMAGE], queries=QUERIES)
+    pixels = omdet.image_processor(images=[IMAGE], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         outputs = omdet.model(pixels, **omdet._prompts(QUERIES)[0].inputs)
     scores, classes = library.compute_score(outputs.decoder_class_logits)
@@ -40,7 +40,7 @@ def test_boxes_scores_and_names_are_those_of_the_library(omdet, monkeypatch) -> 
         scores[0],
         classes,
         len(QUERIES),
-        PICTURE.size[::-1],
+        IMAGE.size[::-1],
         threshold=-1.0,
         nms_threshold=1.0,
         max_num_det=scores[0].numel(),  # every box with every name
@@ -76,19 +76,19 @@ def test_a_long_list_is_asked_in_pieces_whose_task_fits(omdet) -> None:
     assert [name for piece in pieces for name in piece.labels] == names
     assert len(pieces) > 1
     assert all(piece.inputs["tasks_input_ids"].shape == (1, 12) for piece in pieces)
-    (together,) = omdet.propose([PICTURE], queries=names)
-    apart = [omdet.propose([PICTURE], queries=list(piece.labels))[0] for piece in pieces]
+    (together,) = omdet.propose([IMAGE], queries=names)
+    apart = [omdet.propose([IMAGE], queries=list(piece.labels))[0] for piece in pieces]
     assert sorted(together.scores) == pytest.approx(
         sorted(np.concatenate([regions.scores for regions in apart])), abs=1e-5
     )
     with pytest.raises(PromptError, match=r"has 11 tokens and this detector reads 10"):
-        omdet.propose([PICTURE], queries=["cat", " ".join(["red"] * 11)])
+        omdet.propose([IMAGE], queries=["cat", " ".join(["red"] * 11)])
 
 
 def test_more_names_than_the_library_remembers_are_no_trouble(omdet, monkeypatch) -> None:
-    (before,) = omdet.propose([PICTURE], queries=["cat", "dog", "lamp"])
+    (before,) = omdet.propose([IMAGE], queries=["cat", "dog", "lamp"])
     monkeypatch.setattr(omdet.model.language_cache_class, "capacity", 1)
-    (after,) = omdet.propose([PICTURE], queries=["cat", "dog", "lamp"])
+    (after,) = omdet.propose([IMAGE], queries=["cat", "dog", "lamp"])
     np.testing.assert_allclose(before.xyxy, after.xyxy, atol=1e-3)
 
 
@@ -98,7 +98,7 @@ def test_broken_weights_are_told_of(tmp_path) -> None:
         for value in broken.model.parameters():
             value.fill_(torch.nan)
     with pytest.raises(BoxError, match=r"hf returned \d+ of \d+ boxes that are no numbers"):
-        broken.propose([PICTURE], queries=QUERIES)
+        broken.propose([IMAGE], queries=QUERIES)
 
 
 def test_released_weights_need_timm_and_say_so(tmp_path) -> None:

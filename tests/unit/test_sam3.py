@@ -19,7 +19,7 @@ from vlm_fo1.proposers.sam3.loading import pixels_of
 from vlm_fo1.regions import Regions
 
 
-def picture(seed=0, size_wh=(96, 64)):
+def photo(seed=0, size_wh=(96, 64)):
     pixels = np.random.default_rng(seed).integers(0, 256, (size_wh[1], size_wh[0], 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -44,7 +44,7 @@ def fo1():
     return FO1.from_pretrained("tiny")
 
 
-# --- one picture ----------------------------------------------------------------------------------
+# --- one image ----------------------------------------------------------------------------------
 
 
 def test_it_is_known_by_name(folder):
@@ -53,7 +53,7 @@ def test_it_is_known_by_name(folder):
     assert isinstance(found, Proposer)
 
 
-def test_the_picture_is_stretched_to_a_square_from_minus_one_to_one():
+def test_the_image_is_stretched_to_a_square_from_minus_one_to_one():
     white = pixels_of(Image.new("RGB", (30, 10), "white"), SIDE)
     assert white.shape == (3, SIDE, SIDE)
     assert white.min() == white.max() == 1
@@ -67,7 +67,7 @@ def test_the_picture_is_stretched_to_a_square_from_minus_one_to_one():
 
 @torch.inference_mode()
 def test_boxes_scores_and_masks_are_those_of_the_network(sam3):
-    image = picture()
+    image = photo()
     tokens = sam3.tokenizer("cat", padding="max_length", max_length=32, return_tensors="pt")
     found = sam3.model(
         pixel_values=pixels_of(image, SIDE)[None],
@@ -89,7 +89,7 @@ def test_boxes_scores_and_masks_are_those_of_the_network(sam3):
 
 
 def test_several_queries_are_merged_best_first_with_their_names(sam3):
-    image = picture()
+    image = photo()
     both = sam3.propose([image], queries=["cat", "a dog", "cat"])[0]
     alone = [sam3.propose([image], queries=[query])[0] for query in ("cat", "a dog")]
     assert len(both) == sum(map(len, alone))
@@ -102,7 +102,7 @@ def test_several_queries_are_merged_best_first_with_their_names(sam3):
 
 
 def test_low_scores_can_be_left_out_before_masks_are_made(folder, sam3):
-    image = picture()
+    image = photo()
     everything = sam3.propose([image], queries=["cat"])[0]
     assert everything.scores is not None
     least = float(np.median(everything.scores))
@@ -115,7 +115,7 @@ def test_low_scores_can_be_left_out_before_masks_are_made(folder, sam3):
 
 def test_bfloat16_gives_about_the_same(folder, sam3):
     half = SAM3Proposer.from_pretrained(str(folder), device="cpu", dtype="bfloat16")
-    mine, theirs = (it.propose([picture()], queries=["cat"])[0] for it in (half, sam3))
+    mine, theirs = (it.propose([photo()], queries=["cat"])[0] for it in (half, sam3))
     assert mine.scores is not None
     assert theirs.scores is not None
     assert mine.scores[0] == pytest.approx(theirs.scores[0], abs=0.02)
@@ -123,7 +123,7 @@ def test_bfloat16_gives_about_the_same(folder, sam3):
 
 def test_a_query_that_is_too_long_is_refused(sam3):
     with pytest.raises(PromptError, match="takes 40 tokens, SAM 3 reads 32"):
-        sam3.propose([picture()], queries=["c" * 40])
+        sam3.propose([photo()], queries=["c" * 40])
 
 
 @pytest.mark.parametrize("part", ["detr_decoder.output_layer_norm", "mask_decoder"])
@@ -132,7 +132,7 @@ def test_a_network_that_returns_nan_is_an_error_that_says_so(folder, part):
     with torch.no_grad():
         next(broken.model.get_submodule(part).parameters()).fill_(float("nan"))
     with pytest.raises(BoxError, match=r"sam3 returned 12 of 12 .* no numbers.*dtype='float32'"):
-        broken.propose([picture()], queries=["cat"])
+        broken.propose([photo()], queries=["cat"])
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_the_tracker_shares_the_image_encoder(sam3, tracker, folder):
 
 
 def test_masks_are_carried_from_frame_to_frame(sam3, tracker):
-    things = sam3.propose([picture()], queries=["cat"])[0][:3]
-    track = tracker.start(picture(), things)
-    first, sure = track.follow(picture())
+    things = sam3.propose([photo()], queries=["cat"])[0][:3]
+    track = tracker.start(photo(), things)
+    first, sure = track.follow(photo())
     assert first.shape == (3, 64, 96)
     assert first.dtype == np.bool_
     assert ((sure >= 0) & (sure <= 1)).all()
@@ -183,22 +183,22 @@ def test_masks_are_carried_from_frame_to_frame(sam3, tracker):
     agree = (first == things.masks).mean((1, 2))
     assert (agree > 0.9).all()  # the first frame is the one that the masks were given for
     for seed in range(1, 4):
-        masks, sure = track.follow(picture(seed))
+        masks, sure = track.follow(photo(seed))
         assert masks.shape == (3, 64, 96)
         assert sure.shape == (3,)
 
 
 def test_boxes_are_followed_where_there_are_no_masks(tracker):
     boxes = np.array([[10, 10, 50, 40], [60, 20, 90, 60]], np.float32)
-    track = tracker.start(picture(), Regions(boxes, (96, 64)))
+    track = tracker.start(photo(), Regions(boxes, (96, 64)))
     for seed in range(3):
-        assert track.follow(picture(seed))[0].shape == (2, 64, 96)
+        assert track.follow(photo(seed))[0].shape == (2, 64, 96)
 
 
 def test_a_long_track_keeps_only_what_later_frames_look_at(sam3, tracker):
-    track = tracker.start(picture(), sam3.propose([picture()], queries=["cat"])[0][:1])
+    track = tracker.start(photo(), sam3.propose([photo()], queries=["cat"])[0][:1])
     for seed in range(20):
-        track.follow(picture(seed))
+        track.follow(photo(seed))
     assert not track.session.processed_frames
     kept = track.session.output_dict_per_obj[0]
     assert len(kept["non_cond_frame_outputs"]) <= 16
@@ -206,29 +206,27 @@ def test_a_long_track_keeps_only_what_later_frames_look_at(sam3, tracker):
 
 
 def test_what_was_forgotten_would_not_have_changed_anything(sam3, tracker):
-    things = sam3.propose([picture()], queries=["cat"])[0][:2]
-    short, full = tracker.start(picture(), things), tracker.start(picture(), things)
+    things = sam3.propose([photo()], queries=["cat"])[0][:2]
+    short, full = tracker.start(photo(), things), tracker.start(photo(), things)
     full._forget = lambda: setattr(full, "_next", full._next + 1)
     for seed in range(20):
-        for mine, expected in zip(
-            short.follow(picture(seed)), full.follow(picture(seed)), strict=True
-        ):
+        for mine, expected in zip(short.follow(photo(seed)), full.follow(photo(seed)), strict=True):
             assert np.array_equal(mine, expected)
 
 
 def test_nothing_cannot_be_followed(tracker):
     with pytest.raises(BoxError, match="at least one region"):
-        tracker.start(picture(), Regions.empty((96, 64)))
+        tracker.start(photo(), Regions.empty((96, 64)))
 
 
 def test_a_tracker_that_returns_nan_is_an_error_that_says_so(folder, sam3):
     broken = SAM3Tracker.from_pretrained(str(folder), device="cpu")
     with torch.no_grad():
         next(broken.model.memory_attention.parameters()).fill_(float("nan"))
-    track = broken.start(picture(), sam3.propose([picture()], queries=["cat"])[0][:1])
-    track.follow(picture())
+    track = broken.start(photo(), sam3.propose([photo()], queries=["cat"])[0][:1])
+    track.follow(photo())
     with pytest.raises(BoxError, match="the tracker of sam3 returned what is no number"):
-        track.follow(picture(1))
+        track.follow(photo(1))
 
 
 # --- behind FO1 -----------------------------------------------------------------------------------
@@ -280,8 +278,8 @@ def test_regions_without_scores_are_all_offered():
 def test_fo1_chooses_masks_by_the_counting_question(sam3, fo1, monkeypatch):
     text = "There are 1 <ground>cat</ground><objects><region1></objects> in this image."
     script = say(monkeypatch, fo1, text)
-    answer = fo1.segment(picture(), proposer=sam3, phrase="the left cat", query="cat")
-    offered = worth_offering(sam3.propose([picture()], queries=["cat"])[0])
+    answer = fo1.segment(photo(), proposer=sam3, phrase="the left cat", query="cat")
+    offered = worth_offering(sam3.propose([photo()], queries=["cat"])[0])
     assert offered.masks is not None
     assert answer.regions.masks is not None
     assert answer.chosen.masks is not None
@@ -301,8 +299,8 @@ def test_the_phrase_is_the_query_unless_another_is_given(sam3, fo1, monkeypatch)
         "propose",
         lambda images, *, queries: asked.append(queries) or propose(images, queries=queries),
     )
-    fo1.segment(picture(), proposer=sam3, phrase="cat", max_new_tokens=1)
-    fo1.segment(picture(), proposer=sam3, phrase="the cat", query="cat", max_new_tokens=1)
+    fo1.segment(photo(), proposer=sam3, phrase="cat", max_new_tokens=1)
+    fo1.segment(photo(), proposer=sam3, phrase="the cat", query="cat", max_new_tokens=1)
     assert asked == [["cat"], ["cat"]]
 
 
@@ -324,7 +322,7 @@ def test_a_proposer_that_looks_for_no_names_offers_its_own_selection(fo1):
     scores = (0.9, 0.32, 0.4)  # by SAM 3's thresholds all three
     assert len(worth_offering(scored(*scores))) == 3
     proposer = Unasked(scores, Selection(min_score=0.35))
-    image = picture(size_wh=(200, 10))
+    image = photo(size_wh=(200, 10))
     answer = fo1.segment(image, "cat", proposer=proposer, max_new_tokens=1)
     assert answer.regions.scores is not None
     assert answer.regions.scores.tolist() == pytest.approx([0.9, 0.4])
@@ -336,6 +334,6 @@ def test_a_proposer_that_looks_for_no_names_offers_its_own_selection(fo1):
 
 def test_nothing_offered_is_an_answer_that_says_so(sam3, fo1, monkeypatch):
     monkeypatch.setattr(sam3, "min_score", 1.0)
-    answer = fo1.segment(picture(), proposer=sam3, phrase="cat", max_new_tokens=2)
+    answer = fo1.segment(photo(), proposer=sam3, phrase="cat", max_new_tokens=2)
     assert not len(answer.chosen)
     assert any("no regions were offered" in problem for problem in answer.problems)

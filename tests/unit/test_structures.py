@@ -324,6 +324,6 @@ def test_without_supervision_the_error_names_the_extra(monkeypatch):
 
 
 def test_an_answer_draws_itself():
-    picture = answer().draw(Image.new("RGB", SIZE_WH), numbers=False)
-    assert picture.size == SIZE_WH
-    assert picture.getbbox() is not None
+    image = answer().draw(Image.new("RGB", SIZE_WH), numbers=False)
+    assert image.size == SIZE_WH
+    assert image.getbbox() is not None

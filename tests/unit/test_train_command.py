@@ -71,9 +71,9 @@ def folder(tmp_path) -> Path:
     config.save_pretrained(tmp_path / "start")
     lines = []
     for number in range(4):
-        picture = Image.new("RGB", (64, 56 + 28 * (number % 2)), "white")
-        ImageDraw.Draw(picture).rectangle((8, 8, 40, 40), "red")
-        picture.save(tmp_path / f"{number}.png")
+        image = Image.new("RGB", (64, 56 + 28 * (number % 2)), "white")
+        ImageDraw.Draw(image).rectangle((8, 8, 40, 40), "red")
+        image.save(tmp_path / f"{number}.png")
         turn = {"question": "What is <region0>?", "answer": "red", "task": "brief_caption"}
         regions = [[8, 8, 41, 41], [44, 44, 60, 54]]
         lines.append({"image": f"{number}.png", "regions": regions, "turns": [turn]})
@@ -226,8 +226,8 @@ def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path
         assert result.exit_code == 0, result.output
     sizes = {}
     for name in ("look.png", "found.jpg", "mine/images/000000.png"):
-        with Image.open(name) as picture:
-            sizes[name] = picture.size
+        with Image.open(name) as image:
+            sizes[name] = image.size
     assert sizes["look.png"][0] > 500
     assert sizes["found.jpg"] == sizes["mine/images/000000.png"]
 
@@ -237,8 +237,8 @@ def test_checking_a_configuration_lists_what_its_mixture_cannot_use(folder):
     config.write_text(CONFIG.format(folder=folder))
     good = CliRunner().invoke(app, ["data", "check", str(config), "--count", "8"])
     assert (good.exit_code, "every record can be used" in good.output) == (0, True)
-    for picture in folder.glob("*.png"):
-        picture.unlink()
+    for image in folder.glob("*.png"):
+        image.unlink()
     bad = CliRunner().invoke(app, ["data", "check", str(config), "--count", "8"])
     assert bad.exit_code == 1
     assert "does not exist" in bad.output

@@ -51,7 +51,7 @@ def proposer(**options: Any) -> UPNProposer:
     return UPNProposer(tiny(), **{"shorter": 64, "longer_max": 100, **options})
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -66,7 +66,7 @@ def same(first: Any, second: Any) -> bool:
 def test_it_is_a_proposer_that_offers_scored_boxes_within_each_image_best_first():
     ours = proposer()
     assert isinstance(ours, Proposer)
-    images = [picture(90, 60), picture(40, 120), picture(1, 1), picture(1, 700)]
+    images = [photo(90, 60), photo(40, 120), photo(1, 1), photo(1, 700)]
     before = [image.tobytes() for image in images]
     for image, regions in zip(images, ours.propose(images), strict=True):
         assert regions.size_wh == image.size
@@ -82,12 +82,12 @@ def test_it_is_a_proposer_that_offers_scored_boxes_within_each_image_best_first(
 
 def test_it_takes_no_queries():
     with pytest.raises(PromptError, match="leave out queries"):
-        proposer().propose([picture(9, 9)], queries=["cat"])
+        proposer().propose([photo(9, 9)], queries=["cat"])
 
 
 def test_threads_get_what_one_thread_gets():
     ours = proposer()
-    images = [picture(50 + 7 * seed, 40, seed) for seed in range(6)]
+    images = [photo(50 + 7 * seed, 40, seed) for seed in range(6)]
     alone = ours.propose(images)
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda image: ours.propose([image])[0], images))
@@ -95,7 +95,7 @@ def test_threads_get_what_one_thread_gets():
 
 
 def test_one_image_at_a_time_its_neighbours_do_not_matter_and_in_batches_padding_is_seen():
-    images = [picture(64, 64), picture(100, 50, 1), picture(64, 64, 2)]
+    images = [photo(64, 64), photo(100, 50, 1), photo(64, 64, 2)]
     alone = [proposer().propose([image])[0] for image in images]
     assert all(map(same, proposer().propose(images), alone))
     pair = proposer(batch_size=2).propose(images)
@@ -110,7 +110,7 @@ def test_one_image_at_a_time_its_neighbours_do_not_matter_and_in_batches_padding
 
 
 def test_images_of_one_size_in_a_batch_get_what_each_gets_alone():
-    images = [picture(64, 48, seed) for seed in range(3)]
+    images = [photo(64, 48, seed) for seed in range(3)]
     for ours, alone in zip(
         proposer(batch_size=3).propose(images), proposer().propose(images), strict=True
     ):
@@ -118,7 +118,7 @@ def test_images_of_one_size_in_a_batch_get_what_each_gets_alone():
 
 
 def test_the_two_prompts_find_different_boxes_and_another_one_is_refused():
-    fine, coarse = (proposer(prompt=prompt).propose([picture(64, 64)])[0] for prompt in PROMPTS)
+    fine, coarse = (proposer(prompt=prompt).propose([photo(64, 64)])[0] for prompt in PROMPTS)
     assert not same(fine, coarse)
     with pytest.raises(ConfigError, match="'fine_grained' or 'coarse_grained'"):
         proposer(prompt="medium")
@@ -134,7 +134,7 @@ def test_a_selection_is_made_before_boxes_are_clipped():
     assert len(kept) == 2
     np.testing.assert_array_equal(kept.xyxy[0], [-50, 24, 50, 56])
     np.testing.assert_allclose(np.asarray(kept.scores), [0.88, 0.73], atol=1e-6)
-    within = proposer(selection=OFFICIAL_FILTER).propose([picture(80, 60)])[0]
+    within = proposer(selection=OFFICIAL_FILTER).propose([photo(80, 60)])[0]
     assert (within.xyxy == np.trunc(within.xyxy)).all()
     assert (within.xyxy >= 0).all()
 
@@ -147,7 +147,7 @@ def test_broken_numbers_are_refused_with_a_remedy():
     broken = UPN(TINY).eval().requires_grad_(False)
     broken.encoder.level_embedding.fill_(torch.nan)
     with pytest.raises(BoxError, match="no numbers"):
-        UPNProposer(broken, shorter=48).propose([picture(30, 30)])
+        UPNProposer(broken, shorter=48).propose([photo(30, 30)])
 
 
 def test_the_fingerprint_follows_weights_and_settings():
@@ -179,7 +179,7 @@ def test_the_released_filter_and_its_hundred_boxes_are_what_is_used_of_them():
         min_score=0.3, nms_iou=0.8, limit=100, whole_pixels=True
     )
     filtered = proposer(selection=OFFICIAL_FILTER)
-    (regions,) = filtered.propose([picture(90, 60)])
+    (regions,) = filtered.propose([photo(90, 60)])
     assert same(select(regions, filtered.selection), regions[:100])  # clipped: no second NMS
     assert proposer(selection=Selection(limit=3)).selection == Selection(limit=3)
 
@@ -268,7 +268,7 @@ def test_a_saved_network_loads_again_from_a_folder_and_a_released_one_from_a_pth
     assert all(map(torch.equal, released.state_dict().values(), folder.state_dict().values()))
     assert released.config == folder.config == config
     named = load_proposer(f"upn:{tmp_path / 'ours'}", device="cpu", dtype="bfloat16", shorter=64)
-    assert len(named.propose([picture(30, 40)])[0])
+    assert len(named.propose([photo(30, 40)])[0])
 
 
 def test_weights_of_another_network_are_refused_and_what_differs_is_named(tmp_path):
@@ -413,7 +413,7 @@ def test_onnx_runtime_agrees_with_pytorch_also_where_the_canvas_is_padded(tmp_pa
         theirs = exported(pixels[1:, :, :height, :width])
         torch.testing.assert_close(theirs.logits, ours.logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(theirs.boxes, ours.boxes, rtol=0, atol=1e-5)
-    regions = exported.regions(picture(200, 300))
+    regions = exported.regions(photo(200, 300))
     assert regions.size_wh == (200, 300)
     assert len(regions) > 0
     with pytest.raises(ConfigError, match="do not fit this file"):

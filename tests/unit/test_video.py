@@ -119,9 +119,9 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     assert [frame.index for frame in frames.read(10)] == [10, 11]
 
 
-def test_a_broken_picture_of_a_folder_is_handed_on_as_one(tmp_path):
+def test_a_broken_image_of_a_folder_is_handed_on_as_one(tmp_path):
     folder = save_folder(tmp_path / "in", 3)
-    (folder / "frame1.png").write_bytes(b"no picture")
+    (folder / "frame1.png").write_bytes(b"no image")
     first, broken, last = open_frames(folder).read()
     assert first.image is not None
     assert last.image is not None
@@ -131,12 +131,10 @@ def test_a_broken_picture_of_a_folder_is_handed_on_as_one(tmp_path):
 
 def test_hidden_files_are_no_frames_and_frames_that_nothing_reads_are_refused(tmp_path):
     folder = save_folder(tmp_path / "in", 2)
-    (folder / "._frame0.png").write_bytes(b"no picture")
+    (folder / "._frame0.png").write_bytes(b"no image")
     assert open_frames(folder).count == 2
     (folder / "frame2.HEIC").write_bytes(b"")
-    with pytest.raises(
-        ImageError, match="1 HEIC pictures, which nothing here reads, and frames mu"
-    ):
+    with pytest.raises(ImageError, match="1 HEIC images, which nothing here reads, and frames mu"):
         open_frames(folder)
 
 
@@ -260,15 +258,15 @@ def test_the_same_thing_keeps_its_number_over_key_frames():
 
 def test_a_new_thing_gets_a_new_number_and_a_lost_one_leaves():
     follower = Follower(choose_all, SquareTracker(), every=2)
-    pictures = [scene(0), scene(1), scene(2, 2), scene(3, 2), scene(4, 0), scene(5, 0), scene(6)]
-    records = [follower.step(frame) for frame in frames_of(pictures)]
+    images = [scene(0), scene(1), scene(2, 2), scene(3, 2), scene(4, 0), scene(5, 0), scene(6)]
+    records = [follower.step(frame) for frame in frames_of(images)]
     assert [record.ids for record in records] == [(0,), (0,), (0, 1), (0, 1), (), (), (2,)]
 
 
 def test_a_thing_out_of_sight_between_key_frames_is_left_out_there():
     follower = Follower(choose_all, SquareTracker(), every=4)
-    pictures = [scene(0, 2), scene(1, 1), scene(2, 2)]
-    records = [follower.step(frame) for frame in frames_of(pictures)]
+    images = [scene(0, 2), scene(1, 1), scene(2, 2)]
+    records = [follower.step(frame) for frame in frames_of(images)]
     assert [record.ids for record in records] == [(0, 1), (0,), (0, 1)]
 
 
@@ -304,7 +302,7 @@ OURS = BoxError("sam3 returned 12 of 12 things that are no numbers")
 
 
 def failing_at(failures, error: Exception = OURS):
-    """Chooses as `choose_all`, but raises on some of the pictures it is shown."""
+    """Chooses as `choose_all`, but raises on some of the images it is shown."""
     shown = []
 
     def choose(image):
@@ -557,11 +555,11 @@ def test_a_detector_that_returns_nan_ends_no_video(run, tmp_path, checkpoint, mo
     assert len(lines_of(tmp_path / "a.jsonl")) == 4
 
 
-def test_pictures_from_the_command_line(run, tmp_path, checkpoint):
+def test_images_from_the_command_line(run, tmp_path, checkpoint):
     save_folder(tmp_path / "in", 2, things=2)
     request = ("segment", "in", "the left cat", "--query", "cat", "--device", "cpu")
     request += ("--proposer", f"sam3:{checkpoint}", "--save", "a.jsonl", "--out", "drawn")
-    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
     result = run(*request)
     assert result.exit_code == 1
     assert "2 answered, 1 failed: in/broken.png" in result.stderr

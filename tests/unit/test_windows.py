@@ -119,7 +119,7 @@ def test_a_single_question_shows_the_best():
 
 
 @pytest.mark.parametrize("size_wh", [(300, 200), (1000, 64), (64, 64), (65, 500), (20, 90)])
-def test_tiles_cover_the_picture_and_overlap_by_a_quarter(size_wh):
+def test_tiles_cover_the_image_and_overlap_by_a_quarter(size_wh):
     covered = np.zeros((size_wh[1], size_wh[0]), np.int64)
     found = tiles(size_wh, 64)
     for left, top, right, bottom in found:
@@ -137,7 +137,7 @@ def test_a_tile_too_small_to_see_anything_is_refused(fo1, tile):
 
 
 def seen_within_100(size_wh):
-    """How a model sees pictures that it shrinks to at most 100 x 100 pixels in area."""
+    """How a model sees images that it shrinks to at most 100 x 100 pixels in area."""
     factor = min(1.0, 100 / (size_wh[0] * size_wh[1]) ** 0.5)
     return round(size_wh[0] * factor), round(size_wh[1] * factor)
 
@@ -148,7 +148,7 @@ def seen_within_100(size_wh):
         (36, (400, 400), 180),  # seen with 9 pixels: tiles show it with 20
         (31, (200, 200), 155),  # seen with a little less than it takes
         (33, (200, 200), None),  # and with a little more
-        (12, (400, 400), 100),  # no sharper than the picture is
+        (12, (400, 400), 100),  # no sharper than the image is
         (80, (400, 400), None),  # seen with 20 pixels
         (12, (120, 90), None),  # tiles would show hardly more
         (12, (90, 90), None),  # seen as it is
@@ -167,7 +167,7 @@ def test_detection_takes_tiles_by_itself_where_things_would_be_too_small(fo1, kn
     asked = knowing({0: 0.9, 1: 0.8, 2: 0.7})
     answer = fo1.detect(pixels, "cat", boxes)
     assert answer.windows == len(asked) == 3
-    assert "the picture is seen in tiles of" in answer.problems[0]
+    assert "the image is seen in tiles of" in answer.problems[0]
     assert "3 windows were asked" in answer.problems[0]
     assert sorted(answer.mentions[0].indices) == [0, 1, 2]
     assert fo1.detect(pixels, "cat", boxes, tile=None).windows == 1
@@ -177,7 +177,7 @@ def test_detection_takes_tiles_by_itself_where_things_would_be_too_small(fo1, kn
     assert fo1.refer(pixels, "cat", boxes).windows == 1
 
 
-def test_every_region_is_in_one_tile_that_shows_it_whole_or_with_the_whole_picture():
+def test_every_region_is_in_one_tile_that_shows_it_whole_or_with_the_whole_image():
     rng = np.random.default_rng(1)
     sides = rng.uniform(4, 120, (200, 2))
     corners = rng.uniform(0, 1, (200, 2)) * (np.array(SIZE) - sides)
@@ -194,7 +194,7 @@ def test_every_region_is_in_one_tile_that_shows_it_whole_or_with_the_whole_pictu
         assert window.area != (0, 0, *SIZE) or not small.any()
 
 
-def test_what_parts_of_a_picture_showed_is_put_together_without_cut_pieces():
+def test_what_parts_of_an_image_showed_is_put_together_without_cut_pieces():
     left, right = (0, 0, 100, 200), (60, 0, 160, 200)
     seen = [
         (left, regions([[5, 0, 20, 30], [80, 10, 100, 40]], [0.5, 0.9], (100, 200))),
@@ -314,7 +314,7 @@ def test_what_a_window_could_not_use_is_said_with_its_number(fo1, monkeypatch):
     )
 
 
-def test_the_towers_run_once_for_all_windows_of_a_picture(fo1, knowing, monkeypatch):
+def test_the_towers_run_once_for_all_windows_of_an_image(fo1, knowing, monkeypatch):
     seen = []
     encode = LocalEngine.encode
     monkeypatch.setattr(
@@ -330,7 +330,7 @@ def test_the_towers_run_once_for_all_windows_of_a_picture(fo1, knowing, monkeypa
     assert seen == [(SIZE, 150)]
 
 
-def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_of_the_picture(
+def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_of_the_image(
     fo1, knowing, monkeypatch
 ):
     boxes = np.array([[4, 4, 24, 24], [130, 90, 150, 110], [280, 180, 300, 200], [10, 8, 290, 190]])
@@ -345,19 +345,19 @@ def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_
     knowing(dict.fromkeys([0, 2, 3], 0.5))
     pixels = painted(SIZE, boxes[:3])
     answer = fo1.detect(pixels, "cat", boxes, tile=100)
-    assert [picture.shape[:2] for picture, _ in shown] == [(200, 300), *[(100, 100)] * 3]
-    for number, (picture, [(x1, y1, x2, y2)]) in enumerate(shown[1:], start=1):
-        assert (picture[y1:y2, x1:x2] == (number, 255 - number, 7)).all()
+    assert [image.shape[:2] for image, _ in shown] == [(200, 300), *[(100, 100)] * 3]
+    for number, (image, [(x1, y1, x2, y2)]) in enumerate(shown[1:], start=1):
+        assert (image[y1:y2, x1:x2] == (number, 255 - number, 7)).all()
     assert sorted(answer.mentions[0].indices) == [0, 2, 3]
     assert answer["cat"].xyxy.tolist() == boxes[[3, 0, 2]].tolist()
     assert answer.windows == 4
     assert answer.problems == (
-        "4 regions were offered, the picture is seen in tiles of 100 pixels: "
+        "4 regions were offered, the image is seen in tiles of 100 pixels: "
         "4 windows were asked and their answers merged",
     )
 
 
-def test_with_tiles_the_other_questions_see_the_whole_picture(fo1, knowing):
+def test_with_tiles_the_other_questions_see_the_whole_image(fo1, knowing):
     asked = knowing({1: 0.5})
     scene = fo1.open(PIXELS, grid(30), tile=64)
     answer = scene.refer("the cat")
@@ -365,7 +365,7 @@ def test_with_tiles_the_other_questions_see_the_whole_picture(fo1, knowing):
     assert (answer.windows, answer.mentions[0].indices, answer.problems) == (1, (1,), ())
 
 
-def test_a_picture_smaller_than_a_tile_is_one_question(fo1, knowing):
+def test_an_image_smaller_than_a_tile_is_one_question(fo1, knowing):
     asked = knowing({1: 0.5})
     answer = fo1.detect(PIXELS, "cat", grid(30), tile=1024)
     assert len(asked) == answer.windows == 1

@@ -1,4 +1,4 @@
-"""Boxes on the picture: by hand, as numbers, or from the proposer, each with the same number."""
+"""Boxes on the image: by hand, as numbers, or from the proposer, each with the same number."""
 
 import json
 import math
@@ -15,27 +15,27 @@ from vlm_fo1.app.controls import ModelFields
 from vlm_fo1.app.limits import AnnotatedImage, annotated
 from vlm_fo1.app.models import NO_PROPOSER, Choice
 from vlm_fo1.app.question import labels_of
-from vlm_fo1.app.upload import annotator_value, marks_field, picture_field
+from vlm_fo1.app.upload import annotator_value, image_field, marks_field
 from vlm_fo1.boxes import scale as scale_boxes
 from vlm_fo1.errors import BoxError, ConfigError
 from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.masks import component_boxes
 from vlm_fo1.regions import Offer, Regions
 
-DRAWN, PROPOSED = "boxes on the picture", "proposer"
+DRAWN, PROPOSED = "boxes on the image", "proposer"
 """What may be pointed at."""
-NUMBER = "(picture) => window.fo1Boxes(picture)"
+NUMBER = "(image) => window.fo1Boxes(image)"
 """Runs in the browser: gives the boxes their numbers, and writes them down."""
 
 Scores = dict[tuple[int, ...], float]
-"""What the proposer gave the boxes that it put on the picture: see `_known_as`."""
+"""What the proposer gave the boxes that it put on the image: see `_known_as`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """The picture, its boxes, and what changes them."""
+    """The image, its boxes, and what changes them."""
 
-    picture: Any
+    image: Any
     scores: Any
     propose: Any
     clear: Any
@@ -47,9 +47,9 @@ class Annotator:
 
 
 def annotator(context: Context) -> Annotator:
-    """Lay the picture out with what changes its boxes; `tie_annotator` makes it work."""
+    """Lay the image out with what changes its boxes; `tie_annotator` makes it work."""
     gr = gradio()
-    picture = picture_field(context, "ask-picture")
+    image = image_field(context, "ask-image")
     with gr.Row():
         propose = gr.Button("Propose boxes", size="sm", elem_id="ask-propose")
         clear = gr.Button("Remove all boxes", size="sm", elem_id="ask-clear")
@@ -57,19 +57,19 @@ def annotator(context: Context) -> Annotator:
         typed = gr.Textbox(
             value="",
             label="Boxes: [[x1, y1, x2, y2], ...] in pixels",
-            info="They follow the picture; what is changed here is put on it with the button.",
+            info="They follow the image; what is changed here is put on it with the button.",
             lines=2,
             max_lines=6,
             elem_id="ask-typed",
         )
-        put_on = gr.Button("Put them on the picture", size="sm", elem_id="ask-type")
+        put_on = gr.Button("Put them on the image", size="sm", elem_id="ask-type")
     with gr.Accordion("Boxes around what you mark by hand", open=False):
         with gr.Row():
-            take = gr.Button("Take the picture", size="sm", elem_id="ask-take")
+            take = gr.Button("Take the image", size="sm", elem_id="ask-take")
             around = gr.Button("Put boxes around the strokes", size="sm", elem_id="ask-around")
         marks = marks_field("ask-marks")
     return Annotator(
-        picture=picture,
+        image=image,
         scores=gr.State({}, time_to_live=KEPT_S),
         propose=propose,
         clear=clear,
@@ -95,44 +95,44 @@ def tie_annotator(
     """
 
     def propose(
-        picture: Any, model: Any, proposer: Any, device: Any, look_for: Any, labels: Any
+        image: Any, model: Any, proposer: Any, device: Any, look_for: Any, labels: Any
     ) -> Any:
         choice = context.pool.choice(model, proposer, device)
         looked_for = labels_of(look_for) or labels_of(labels)
-        return *proposed_boxes(context, choice, picture, looked_for), DRAWN
+        return *proposed_boxes(context, choice, image, looked_for), DRAWN
 
     placed.propose.click(
         refusing(propose),
-        [placed.picture, *chosen.all, *named],
-        [placed.picture, placed.scores, boxes_from],
+        [placed.image, *chosen.all, *named],
+        [placed.image, placed.scores, boxes_from],
         api_name="propose",
         concurrency_limit=context.at_once,
         concurrency_id="ask",
     )
 
-    def clear(picture: Any) -> Any:
-        return _placed(annotated(picture, context.limits), [])
+    def clear(image: Any) -> Any:
+        return _placed(annotated(image, context.limits), [])
 
-    placed.clear.click(refusing(clear), [placed.picture], [placed.picture], api_name="clear")
+    placed.clear.click(refusing(clear), [placed.image], [placed.image], api_name="clear")
 
-    def put_on(picture: Any, boxes: str) -> Any:
-        seen = annotated(picture, context.limits)
-        typed = typed_boxes(boxes, seen.picture.size)
+    def put_on(image: Any, boxes: str) -> Any:
+        seen = annotated(image, context.limits)
+        typed = typed_boxes(boxes, seen.image.size)
         for note in typed.notes:
             gradio().Warning(escape(note))
         return _placed(seen, typed.regions.xyxy.tolist()), DRAWN
 
     placed.put_on.click(
         refusing(put_on),
-        [placed.picture, placed.typed],
-        [placed.picture, boxes_from],
+        [placed.image, placed.typed],
+        [placed.image, boxes_from],
         api_name="boxes",
     )
     _tie_marks(context, placed, boxes_from)
-    placed.picture.change(
+    placed.image.change(
         None,
-        [placed.picture],
-        [placed.picture, placed.typed],
+        [placed.image],
+        [placed.image, placed.typed],
         js=NUMBER,
         api_name=False,
         queue=False,
@@ -141,22 +141,22 @@ def tie_annotator(
 
 
 def _tie_marks(context: Context, placed: Annotator, boxes_from: Any) -> None:
-    """Let strokes on the picture become boxes."""
+    """Let strokes on the image become boxes."""
 
-    def take(picture: Any) -> Any:
-        seen = annotated(picture, context.limits)
-        return {"background": seen.picture, "layers": [], "composite": seen.picture}
+    def take(image: Any) -> Any:
+        seen = annotated(image, context.limits)
+        return {"background": seen.image, "layers": [], "composite": seen.image}
 
-    placed.take.click(refusing(take), [placed.picture], [placed.marks], api_name=False)
+    placed.take.click(refusing(take), [placed.image], [placed.marks], api_name=False)
 
-    def around(picture: Any, marks: Any) -> Any:
-        seen = annotated(picture, context.limits)
-        return _placed(seen, [*seen.boxes_xyxy, *marked_boxes(marks, seen.picture.size)]), DRAWN
+    def around(image: Any, marks: Any) -> Any:
+        seen = annotated(image, context.limits)
+        return _placed(seen, [*seen.boxes_xyxy, *marked_boxes(marks, seen.image.size)]), DRAWN
 
     placed.around.click(
         refusing(around),
-        [placed.picture, placed.marks],
-        [placed.picture, boxes_from],
+        [placed.image, placed.marks],
+        [placed.image, boxes_from],
         api_name=False,
     )
 
@@ -165,8 +165,8 @@ def marked_boxes(marks: Any, size_wh: tuple[int, int]) -> list[list[float]]:
     """A box around each stroke that somebody drew; strokes that touch are one.
 
     Args:
-        marks: Of the editor: ``layers``, pictures with the strokes on nothing.
-        size_wh: Of the picture, which the layers cover.
+        marks: Of the editor: ``layers``, images with the strokes on nothing.
+        size_wh: Of the image, which the layers cover.
 
     Raises:
         BoxError: There are no strokes.
@@ -176,7 +176,7 @@ def marked_boxes(marks: Any, size_wh: tuple[int, int]) -> list[list[float]]:
         found = component_boxes(np.asarray(layer.convert("RGBA"))[..., 3] > 0)
         boxes += scale_boxes(found, layer.size, size_wh).tolist()
     if not boxes:
-        raise BoxError("nothing is marked yet: take the picture and draw around things on it")
+        raise BoxError("nothing is marked yet: take the image and draw around things on it")
     return boxes
 
 
@@ -185,7 +185,7 @@ def typed_boxes(text: str, size_wh: tuple[int, int]) -> Offer:
 
     Args:
         text: JSON of anything `given_regions` takes.
-        size_wh: Of the picture.
+        size_wh: Of the image.
 
     Raises:
         BoxError: No JSON, or a box that cannot be used.
@@ -206,7 +206,7 @@ def typed_boxes(text: str, size_wh: tuple[int, int]) -> Offer:
 def proposed_boxes(
     context: Context, choice: Choice, value: Any, looked_for: tuple[str, ...]
 ) -> tuple[dict[str, Any], Scores]:
-    """The picture with the boxes of the proposer on it.
+    """The image with the boxes of the proposer on it.
 
     Returns:
         The value of the annotator, and the scores of its boxes.
@@ -219,7 +219,7 @@ def proposed_boxes(
     fo1 = context.pool.fo1(choice)
     if fo1.proposer is None:
         raise ConfigError(NO_PROPOSER)
-    best = fo1.propose(seen.picture, queries=looked_for).regions[: context.limits.boxes]
+    best = fo1.propose(seen.image, queries=looked_for).regions[: context.limits.boxes]
     if not len(best):
         raise BoxError(f"the proposer {fo1.proposer.name} found nothing it is sure of: draw boxes")
     boxes = best.xyxy.tolist()
@@ -229,10 +229,10 @@ def proposed_boxes(
 
 
 def offered(seen: AnnotatedImage, scores: Mapping[tuple[int, ...], float]) -> Any:
-    """The boxes on the picture as regions.
+    """The boxes on the image as regions.
 
     Args:
-        seen: The picture and its boxes.
+        seen: The image and its boxes.
         scores: Of the boxes that the proposer put there.
 
     Returns:
@@ -242,13 +242,13 @@ def offered(seen: AnnotatedImage, scores: Mapping[tuple[int, ...], float]) -> An
     if all(map(math.isnan, known)):
         return seen.boxes_xyxy
     boxes = np.asarray(seen.boxes_xyxy, np.float32)
-    return Regions(boxes, seen.picture.size, np.asarray(known, np.float32))
+    return Regions(boxes, seen.image.size, np.asarray(known, np.float32))
 
 
 def _known_as(seen: AnnotatedImage, boxes_xyxy: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
-    """What tells a box from others: the picture it stands on, and its whole pixels."""
-    picture = zlib.crc32(seen.picture.tobytes())
-    return [(picture, *map(round, box)) for box in boxes_xyxy]
+    """What tells a box from others: the image it stands on, and its whole pixels."""
+    image = zlib.crc32(seen.image.tobytes())
+    return [(image, *map(round, box)) for box in boxes_xyxy]
 
 
 def _placed(seen: AnnotatedImage, boxes_xyxy: Sequence[Sequence[float]]) -> dict[str, Any]:

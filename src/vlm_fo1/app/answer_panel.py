@@ -7,7 +7,7 @@ from vlm_fo1.app import views
 from vlm_fo1.app.context import KEPT_S, gradio
 from vlm_fo1.app.events import Downloads, downloads_row
 
-ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Picture"}
+ANSWER_FILES = {"json": "JSON", "coco": "COCO", "drawn": "Image"}
 """The files of one answer: labels of their buttons by the end of the id."""
 
 

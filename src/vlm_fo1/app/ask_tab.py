@@ -1,4 +1,4 @@
-"""The tab for one picture: boxes drawn or proposed, a question, and the answer to look at."""
+"""The tab for one image: boxes drawn or proposed, a question, and the answer to look at."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 if TYPE_CHECKING:
     from vlm_fo1.fo1 import FO1
 
-EMPTY = "Choose an example or upload a picture, then ask."
+EMPTY = "Choose an example or upload an image, then ask."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class _Fields:
     def question(self) -> list[Any]:
         """What a question is made of, in the order of the endpoint."""
         return [
-            *(self.placed.picture, *self.asked.all, self.box, self.boxes_from),
+            *(self.placed.image, *self.asked.all, self.box, self.boxes_from),
             *(*self.chosen.all, self.look_for, self.tokens, *self.shown.options),
             self.placed.scores,
         ]
@@ -97,7 +97,7 @@ def ask_tab(context: Context, state: Any) -> ModelFields:
             gallery = gr.Dataset(
                 label="Examples",
                 components=[gr.Image(visible=False)],
-                samples=[[str(scene.picture)] for scene in scenes],
+                samples=[[str(scene.image)] for scene in scenes],
                 type="index",
                 elem_id="ask-examples",
                 samples_per_page=12,
@@ -106,7 +106,7 @@ def ask_tab(context: Context, state: Any) -> ModelFields:
             asked = question_fields("ask")
             box = example_box()
             boxes_from = gr.Radio(
-                [("the boxes on the picture", DRAWN), ("the proposer", PROPOSED)],
+                [("the boxes on the image", DRAWN), ("the proposer", PROPOSED)],
                 value=DRAWN,
                 label="What may be pointed at",
                 elem_id="ask-from",
@@ -140,7 +140,7 @@ def ask_tab(context: Context, state: Any) -> ModelFields:
     gallery.click(
         refusing(lambda index: _example(scenes, index)),
         [gallery],
-        [placed.picture, *asked.all, boxes_from],
+        [placed.image, *asked.all, boxes_from],
         api_name="example",
     )
     return chosen
@@ -148,7 +148,7 @@ def ask_tab(context: Context, state: Any) -> ModelFields:
 
 def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: Any) -> None:
     def ask(  # the names are those of the endpoint
-        picture: Any, task: Any, labels: Any, words: Any, box: Any, boxes_from: Any, model: Any,
+        image: Any, task: Any, labels: Any, words: Any, box: Any, boxes_from: Any, model: Any,
         proposer: Any, device: Any, look_for: Any, max_new_tokens: Any, min_score: Any,
         unchosen: Any, scores: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
@@ -158,7 +158,7 @@ def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: 
             lambda flag: run_ask(
                 context,
                 flag,
-                picture,
+                image,
                 request_of(task, labels, words, box),
                 (model, proposer, device),
                 scores=None if boxes_from == PROPOSED else scores or {},
@@ -202,8 +202,8 @@ def run_ask(
         value: Of the annotator.
         request: The question.
         names: Model, proposer and device.
-        scores: Of the boxes on the picture that came from the proposer; None leaves all of them
-            to the proposer, whatever is on the picture.
+        scores: Of the boxes on the image that came from the proposer; None leaves all of them
+            to the proposer, whatever is on the image.
         look_for: See `put`.
         max_new_tokens: See `put`.
         options: How to show the answer.
@@ -219,7 +219,7 @@ def run_ask(
     def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
         return put(
             fo1,
-            seen.picture,
+            seen.image,
             boxes,
             request,
             look_for=look_for,
@@ -231,7 +231,7 @@ def run_ask(
         return [*same(1), *emptied(4), _state(context, choice)]
 
     kept = yield from streamed_answer(
-        context, choice, flag, seen.picture, ask, others, proposing=boxes is None
+        context, choice, flag, seen.image, ask, others, proposing=boxes is None
     )
     saved = context.files(kept)
     yield [
@@ -251,7 +251,7 @@ def _example(scenes: list[Example], index: int) -> list[Any]:
     """What an example puts into the fields."""
     gr = gradio()
     scene = scenes[int(index)]
-    value = annotator_value(str(scene.picture), scene.boxes_xyxy)
+    value = annotator_value(str(scene.image), scene.boxes_xyxy)
     request = scene.request
     labels = gr.update(value=list(request.labels), choices=list(request.labels))
     return [value, request.task, labels, words_of(request), DRAWN]

@@ -1,4 +1,4 @@
-"""One question of many pictures: rows as they come, then a table, JSON Lines and COCO."""
+"""One question of many images: rows as they come, then a table, JSON Lines and COCO."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 
 logger = logging.getLogger(__name__)
 
-TITLES = ("Picture", "Answer", "Count", "Regions", "Problems")
+TITLES = ("Image", "Answer", "Count", "Regions", "Problems")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What came of one picture."""
+    """What came of one image."""
 
     file: str
     answer: Answer | None = None
@@ -46,7 +46,7 @@ class Row:
 
 def ask_all(
     fo1: FO1,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     request: Request,
     limits: Limits,
     *,
@@ -54,26 +54,26 @@ def ask_all(
     max_new_tokens: int = MAX_NEW_TOKENS,
     report: Callable[[Row | str], None],
 ) -> None:
-    """Ask the same of every picture; one that fails is a row with its reason.
+    """Ask the same of every image; one that fails is a row with its reason.
 
     Args:
         fo1: With the proposer to be used, if boxes are not given.
-        pictures: Uploaded files.
+        images: Uploaded files.
         request: The question.
-        limits: Of every picture.
-        boxes: What `given_regions` finds a picture in, by file name; None asks the proposer.
+        limits: Of every image.
+        boxes: What `given_regions` finds an image in, by file name; None asks the proposer.
         max_new_tokens: Length limit of each answer.
         report: Gets each row, and text while it is written; it may raise to stop.
     """
-    for path in pictures:
+    for path in images:
         try:
             with item_errors(path.name):
-                picture = limits.picture(path)
+                image = limits.image(path)
                 given = None
                 if boxes is not None:
                     given = given_regions(boxes, image_frame(path), image=path.name)
                 answer = put(
-                    fo1, picture, given, request, max_new_tokens=max_new_tokens, on_text=report
+                    fo1, image, given, request, max_new_tokens=max_new_tokens, on_text=report
                 )
                 row = Row(file=path.name, answer=answer)
         except FO1Error as error:
@@ -92,7 +92,7 @@ def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
         folder: An existing folder.
 
     Returns:
-        ``answers.jsonl``, one line a picture, and ``coco.json``, a COCO data set with scores.
+        ``answers.jsonl``, one line an image, and ``coco.json``, a COCO data set with scores.
     """
     lines = folder / "answers.jsonl"
     with lines.open("w", encoding="utf-8") as file:
@@ -105,7 +105,7 @@ def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
 
 
 def to_coco(rows: Sequence[Row]) -> dict[str, Any]:
-    """A COCO data set of the chosen regions; pictures that failed are left out."""
+    """A COCO data set of the chosen regions; images that failed are left out."""
     categories: dict[str, int] = {}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

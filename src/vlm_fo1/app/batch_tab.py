@@ -1,4 +1,4 @@
-"""The tab for many pictures: files in, a table and files out, and a way to stop."""
+"""The tab for many images: files in, a table and files out, and a way to stop."""
 
 import threading
 from pathlib import Path
@@ -28,8 +28,8 @@ def batch_tab(context: Context) -> None:
     limits = context.limits
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
-            pictures = gr.File(
-                label=f"Pictures, at most {limits.batch}",
+            images = gr.File(
+                label=f"Images, at most {limits.batch}",
                 file_count="multiple",
                 elem_id="batch-files",
                 height=220,
@@ -81,7 +81,7 @@ def batch_tab(context: Context) -> None:
         batch,
         {go.click: "batch"},
         stop,
-        inputs=[pictures, folder, boxes, *asked.all, box, *chosen.all, tokens],
+        inputs=[images, folder, boxes, *asked.all, box, *chosen.all, tokens],
         outputs=[progress, table, *downloads.buttons],
         downloads=downloads,
     )
@@ -113,10 +113,10 @@ def run_batch(
     """
     from vlm_fo1.app.batch import TITLES, Row, ask_all, write
 
-    pictures = context.limits.pictures(paths)
+    images = context.limits.images(paths)
     choice = context.pool.choice(*names)
     boxes = None if boxes_file is None else read_boxes(Path(boxes_file))
-    if len(pictures) > 1:
+    if len(images) > 1:
         boxes = by_image(boxes)
     rows: list[Row] = []
 
@@ -125,7 +125,7 @@ def run_batch(
         fo1 = context.pool.fo1(choice, proposing=boxes is None)
         ask_all(
             fo1,
-            pictures,
+            images,
             request,
             context.limits,
             boxes=boxes,
@@ -141,16 +141,16 @@ def run_batch(
         fresh = [row for row in news if isinstance(row, Row)]
         rows += fresh
         ready = context.pool.ready(choice)
-        said = f"{len(rows)} of {len(pictures)} done" if ready else f"Loading {choice.model}"
-        yield [views.progress(len(rows), len(pictures), said), table(), *emptied(2)]
+        said = f"{len(rows)} of {len(images)} done" if ready else f"Loading {choice.model}"
+        yield [views.progress(len(rows), len(images), said), table(), *emptied(2)]
     stopped = False
     try:
         watched.result()
     except StoppedError:
         stopped = True
     wrong = sum(row.answer is None for row in rows)
-    said = f"{'Stopped: ' if stopped else ''}{len(rows) - wrong} of {len(pictures)} answered"
+    said = f"{'Stopped: ' if stopped else ''}{len(rows) - wrong} of {len(images)} answered"
     said += f", {wrong} failed: their rows say why" if wrong else ""
     said += "; what was finished is kept" if stopped else ""
-    bar = views.progress(len(rows), len(pictures), said)
+    bar = views.progress(len(rows), len(images), said)
     yield [bar, table(), *map(str, write(rows, context.scratch.folder()))]

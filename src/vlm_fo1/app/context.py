@@ -79,7 +79,7 @@ class Context:
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        answer.draw(kept.picture).save(folder / "answer.jpg", quality=92)
+        answer.draw(kept.image).save(folder / "answer.jpg", quality=92)
         return [str(folder / name) for name in (*texts, "answer.jpg")]
 
 
@@ -90,7 +90,7 @@ def told(error: BaseException) -> str | None:
     if isinstance(error, FO1Error):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "the machine has not enough memory for this: try a smaller picture or fewer boxes"
+        return "the machine has not enough memory for this: try a smaller image or fewer boxes"
     if isinstance(error, OSError):
         return f"the disk or the network of the server refused: {error.strerror or error}"
     return None

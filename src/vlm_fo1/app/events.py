@@ -49,7 +49,7 @@ def streamed_answer(
     context: Context,
     choice: Choice,
     flag: threading.Event,
-    picture: "Image.Image",
+    image: "Image.Image",
     ask: Callable[["FO1", Callable[[str], None]], Answer],
     others: Callable[[], list[Any]],
     *,
@@ -61,7 +61,7 @@ def streamed_answer(
         context: Has the models.
         choice: Which of them.
         flag: Set when it shall stop.
-        picture: What the question is about.
+        image: What the question is about.
         ask: Gets the model, and what to call with text.
         others: What goes to the outputs after the place of the answer, meanwhile.
         proposing: Whether the model asks the proposer for boxes itself.
@@ -87,7 +87,7 @@ def streamed_answer(
         title = f"Loading {choice.model}: only the first time" if loading else "Working"
         yield [views.note(title, text, kind="busy"), *others()]
     answer, vocabulary = watched.result()
-    return views.AnswerState(answer, picture, vocabulary)
+    return views.AnswerState(answer, image, vocabulary)
 
 
 def job_name(kind: str, request: Any) -> str:

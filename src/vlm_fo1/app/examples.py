@@ -1,4 +1,4 @@
-"""The bundled scenes that a page offers as examples: a picture, boxes and a request each."""
+"""The bundled scenes that a page offers as examples: an image, boxes and a request each."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "assets" / "demo"
 class Example:
     """One scene with what is asked of it."""
 
-    picture: Path
+    image: Path
     boxes_xyxy: list[list[float]]
     request: Request
 
@@ -29,7 +29,7 @@ def examples(folder: Path = FOLDER) -> list[Example]:
     """
     return [
         Example(
-            picture=folder / scene["image"],
+            image=folder / scene["image"],
             boxes_xyxy=read_json(folder / scene["boxes"], DataError),
             request=Request(**scene["request"]),
         )

@@ -1,4 +1,4 @@
-"""What the page takes in: how large, how many, and a picture or a plain refusal."""
+"""What the page takes in: how large, how many, and an image or a plain refusal."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vlm_fo1.errors import BoxError, ConfigError, ImageError
-from vlm_fo1.images import image_size, pictures_among, read_image, without_reader
+from vlm_fo1.images import image_size, images_among, read_image, without_reader
 
 MEGABYTE = 2**20
 SAVE = "save them as JPEG first"
@@ -21,15 +21,15 @@ class Limits:
     """What a visitor may send."""
 
     upload_mb: float = 20.0
-    """Largest file of a picture, in MiB."""
+    """Largest file of an image, in MiB."""
     video_mb: float = 200.0
     """Largest file of a video, in MiB; also the most that the server takes in one upload."""
     pixels: int = 40_000_000
-    """Largest picture, in pixels."""
+    """Largest image, in pixels."""
     boxes: int = 300
     """Most boxes of one question."""
     batch: int = 500
-    """Most pictures of one batch."""
+    """Most images of one batch."""
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing in.
@@ -41,15 +41,15 @@ class Limits:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"the limit {name} is {getattr(self, name)}: more than 0 needed")
 
-    def picture(self, path: str | Path, *, name: str | None = None) -> Image.Image:
-        """An uploaded picture, upright RGB.
+    def image(self, path: str | Path, *, name: str | None = None) -> Image.Image:
+        """An uploaded image, upright RGB.
 
         Args:
             path: Where the upload lies.
             name: What its sender calls it, for messages.
 
         Raises:
-            ImageError: Not a picture, broken, or larger than allowed.
+            ImageError: Not an image, broken, or larger than allowed.
         """
         called = name or Path(path).name
         self.check_size(path, self.upload_mb, called)
@@ -82,10 +82,10 @@ class Limits:
             )
 
     def check_pixels(self, size_wh: tuple[int, int], called: str) -> None:
-        """Refuse a picture that has too many pixels.
+        """Refuse an image that has too many pixels.
 
         Args:
-            size_wh: Of the picture.
+            size_wh: Of the image.
             called: The name for the message.
 
         Raises:
@@ -98,21 +98,21 @@ class Limits:
                 "make it smaller first"
             )
 
-    def pictures(self, paths: Sequence[str | Path]) -> list[Path]:
-        """The pictures among uploaded files, in their order.
+    def images(self, paths: Sequence[str | Path]) -> list[Path]:
+        """The images among uploaded files, in their order.
 
         Raises:
             ImageError: There are none, or too many.
         """
         there = [Path(path) for path in paths if not Path(path).name.startswith(".")]
-        found = pictures_among(there)
+        found = images_among(there)
         if not found:
             if unread := without_reader(there):
-                raise ImageError(f"{len(unread)} HEIC pictures, which nothing here reads: {SAVE}")
-            raise ImageError("there are no pictures yet: choose files or a folder first")
+                raise ImageError(f"{len(unread)} HEIC images, which nothing here reads: {SAVE}")
+            raise ImageError("there are no images yet: choose files or a folder first")
         if len(found) > self.batch:
             raise ImageError(
-                f"{len(found)} pictures, at most {self.batch} are taken at once: "
+                f"{len(found)} images, at most {self.batch} are taken at once: "
                 "use the command line for more (fo1 detect FOLDER --save FILE)"
             )
         return found
@@ -138,18 +138,18 @@ def named(known_as: str, called: str) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
-    """A picture with the boxes that stand on it, in the order of their numbers."""
+    """An image with the boxes that stand on it, in the order of their numbers."""
 
-    picture: Image.Image
+    image: Image.Image
     boxes_xyxy: list[list[float]]
     upload: Any = None
-    """Where the picture lies, not turned, if that is known; else the picture."""
+    """Where the image lies, not turned, if that is known; else the image."""
     turns: int = 0
-    """Quarter turns clockwise from the upload to the picture."""
+    """Quarter turns clockwise from the upload to the image."""
 
 
 def annotated(value: dict[str, Any] | None, limits: Limits) -> AnnotatedImage:
-    """What somebody did on the picture, in pixels of the picture as they saw it.
+    """What somebody did on the image, in pixels of the image as they saw it.
 
     Args:
         value: Of the annotator: ``image`` (RGB), ``boxes`` with ``xmin`` and so on in any order of
@@ -158,20 +158,20 @@ def annotated(value: dict[str, Any] | None, limits: Limits) -> AnnotatedImage:
         limits: What is allowed.
 
     Returns:
-        The turned picture and its boxes: numbered ones first, by their numbers, then others as they
+        The turned image and its boxes: numbered ones first, by their numbers, then others as they
         come; those without an area, which a click leaves, are gone.
 
     Raises:
-        ImageError: There is no picture.
+        ImageError: There is no image.
         BoxError: Too many boxes.
     """
     if not value or value.get("image") is None:
-        raise ImageError("there is no picture yet: upload one, or take an example")
-    picture = upload = value["image"]
+        raise ImageError("there is no image yet: upload one, or take an example")
+    image = upload = value["image"]
     turns = int(value.get("orientation") or 0) % 4
     if turns:
-        picture = Image.fromarray(np.rot90(np.asarray(picture), k=-turns).copy())
-    width, height = picture.size
+        image = Image.fromarray(np.rot90(np.asarray(image), k=-turns).copy())
+    width, height = image.size
     boxes: list[list[float]] = []
     for box in sorted(value.get("boxes") or [], key=_number):
         x1, x2 = sorted((float(box["xmin"]), float(box["xmax"])))
@@ -180,8 +180,8 @@ def annotated(value: dict[str, Any] | None, limits: Limits) -> AnnotatedImage:
         if kept[2] > kept[0] and kept[3] > kept[1]:
             boxes.append(kept)
     if len(boxes) > limits.boxes:
-        raise BoxError(f"{len(boxes)} boxes are on the picture, at most {limits.boxes} are taken")
-    return AnnotatedImage(picture, boxes, value.get("path") or upload, turns)
+        raise BoxError(f"{len(boxes)} boxes are on the image, at most {limits.boxes} are taken")
+    return AnnotatedImage(image, boxes, value.get("path") or upload, turns)
 
 
 def _number(box: dict[str, Any]) -> float:

@@ -37,7 +37,7 @@ def build_page(context: Context) -> Any:
     gr = gradio()
     gr.set_static_paths([FOLDER])  # the examples, wherever this package is installed
     with gr.Blocks(title="VLM-FO1", analytics_enabled=False, delete_cache=(600, 7200)) as page:
-        gr.Markdown("# VLM-FO1\nAsk about a picture; the answer points at its regions.")
+        gr.Markdown("# VLM-FO1\nAsk about an image; the answer points at its regions.")
         choice = context.pool.choice()
         state = gr.HTML(views.state(context.pool.state(choice), choice.device), elem_id="fo1-state")
         with gr.Tabs():

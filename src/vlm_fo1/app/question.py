@@ -75,7 +75,7 @@ def labels_of(text: "str | Sequence[str] | None") -> tuple[str, ...]:
 
 def put(
     fo1: "FO1",
-    picture: "Image.Image",
+    image: "Image.Image",
     boxes: Any,
     request: Request,
     *,
@@ -87,7 +87,7 @@ def put(
 
     Args:
         fo1: With the proposer to be used, if boxes are not given.
-        picture: What the question is about.
+        image: What the question is about.
         boxes: What `FO1.answer` takes; None asks the proposer.
         request: Of `request_of`.
         look_for: What a proposer that looks for named things shall look for, if not what is asked.
@@ -104,17 +104,17 @@ def put(
             raise BoxError(NO_PROPOSER)
     elif spec.needs_regions and not len(boxes):
         raise BoxError(
-            f"'{spec.title}' is about boxes, and none are on the picture: draw some, press "
+            f"'{spec.title}' is about boxes, and none are on the image: draw some, press "
             "'Propose boxes', or let the proposer choose them"
         )
     elif request.regions and not 0 <= request.regions[0] < len(boxes):
         raise PromptError(
-            f"box {request.regions[0]} is the example, and the picture has {len(boxes)} boxes, "
+            f"box {request.regions[0]} is the example, and the image has {len(boxes)} boxes, "
             "numbered from 0: choose one of them"
         )
     own = [request.text] if request.text else None
     return fo1.answer(
-        picture,
+        image,
         request,
         boxes,
         queries=list(look_for) or own,

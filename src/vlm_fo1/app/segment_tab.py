@@ -19,7 +19,7 @@ from vlm_fo1.app.events import (
     streamed_answer,
     tie_work,
 )
-from vlm_fo1.app.upload import plain_picture_field
+from vlm_fo1.app.upload import plain_image_field
 from vlm_fo1.errors import ImageError, PromptError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ABOUT = (
     "other proposers give boxes."
 )
 
-EMPTY = "Upload a picture and write a phrase."
+EMPTY = "Upload an image and write a phrase."
 
 
 def phrase_fields(prefix: str) -> tuple[Any, Any]:
@@ -56,7 +56,7 @@ def segment_tab(context: Context) -> None:
     gr.Markdown(ABOUT)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
-            picture = plain_picture_field(context, "segment-picture")
+            image = plain_image_field(context, "segment-image")
         with gr.Column(min_width=320):
             phrase, query = phrase_fields("segment")
             chosen = model_fields(context, prefer="sam3")
@@ -65,7 +65,7 @@ def segment_tab(context: Context) -> None:
     shown = answer_panel("segment", EMPTY, api_name="look_segment")
 
     def segment(  # the names are those of the endpoint
-        picture: Any, phrase: str, query: str, model: Any, proposer: Any, device: Any,
+        image: Any, phrase: str, query: str, model: Any, proposer: Any, device: Any,
         max_new_tokens: Any, min_score: Any, unchosen: Any, request: Any = None,
     ) -> Updates:  # fmt: skip
         options = views.ViewOptions(min_score=min_score, unchosen=unchosen)
@@ -74,7 +74,7 @@ def segment_tab(context: Context) -> None:
         yield from run_job(
             context,
             job_name("segment", request),
-            lambda flag: run_segment(context, flag, picture, asked, names, options=options),
+            lambda flag: run_segment(context, flag, image, asked, names, options=options),
             outputs=5,
         )
 
@@ -84,7 +84,7 @@ def segment_tab(context: Context) -> None:
         segment,
         {go.click: "segment", phrase.submit: False, query.submit: False},
         stop,
-        inputs=[picture, phrase, query, *chosen.all, tokens, *shown.options],
+        inputs=[image, phrase, query, *chosen.all, tokens, *shown.options],
         outputs=[shown.view, shown.kept, *shown.downloads.buttons],
         downloads=shown.downloads,
         at_once=context.at_once,
@@ -95,7 +95,7 @@ def segment_tab(context: Context) -> None:
 def run_segment(
     context: Context,
     flag: threading.Event,
-    picture: Any,
+    image: Any,
     asked: dict[str, Any],
     names: Any,
     *,
@@ -106,7 +106,7 @@ def run_segment(
     Args:
         context: Models and limits.
         flag: Set when it shall stop.
-        picture: RGB.
+        image: RGB.
         asked: ``phrase``, ``query`` (empty takes the phrase) and ``max_new_tokens``.
         names: Model, proposer and device.
         options: How to show the answer.
@@ -115,11 +115,11 @@ def run_segment(
         The view, what is kept of the answer, and three files.
 
     Raises:
-        ImageError: There is no picture.
+        ImageError: There is no image.
         PromptError: There is no phrase.
     """
-    if picture is None:
-        raise ImageError("there is no picture yet: upload one")
+    if image is None:
+        raise ImageError("there is no image yet: upload one")
     phrase = asked["phrase"]
     if not phrase.strip():
         raise PromptError("the phrase is empty: write what to find, e.g. the leftmost orange")
@@ -127,7 +127,7 @@ def run_segment(
 
     def ask(fo1: "FO1", on_text: Callable[[str], None]) -> Answer:
         return fo1.segment(
-            picture,
+            image,
             phrase,
             proposer=context.pool.proposer(choice),
             query=asked["query"].strip() or None,
@@ -138,5 +138,5 @@ def run_segment(
     def others() -> list[Any]:
         return [*same(1), *emptied(3)]
 
-    kept = yield from streamed_answer(context, choice, flag, picture, ask, others, proposing=False)
+    kept = yield from streamed_answer(context, choice, flag, image, ask, others, proposing=False)
     yield [views.result(kept, options), kept, *context.files(kept)]

@@ -1,4 +1,4 @@
-"""The field for a picture: what is uploaded is checked by us before anything else reads it."""
+"""The field for an image: what is uploaded is checked by us before anything else reads it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from vlm_fo1.app.context import Context, gradio, refuse
 from vlm_fo1.errors import FO1Error
 
 COLOUR = (0, 114, 178)
-"""Of every box on the picture; `static/page.js` gives it to drawn ones."""
+"""Of every box on the image; `static/page.js` gives it to drawn ones."""
 
 
-def picture_field(context: Context, name: str) -> Any:
-    """A picture on which boxes can be drawn, moved and deleted.
+def image_field(context: Context, name: str) -> Any:
+    """An image on which boxes can be drawn, moved and deleted.
 
     Args:
         context: Has the limits.
         name: Id of the element.
     """
     field = require("gradio_image_annotation", extra="app").image_annotator(
-        label="Picture",
+        label="Image",
         elem_id=name,
         sources=["upload", "clipboard"],
         height=420,
@@ -43,7 +43,7 @@ def picture_field(context: Context, name: str) -> Any:
 
 
 def marks_field(name: str) -> Any:
-    """A picture to draw on with a brush; what cannot be read of it is a message on the page.
+    """An image to draw on with a brush; what cannot be read of it is a message on the page.
 
     Args:
         name: Id of the element.
@@ -71,15 +71,15 @@ def marks_field(name: str) -> Any:
     return field
 
 
-def plain_picture_field(context: Context, name: str) -> Any:
-    """A picture without boxes.
+def plain_image_field(context: Context, name: str) -> Any:
+    """An image without boxes.
 
     Args:
         context: Has the limits.
         name: Id of the element.
     """
     field = gradio().Image(
-        label="Picture", elem_id=name, sources=["upload", "clipboard"], type="pil", height=420
+        label="Image", elem_id=name, sources=["upload", "clipboard"], type="pil", height=420
     )
     field.preprocess = _reader(context)
     _check_at_once(field)
@@ -93,7 +93,7 @@ def _reader(context: Context) -> Callable[[Any], Any]:
         if upload is None or not upload.path:
             return None
         try:
-            return context.limits.picture(upload.path, name=upload.orig_name)
+            return context.limits.image(upload.path, name=upload.orig_name)
         except FO1Error as error:
             refuse(error)
 
@@ -111,12 +111,12 @@ def _check_at_once(field: Any) -> None:
 
 
 def annotator_value(
-    picture: Any, boxes_xyxy: Sequence[Sequence[float]], turns: int = 0
+    image: Any, boxes_xyxy: Sequence[Sequence[float]], turns: int = 0
 ) -> dict[str, Any]:
-    """A picture with numbered boxes, as the annotator wants them.
+    """An image with numbered boxes, as the annotator wants them.
 
     Args:
-        picture: A path; a PIL picture would be kept with losses.
+        image: A path; a PIL image would be kept with losses.
         boxes_xyxy: In pixels of it as it is seen.
         turns: Quarter turns clockwise in which it is seen.
     """
@@ -131,4 +131,4 @@ def annotator_value(
         }
         for number, (x1, y1, x2, y2) in enumerate(boxes_xyxy)
     ]
-    return {"image": picture, "boxes": boxes, "orientation": turns}
+    return {"image": image, "boxes": boxes, "orientation": turns}

@@ -22,7 +22,7 @@ from vlm_fo1.app.jobs import Watched
 from vlm_fo1.app.limits import named
 from vlm_fo1.app.segment_tab import phrase_fields
 from vlm_fo1.errors import ImageError, PromptError
-from vlm_fo1.images import image_size, pictures_among
+from vlm_fo1.images import image_size, images_among
 from vlm_fo1.video.frames import VideoFile
 
 ABOUT = (
@@ -38,7 +38,7 @@ def video_tab(context: Context) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             source = gr.File(
-                label="One video, or the frames of one as pictures",
+                label="One video, or the frames of one as images",
                 file_count="multiple",
                 file_types=["video", "image"],
                 elem_id="video-source",
@@ -91,8 +91,8 @@ def frames_source(context: Context, paths: Sequence[str], folder: Path) -> Path:
         MissingExtraError: A video, and PyAV is not installed.
     """
     if not paths:
-        raise ImageError("there is no video yet: choose a file, or its frames as pictures")
-    frames = pictures_among(Path(path) for path in paths if not Path(path).name.startswith("."))
+        raise ImageError("there is no video yet: choose a file, or its frames as images")
+    frames = images_among(Path(path) for path in paths if not Path(path).name.startswith("."))
     if not frames:
         if len(paths) > 1:
             raise ImageError(f"{len(paths)} videos were chosen: one at a time")

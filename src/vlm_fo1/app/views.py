@@ -1,4 +1,4 @@
-"""An answer as HTML: the picture with its regions, the words, the list, each pointing at the rest.
+"""An answer as HTML: the image with its regions, the words, the list, each pointing at the rest.
 
 Everything that belongs to a region carries ``data-regions``; `static/page.js` lights all of it up
 when one part is hovered or focused. All words of users and models are escaped.
@@ -20,9 +20,9 @@ from vlm_fo1.markup import RELEASED, Piece, Vocabulary, pieces
 from vlm_fo1.parser import split_thought
 
 SHOWN_PX = 1280
-"""Longest side of the picture in the page."""
+"""Longest side of the image in the page."""
 SHARP_PX = 900
-"""Smaller pictures are enlarged to this before they are drawn on, so that badges stay sharp."""
+"""Smaller images are enlarged to this before they are drawn on, so that badges stay sharp."""
 CROP_PX = 64
 LISTED = 100
 """Most regions in the list."""
@@ -34,7 +34,7 @@ class AnswerState:
     """An answer with what it takes to show it again, without the model."""
 
     answer: Answer
-    picture: Image.Image
+    image: Image.Image
     vocabulary: Vocabulary = RELEASED
 
 
@@ -62,7 +62,7 @@ def result(kept: AnswerState, options: ViewOptions) -> str:
     visible = shown(answer, options)
     return (
         '<div class="fo1-result fo1-scope">'
-        f"{_picture(kept, options, visible)}"
+        f"{_image(kept, options, visible)}"
         f'<div class="fo1-side">{_words(kept)}{_problems(answer)}'
         f"{_timing(kept)}{_raw(answer)}</div>"
         f"{_list(kept, options, visible)}"
@@ -132,7 +132,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def data_url(image: Image.Image, *, quality: int = 88) -> str:
-    """A picture inside the page itself."""
+    """An image inside the page itself."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -163,10 +163,10 @@ def _attribute(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _picture(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) -> str:
+def _image(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) -> str:
     answer = kept.answer
     image = answer.draw(
-        kept.picture,
+        kept.image,
         show_unchosen=options.unchosen,
         max_side=SHOWN_PX,
         min_side=SHARP_PX,
@@ -183,8 +183,8 @@ def _picture(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) ->
     )
     width, height = image.size
     return (
-        f'<figure class="fo1-picture"><img src="{data_url(image)}" width="{width}" '
-        f'height="{height}" alt="The picture with {len(visible)} regions drawn on it">'
+        f'<figure class="fo1-image"><img src="{data_url(image)}" width="{width}" '
+        f'height="{height}" alt="The image with {len(visible)} regions drawn on it">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rects}</svg></figure>'
     )
 
@@ -286,7 +286,7 @@ def _row(
     label = ", ".join(named.get(index, ()))
     dim = "" if index in named else ' class="fo1-dim"'
     cells = (
-        f'<td><img src="{_crop(kept.picture, (x1, y1, x2, y2))}" alt=""></td>'
+        f'<td><img src="{_crop(kept.image, (x1, y1, x2, y2))}" alt=""></td>'
         f"<td>{index}</td><td>{escape(label)}</td>"
         f'<td class="fo1-size">{x2 - x1:.0f} x {y2 - y1:.0f}'
         f"<small>at {x1:.0f}, {y1:.0f}</small></td>"
@@ -298,9 +298,9 @@ def _row(
     return f'<tr tabindex="0" data-regions="{index}"{dim}>{cells}</tr>'
 
 
-def _crop(picture: Image.Image, box: tuple[float, float, float, float]) -> str:
+def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> str:
     left, top = math.floor(box[0]), math.floor(box[1])
     right, bottom = max(left + 1, math.ceil(box[2])), max(top + 1, math.ceil(box[3]))
-    crop = picture.crop((left, top, right, bottom))
+    crop = image.crop((left, top, right, bottom))
     crop.thumbnail((CROP_PX, CROP_PX))
     return data_url(crop, quality=80)

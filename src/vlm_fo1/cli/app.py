@@ -54,11 +54,11 @@ def command(
         int, typer.Option(min=1, help="Questions that are worked on at the same time.")
     ] = 1,
     queue: Annotated[int, typer.Option(min=1, help="Most requests that wait.")] = 64,
-    upload_mb: Annotated[float, typer.Option(help="Largest picture, in MiB.")] = 20.0,
+    upload_mb: Annotated[float, typer.Option(help="Largest image, in MiB.")] = 20.0,
     video_mb: Annotated[float, typer.Option(help="Largest video, in MiB.")] = 200.0,
-    pixels: Annotated[int, typer.Option(help="Largest picture, in pixels.")] = 40_000_000,
+    pixels: Annotated[int, typer.Option(help="Largest image, in pixels.")] = 40_000_000,
 ) -> None:
-    """Show the page: ask about pictures in a browser.
+    """Show the page: ask about images in a browser.
 
     Without options it runs on the bundled model, and nothing leaves this machine.
 

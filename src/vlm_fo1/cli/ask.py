@@ -1,7 +1,7 @@
 """Every command that asks, `fo1 detect` and so on: one for each name in `vlm_fo1.tasks.TASKS`.
 
-One bad picture is reported and counted; the others are done. With ``--save`` nothing finished is
-lost: each answer is on disk before the next picture is opened.
+One bad image is reported and counted; the others are done. With ``--save`` nothing finished is
+lost: each answer is on disk before the next image is opened.
 """
 
 import inspect
@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 
 from vlm_fo1 import tasks
+from vlm_fo1.cli.images import check_words
 from vlm_fo1.cli.options import Asked
-from vlm_fo1.cli.pictures import check_words
-from vlm_fo1.cli.running import Files, answer_pictures, load_fo1, shown
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, shown
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def _detail(field: inspect.Parameter, details: list[str]) -> inspect.Parameter:
 
 
 def run(name: str, typed: Asked) -> None:
-    """Ask one question of every picture.
+    """Ask one question of every image.
 
     Args:
         name: The command.
         typed: Its arguments and options.
 
     Raises:
-        typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
+        typer.Exit: Code 2 when nothing could start or be saved, 1 when some images failed.
     """
     errors = Console(stderr=True)
     with shown(errors):
@@ -112,7 +112,7 @@ def run(name: str, typed: Asked) -> None:
                 on_text=_print_text if typed.stream else None,
             )
 
-        answer_pictures(
+        answer_images(
             Files(typed.image, typed.out, typed.save, typed.unchosen, typed.as_json, typed.fresh),
             [*_decisive(request, typed), boxes],
             load,

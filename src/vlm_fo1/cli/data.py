@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from vlm_fo1.cli.pictures import check_kind
+from vlm_fo1.cli.images import check_kind
 from vlm_fo1.cli.running import shown
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.jsonl import writing
@@ -38,7 +38,7 @@ _STAGE = Annotated[
 @app.command()
 def show(
     file: _FILE,
-    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("records.png"),
+    out: Annotated[Path, typer.Option(help="Image to write.")] = Path("records.png"),
     count: Annotated[int, typer.Option(min=1, help="How many records.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="How many records to skip.")] = 0,
     columns: Annotated[int, typer.Option(min=1, help="Records beside each other.")] = 3,
@@ -47,7 +47,7 @@ def show(
         typer.Option(help="Whose mixture, of a training configuration.", show_default="the first"),
     ] = None,
 ) -> None:
-    """Draw records to one picture: boxes with numbers, questions, and in green what is learnt.
+    """Draw records to one image: boxes with numbers, questions, and in green what is learnt.
 
     Look at it before every training run: a box in the wrong place teaches the wrong thing.
 

@@ -23,7 +23,7 @@ class Need:
     device: Literal["cuda", "cpu"]
     dtype: Literal["bfloat16", "float32"]
     peak_gb: float
-    """Memory of the device while it loads and answers one question about one picture."""
+    """Memory of the device while it loads and answers one question about one image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ OTHERS = {
     "propose": ("vlm_fo1.cli.propose", "Offer boxes of what may be there; measure, cache them."),
     "segment": ("vlm_fo1.cli.segment", "Find what a phrase means, as masks."),
     "video": ("vlm_fo1.cli.video", "Follow what a phrase means through a video, as masks."),
-    "app": ("vlm_fo1.cli.app", "Show the page: ask about pictures in a browser."),
+    "app": ("vlm_fo1.cli.app", "Show the page: ask about images in a browser."),
     "data": ("vlm_fo1.cli.data", "Look at training records, check them."),
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
@@ -88,7 +88,7 @@ def about(
         ),
     ] = False,
 ) -> None:
-    """Ask questions about the things in a picture and get answers that point at them.
+    """Ask questions about the things in an image and get answers that point at them.
 
     IMAGE is a file, a folder, or a quoted pattern such as 'photos/*.jpg'. The boxes that an answer
     may point at come from --box, --boxes or --proposer. Without --model the bundled small model is
@@ -134,7 +134,7 @@ def _explained(error: Exception) -> str | None:
         return f"{said}; a package is missing or broken: run `fo1 doctor`"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "alloc" in said:
         return (
-            f"{said}; the memory does not suffice: take --dtype bfloat16, smaller pictures, or "
+            f"{said}; the memory does not suffice: take --dtype bfloat16, smaller images, or "
             "--device cpu; `fo1 doctor` says which weights fit here"
         )
     return None

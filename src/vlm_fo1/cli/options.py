@@ -8,7 +8,7 @@ import typer
 
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 
-Image = Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted pattern.")]
+Image = Annotated[str, typer.Argument(help="An image, a folder of images, or a quoted pattern.")]
 Labels = Annotated[list[str] | None, typer.Argument(help="What to look for, one or more names.")]
 Label = Annotated[str, typer.Argument(help="What to look for: a name, or a description.")]
 Question = Annotated[str, typer.Argument(help="Your question.")]
@@ -21,7 +21,7 @@ Phrase = Annotated[
 ]
 Box = Annotated[
     list[str] | None,
-    typer.Option("--box", help="One box as x1,y1,x2,y2 in pixels of the picture; may be repeated."),
+    typer.Option("--box", help="One box as x1,y1,x2,y2 in pixels of the image; may be repeated."),
 ]
 Boxes = Annotated[
     Path | None,
@@ -81,8 +81,8 @@ Tile = Annotated[
     str,
     typer.Option(
         metavar="PIXELS|auto|none",
-        help="Look at a large picture through overlapping tiles of this side, to detect and count "
-        "small things; 'auto' takes what the boxes need, 'none' the whole picture.",
+        help="Look at a large image through overlapping tiles of this side, to detect and count "
+        "small things; 'auto' takes what the boxes need, 'none' the whole image.",
     ),
 ]
 Model = Annotated[
@@ -127,15 +127,15 @@ ImageSize = Annotated[
     typer.Option(
         min=1,
         metavar="PIXELS",
-        help="Bring the short side of a picture to this, up too, before the model looks at it; "
+        help="Bring the short side of an image to this, up too, before the model looks at it; "
         "1024 is what the official demos with SAM 3 do.",
-        show_default="pictures as they come",
+        show_default="images as they come",
     ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where the picture with the answer goes: a file, or a folder for several."),
+    typer.Option(help="Where the image with the answer goes: a file, or a folder for several."),
 ]
 Unchosen = Annotated[
     bool,
@@ -147,8 +147,8 @@ AsJson = Annotated[
 Save = Annotated[
     Path | None,
     typer.Option(
-        help="JSON Lines file of answers, one line a picture, written as they come. Run the same "
-        "command again to go on where it stopped; pictures that failed are tried again."
+        help="JSON Lines file of answers, one line an image, written as they come. Run the same "
+        "command again to go on where it stopped; images that failed are tried again."
     ),
 ]
 Fresh = Annotated[
@@ -165,7 +165,7 @@ With = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
-        help="A further picture, which stands where <image_1> does in the question, the next "
+        help="A further image, which stands where <image_1> does in the question, the next "
         "where <image_2> does, or before the question; boxes are of IMAGE alone.",
     ),
 ]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
+from vlm_fo1.cli.images import find_images, plan_drawings, save_drawing
 from vlm_fo1.cli.running import Failed, Outcome, shown, with_progress
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error
@@ -48,7 +48,7 @@ def command(
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder that remembers proposals: no picture is looked at twice."),
+        typer.Option(help="Folder that remembers proposals: no image is looked at twice."),
     ] = None,
     cache_size: Annotated[
         float, typer.Option(min=0.001, help="Greatest size of that folder, in GiB.")
@@ -73,12 +73,12 @@ def command(
     ] = None,
     out: options.Out = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the boxes of each picture as one line of JSON.")
+        bool, typer.Option("--json", help="Print the boxes of each image as one line of JSON.")
     ] = False,
     save: Annotated[
         Path | None,
         typer.Option(
-            help="File of boxes, for --boxes of the other commands: .jsonl gets one line a picture "
+            help="File of boxes, for --boxes of the other commands: .jsonl gets one line an image "
             "as they come; .json is made from such a file beside it when all are done. Run the "
             "same command again to go on where it stopped."
         ),
@@ -141,7 +141,7 @@ class Job:
 
     @property
     def lines(self) -> Path | None:
-        """The file that boxes are written to one line a picture."""
+        """The file that boxes are written to one line an image."""
         return None if self.save is None else self.save.with_suffix(".jsonl")
 
 
@@ -156,29 +156,29 @@ class _Tools:
 
 
 def _run(job: Job) -> None:
-    """Propose for every picture.
+    """Propose for every image.
 
     Raises:
-        typer.Exit: Code 2 when nothing could start or be saved, 1 when some pictures failed.
+        typer.Exit: Code 2 when nothing could start or be saved, 1 when some images failed.
     """
     errors = Console(stderr=True)
     with shown(errors):
-        pictures = find_pictures(job.image, errors, aside=job.out)
-        drawings = plan_drawings(job.out, pictures)
+        images = find_images(job.image, errors, aside=job.out)
+        drawings = plan_drawings(job.out, images)
         _check_save(job.save)
         tools = _prepare(job, errors)
         with tools.file:
-            outcome = _propose_all(job, tools, pictures, drawings, errors)
-        _conclude(job, tools, outcome, errors, len(pictures))
+            outcome = _propose_all(job, tools, images, drawings, errors)
+        _conclude(job, tools, outcome, errors, len(images))
 
 
 def _propose_all(
-    job: Job, tools: _Tools, pictures: list[Path], drawings: dict[Path, Path], errors: Console
+    job: Job, tools: _Tools, images: list[Path], drawings: dict[Path, Path], errors: Console
 ) -> Outcome:
-    todo = [path for path in pictures if str(path) not in tools.file.finished]
-    outcome = Outcome(skipped=len(pictures) - len(todo))
+    todo = [path for path in images if str(path) not in tools.file.finished]
+    outcome = Outcome(skipped=len(images) - len(todo))
     if outcome.skipped and job.recall:
-        _count_finished(job, tools, {str(path) for path in pictures} - set(map(str, todo)))
+        _count_finished(job, tools, {str(path) for path in images} - set(map(str, todo)))
 
     def propose(path: Path) -> "tuple[dict[str, Any], Regions]":
         from vlm_fo1.draw import draw_regions
@@ -233,15 +233,15 @@ def _prepare(job: Job, errors: Console) -> _Tools:
 
 
 def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
-    """The line about one picture, and its regions; what is known of it is counted."""
+    """The line about one image, and its regions; what is known of it is counted."""
     from vlm_fo1.images import read_framed
     from vlm_fo1.proposers.base import select
 
-    picture, frame = read_framed(path)
+    image, frame = read_framed(path)
     objects = tools.truth.objects(path, frame) if tools.truth else None
     asked = getattr(tools.proposer, "misses", None)
     start = time.perf_counter()
-    (offered,) = tools.proposer.propose([picture], queries=tools.queries)
+    (offered,) = tools.proposer.propose([image], queries=tools.queries)
     seconds: float | None = time.perf_counter() - start
     if asked is not None and asked == getattr(tools.proposer, "misses", None):
         seconds = None  # it was in the cache
@@ -250,7 +250,7 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
         tools.meter.add(regions, objects.xyxy, objects.areas, latency_s=seconds)
         if objects.note:
             logger.warning("%s: %s", path, objects.note)
-    width, height = picture.size
+    width, height = image.size
     record = {
         "file": str(path),
         "proposer": tools.proposer.name,
@@ -263,7 +263,7 @@ def _propose(path: Path, tools: _Tools) -> "tuple[dict[str, Any], Regions]":
 
 
 def _count_finished(job: Job, tools: _Tools, names: set[str]) -> None:
-    """Count pictures of an earlier run, from their lines."""
+    """Count images of an earlier run, from their lines."""
     from vlm_fo1.formats.boxes import given_regions, read_boxes
     from vlm_fo1.images import image_frame
 
@@ -290,7 +290,7 @@ def _print(job: Job, record: dict[str, Any], regions: "Regions") -> None:
 
 
 def _write_whole(job: Job) -> None:
-    """The ``.json`` file, one value for all pictures."""
+    """The ``.json`` file, one value for all images."""
     if job.save is None or job.lines is None or job.save == job.lines or not job.lines.exists():
         return
     from vlm_fo1.formats.boxes import read_boxes
@@ -298,7 +298,7 @@ def _write_whole(job: Job) -> None:
     write_whole(job.save, json.dumps(read_boxes(job.lines)).encode())
 
 
-def _conclude(job: Job, tools: _Tools, outcome: Outcome, errors: Console, pictures: int) -> None:
+def _conclude(job: Job, tools: _Tools, outcome: Outcome, errors: Console, images: int) -> None:
     if job.recall is not None:
         report = tools.meter.report()
         if job.as_json:
@@ -308,7 +308,7 @@ def _conclude(job: Job, tools: _Tools, outcome: Outcome, errors: Console, pictur
     verb = "done"
     if job.cache is not None:
         verb += f", {getattr(tools.proposer, 'hits', 0)} of them from the cache"
-    outcome.conclude(verb, job.lines, errors, several=pictures > 1)
+    outcome.conclude(verb, job.lines, errors, several=images > 1)
 
 
 def _show_recall(report: dict[str, Any]) -> None:
@@ -332,7 +332,7 @@ def _show_recall(report: dict[str, Any]) -> None:
     console.print(table)
     if report["images"]:
         line = (
-            f"{report['images']} pictures, {report['boxes_per_image']:.1f} boxes each, "
+            f"{report['images']} images, {report['boxes_per_image']:.1f} boxes each, "
             f"{report['images_without']:.1%} without a box"
         )
         if report["latency_s"] is not None:

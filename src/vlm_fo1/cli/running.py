@@ -1,4 +1,4 @@
-"""What commands share: loading, going through pictures, how answers and errors show and end."""
+"""What commands share: loading, going through images, how answers and errors show and end."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from vlm_fo1.cli.pictures import find_pictures, plan_drawings, save_drawing
+from vlm_fo1.cli.images import find_images, plan_drawings, save_drawing
 from vlm_fo1.cli.saving import AnswerFile
 from vlm_fo1.errors import FO1Error, ItemError, OutputError, item_errors
 from vlm_fo1.jsonl import line_of
@@ -84,29 +84,29 @@ def bars(errors: Console, **options: Any) -> Progress:
     return Progress(*columns, console=errors, **options)
 
 
-def with_progress(pictures: Sequence[Path], errors: Console, doing: str) -> Iterator[Path]:
-    """The pictures one by one, with a bar where there are several."""
-    with bars(errors, disable=len(pictures) < 2) as progress:
-        yield from progress.track(pictures, description=doing)
+def with_progress(images: Sequence[Path], errors: Console, doing: str) -> Iterator[Path]:
+    """The images one by one, with a bar where there are several."""
+    with bars(errors, disable=len(images) < 2) as progress:
+        yield from progress.track(images, description=doing)
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What stands in a file for a picture that failed."""
+    """What stands in a file for an image that failed."""
 
     record: dict[str, Any]
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """How many pictures were done, were done before, and failed."""
+    """How many images were done, were done before, and failed."""
 
     skipped: int = 0
     done: int = 0
     failed: list[str] = field(default_factory=list[str])
 
     def attempt(self, path: Path, do: Callable[[Path], Result], errors: Console) -> Result | Failed:
-        """What ``do`` makes of a picture; what goes wrong with it is said to the user.
+        """What ``do`` makes of an image; what goes wrong with it is said to the user.
 
         Raises:
             OutputError: The disk refuses what was made, and would refuse that of the next too.
@@ -127,13 +127,13 @@ class Outcome:
         return result
 
     def conclude(self, verb: str, file: Path | None, errors: Console, *, several: bool) -> None:
-        """One line about all pictures, where there are several.
+        """One line about all images, where there are several.
 
         Args:
             verb: What was done to them, perhaps with a remark.
             file: Where those that were done before stand.
             errors: Where the line goes.
-            several: Whether more than one picture was named.
+            several: Whether more than one image was named.
 
         Raises:
             typer.Exit: Some failed; code 1.
@@ -152,7 +152,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Files:
-    """Which pictures are asked about and where answers go, as the user typed it."""
+    """Which images are asked about and where answers go, as the user typed it."""
 
     image: str
     out: Path | None
@@ -162,7 +162,7 @@ class Files:
     fresh: bool
 
 
-def answer_pictures(
+def answer_images(
     files: Files,
     decisive: list[Any],
     load: "Callable[[bool], Callable[[Path], Answer]]",
@@ -174,12 +174,12 @@ def answer_pictures(
     record: "Callable[[Answer], dict[str, Any]] | None" = None,
     streamed: bool = False,
 ) -> None:
-    """Ask about every picture; draw, save and print each answer before the next is asked for.
+    """Ask about every image; draw, save and print each answer before the next is asked for.
 
     Args:
-        files: Which pictures, and where answers go.
+        files: Which images, and where answers go.
         decisive: What decides the answers, in plain values: it names the run in a ``--save`` file.
-        load: Makes what answers, where a picture is left to be asked about; is told whether there
+        load: Makes what answers, where an image is left to be asked about; is told whether there
             are several.
         errors: Where problems go.
         doing: What stands at the progress bar.
@@ -189,13 +189,13 @@ def answer_pictures(
         streamed: Whether the words of an answer are printed as they come.
 
     Raises:
-        typer.Exit: Some pictures failed; code 1.
+        typer.Exit: Some images failed; code 1.
     """
-    pictures = find_pictures(files.image, errors, aside=files.out)
-    drawings = plan_drawings(files.out, pictures)
-    several = len(pictures) > 1
+    images = find_images(files.image, errors, aside=files.out)
+    drawings = plan_drawings(files.out, images)
+    several = len(images) > 1
     with AnswerFile(files.save, decisive, fresh=files.fresh) as file:
-        todo = [path for path in pictures if str(path) not in file.finished]
+        todo = [path for path in images if str(path) not in file.finished]
         ask = load(several) if todo else None
 
         def answered(path: Path) -> "Answer":
@@ -205,7 +205,7 @@ def answer_pictures(
                 save_drawing(answer.draw(path, show_unchosen=files.unchosen), drawings[path])
             return answer
 
-        outcome = Outcome(skipped=len(pictures) - len(todo))
+        outcome = Outcome(skipped=len(images) - len(todo))
         for path in with_progress(todo, errors, doing):
             if streamed and several:
                 typer.echo(f"{path}:")

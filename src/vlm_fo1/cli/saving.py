@@ -1,4 +1,4 @@
-"""The ``--save`` file: one line of JSON a picture, and going on where a run stopped."""
+"""The ``--save`` file: one line of JSON an image, and going on where a run stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from vlm_fo1.jsonl import JsonlFile
 class AnswerFile:
     """Answers on disk, each as soon as it is there; locked to the end of a ``with`` block.
 
-    An existing file is gone on with: pictures that failed, and a last line that was cut off while
+    An existing file is gone on with: images that failed, and a last line that was cut off while
     being written, are taken out of it.
 
     Args:
@@ -25,7 +25,7 @@ class AnswerFile:
 
     def __init__(self, path: Path | None, decisive: list[Any], *, fresh: bool = False) -> None:
         self.finished: set[str] = set()
-        """Pictures that have an answer in it."""
+        """Images that have an answer in it."""
         self._file = None
         if path is None:
             return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import check_apart, check_words
-from vlm_fo1.cli.running import Files, answer_pictures, load_fo1, load_offering, shown
+from vlm_fo1.cli.images import check_apart, check_words
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, load_offering, shown
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(
             )
 
         question = {"task": "segment", "phrase": phrase, "query": query, "tokens": max_new_tokens}
-        answer_pictures(
+        answer_images(
             Files(image, out, save, unchosen, as_json, fresh),
             [question, proposer, model, revision, dtype],
             load,

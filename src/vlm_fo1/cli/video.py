@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm_fo1.cli import options
-from vlm_fo1.cli.pictures import check_apart, check_words
+from vlm_fo1.cli.images import check_apart, check_words
 from vlm_fo1.cli.running import bars, load_fo1, load_offering, shown
 from vlm_fo1.errors import FO1Error
 from vlm_fo1.tasks import MAX_NEW_TOKENS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="A video file, or a folder of pictures: its frames in order.")
+        Path, typer.Argument(help="A video file, or a folder of images: its frames in order.")
     ],
     phrase: options.Phrase,
     proposer: options.Offering,
@@ -39,7 +39,7 @@ def command(
     query: options.OneQuery = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Frames a second of a folder of pictures.", show_default="25"),
+        typer.Option(help="Frames a second of a folder of images.", show_default="25"),
     ] = None,
     out: Annotated[
         Path | None,

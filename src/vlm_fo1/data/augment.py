@@ -31,7 +31,7 @@ class AugmentConfig:
     light: float = 0.2
     """Brightness, contrast and colour change by up to this share."""
     scale: tuple[float, float] = (0.8, 1.25)
-    """Least and greatest factor of the picture's size."""
+    """Least and greatest factor of the image's size."""
     mirror: float = 0.5
     """Share of records that are mirrored; never those that speak of left and right, or are read."""
     renumber: bool = True
@@ -99,7 +99,7 @@ def augment(example: Example, config: AugmentConfig, rng: Rng) -> Example:
         rng: Decides everything.
 
     Returns:
-        A record with its picture in memory; one without an image comes back as it is.
+        A record with its image in memory; one without an image comes back as it is.
 
     Raises:
         ImageError: The image cannot be read.

@@ -51,7 +51,7 @@ class Example:
     """An image, its regions, and what is asked about them."""
 
     image: Path | Image.Image | None
-    """A file, a picture in memory, or None for a conversation without one."""
+    """A file, an image in memory, or None for a conversation without one."""
     turns: tuple[Turn, ...]
     regions_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: box_math.as_boxes([]))
     """(N, 4) float32 in pixels of the image as displayed, in the order of their tags."""
@@ -177,7 +177,7 @@ def to_dict(example: Example, folder: Path) -> dict[str, Any]:
         DataError: The image is in memory: save it first.
     """
     if isinstance(example.image, Image.Image):
-        raise DataError(f"record {example.id!r} holds its picture in memory: save it to a file")
+        raise DataError(f"record {example.id!r} holds its image in memory: save it to a file")
     image = example.image
     if image is not None and image.is_relative_to(folder):
         image = image.relative_to(folder)

@@ -1,4 +1,4 @@
-"""Records as pictures: boxes with their numbers, questions, and the answers that are learnt."""
+"""Records as images: boxes with their numbers, questions, and the answers that are learnt."""
 
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
@@ -19,7 +19,7 @@ _PAD = 8
 
 
 def draw_record(example: Example, width: int = 480) -> Image.Image:
-    """One record: the picture with its regions, then each question in grey and its answer in green.
+    """One record: the image with its regions, then each question in grey and its answer in green.
 
     The text in green is what the loss looks at; everything else is masked. Regions that an answer
     mentions carry its label, the others are drawn dimly with their number.
@@ -29,7 +29,7 @@ def draw_record(example: Example, width: int = 480) -> Image.Image:
         width: Of the result in pixels.
 
     Returns:
-        A new RGB picture.
+        A new RGB image.
 
     Raises:
         ImageError: The image cannot be read.
@@ -64,7 +64,7 @@ def contact_sheet(examples: Iterable[Example], columns: int = 3, width: int = 48
         width: Of one record in pixels.
 
     Returns:
-        A new RGB picture.
+        A new RGB image.
 
     Raises:
         DataError: No record.

@@ -1,6 +1,6 @@
-"""Badges: the small signs that name regions on a picture, written, placed and painted.
+"""Badges: the small signs that name regions on an image, written, placed and painted.
 
-A badge stays inside the picture and off other badges. Knows nothing of answers: `vlm_fo1.draw`
+A badge stays inside the image and off other badges. Knows nothing of answers: `vlm_fo1.draw`
 says what stands on each.
 """
 
@@ -18,7 +18,7 @@ from vlm_fo1.errors import ConfigError
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels of the picture; right and bottom exclusive."""
+"""Left, top, right, bottom in pixels of the image; right and bottom exclusive."""
 
 DIM_ALPHA = 150
 """Opacity of what is shown dimly, of 255."""
@@ -31,7 +31,7 @@ _CROWDED = 0.05
 _HIDDEN = 0.15
 """A number that would cover more of other badges than this share of itself is left out."""
 _COVERED = 0.4
-"""Once badges cover this share of the picture, further ones are cut to their numbers."""
+"""Once badges cover this share of the image, further ones are cut to their numbers."""
 _FALLBACK_FONTS = (
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"),
     *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc"),
@@ -72,7 +72,7 @@ class Badge:
         return math.ceil(width) + 2 * self.pad, height + 2 * (self.pad // 2)
 
 
-def write_badges(items: list[Item], font_px: int, picture_wh: tuple[int, int]) -> list[Badge]:
+def write_badges(items: list[Item], font_px: int, image_wh: tuple[int, int]) -> list[Badge]:
     """The badge of every item that has something to say, without a place."""
     labels = [_printable(item.label) for item in items]
     fonts = _fonts(font_px, set("".join(labels)))
@@ -81,8 +81,8 @@ def write_badges(items: list[Item], font_px: int, picture_wh: tuple[int, int]) -
         font, words = _best_font(label, fonts)
         pad = max(2, round(font_px / 4))
         limit = max(_BADGE_EMS * font_px, item.rect[2] - item.rect[0])
-        limit = max(1, min(limit, picture_wh[0]) - 2 * pad)
-        two_fit = 2 * sum(font.getmetrics()) + pad <= picture_wh[1] / 2
+        limit = max(1, min(limit, image_wh[0]) - 2 * pad)
+        two_fit = 2 * sum(font.getmetrics()) + pad <= image_wh[1] / 2
         words = f"{item.number} {words}".strip()
         lines = _wrap(words, item.score, font, limit, 2 if two_fit else 1)
         if lines:
@@ -90,12 +90,10 @@ def write_badges(items: list[Item], font_px: int, picture_wh: tuple[int, int]) -
     return badges
 
 
-def place_badges(
-    badges: list[Badge], items: list[Item], picture_wh: tuple[int, int]
-) -> list[Badge]:
+def place_badges(badges: list[Badge], items: list[Item], image_wh: tuple[int, int]) -> list[Badge]:
     """Give every badge a place, small regions first because they have the fewest; drop the rest."""
     boxes = [item.rect for item in items if not item.dim]
-    room = _COVERED * picture_wh[0] * picture_wh[1]
+    room = _COVERED * image_wh[0] * image_wh[1]
     placed: list[Badge] = []
     for badge in sorted(badges, key=lambda badge: (badge.item.dim, area(badge.item.rect))):
         taken = [other.rect for other in placed]
@@ -105,7 +103,7 @@ def place_badges(
             short = replace(badge, lines=(badge.item.number,))
             versions.append((short, 0.0 if badge.item.dim else _HIDDEN))
         for version, allowed in versions:
-            rect, covered = _spot(version, taken, boxes, picture_wh)
+            rect, covered = _spot(version, taken, boxes, image_wh)
             if covered <= allowed:
                 placed.append(replace(version, rect=rect))
                 break
@@ -113,7 +111,7 @@ def place_badges(
 
 
 def _spot(
-    badge: Badge, taken: list[Rect], boxes: list[Rect], picture_wh: tuple[int, int]
+    badge: Badge, taken: list[Rect], boxes: list[Rect], image_wh: tuple[int, int]
 ) -> tuple[Rect, float]:
     """The best place for a badge, and the share of it that lies on other badges there.
 
@@ -127,7 +125,7 @@ def _spot(
     steps.sort(key=lambda step: abs(step[0]) + abs(step[1]))
     spots = near + [(x1 + i * width // 2, y1 + j * height) for i, j in steps]
     size = np.array(badge.size_wh)
-    corners = np.array(spots, np.float64).clip(0, np.maximum(picture_wh - size, 0))
+    corners = np.array(spots, np.float64).clip(0, np.maximum(image_wh - size, 0))
     spots_K4 = np.concatenate([corners, corners + size], axis=1)
     covered_K = _shared(spots_K4, taken).sum(axis=1) / (width * height)
     hidden_K = (_shared(spots_K4, boxes) / [max(1, area(box)) for box in boxes]).sum(axis=1)
@@ -195,7 +193,7 @@ def _printable(text: str) -> str:
 class _Font:
     font: ImageFont.FreeTypeFont
     lacks: frozenset[str]
-    """Characters of this picture's labels that it cannot write."""
+    """Characters of this image's labels that it cannot write."""
 
 
 def _fonts(size_px: int, chars: set[str]) -> list[_Font]:

@@ -1,4 +1,4 @@
-"""Regions on a picture: an outline in the colour of its label, and a badge that can be read.
+"""Regions on an image: an outline in the colour of its label, and a badge that can be read.
 
 The drawing is our own so that the core draws without an extra: supervision's annotators spread
 labels too, with one text size for every image.
@@ -141,20 +141,20 @@ def draw_regions(
         show_scores: Write the proposer's scores where they are known.
         numbers: Write each region's position in ``regions``.
         ids: Numbers to write instead, one a region; a number then has the same colour in every
-            picture, as frames of a video need.
+            image, as frames of a video need.
         line_width: As in `draw_mentions`.
         font_size: As in `draw_mentions`.
         max_side: As in `draw_mentions`.
 
     Returns:
-        A new RGB picture.
+        A new RGB image.
 
     Raises:
         ConfigError: A size below one pixel.
         ImageError: The image cannot be read, or is not of the size the regions are about.
     """
     _check_sizes(line_width=line_width, font_size=font_size, max_side=max_side)
-    picture, rects = _prepare(image, regions, max_side)
+    canvas, rects = _prepare(image, regions, max_side)
     labels = regions.labels or ("",) * len(regions)
     kinds: Sequence[object] = regions.labels or range(len(regions))
     turn = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
@@ -174,7 +174,7 @@ def draw_regions(
         for index, rect in enumerate(rects)
         if rect is not None
     ]
-    return _draw(picture, items, line_width, font_size)
+    return _draw(canvas, items, line_width, font_size)
 
 
 def _check_sizes(**sizes: int | None) -> None:
@@ -190,34 +190,34 @@ def _score(value: float) -> str:
 def _prepare(
     image: Any, regions: Regions, max_side: int | None, min_side: int | None = None
 ) -> tuple[Image.Image, list[Rect | None]]:
-    """The picture to draw on, and each box in its pixels; None for a box outside it.
+    """The canvas to draw on, and each box in its pixels; None for a box outside it.
 
     Raises:
         ImageError: Image and regions differ in size.
     """
-    picture = read_image(image)
-    if picture.size != regions.size_wh:
+    canvas = read_image(image)
+    if canvas.size != regions.size_wh:
         raise ImageError(
-            f"the image is {picture.width} x {picture.height} pixels but the regions are about one "
+            f"the image is {canvas.width} x {canvas.height} pixels but the regions are about one "
             f"of {regions.size_wh[0]} x {regions.size_wh[1]}: pass the image that was asked about "
             "(max_side shrinks the result)"
         )
-    longest = max(picture.size)
+    longest = max(canvas.size)
     factor = max(1.0, (min_side or 0) / longest)
     factor = min(factor, (max_side or longest * factor) / longest)
     if factor != 1:
-        width, height = (max(1, round(side * factor)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    scaled = scale_boxes(regions.xyxy, regions.size_wh, picture.size)
+        width, height = (max(1, round(side * factor)) for side in canvas.size)
+        canvas = canvas.resize((width, height), Image.Resampling.LANCZOS)
+    scaled = scale_boxes(regions.xyxy, regions.size_wh, canvas.size)
     rects: list[Rect | None] = []
     for x1, y1, x2, y2 in scaled.tolist():
-        if x1 >= picture.width or y1 >= picture.height or x2 < 0 or y2 < 0:
+        if x1 >= canvas.width or y1 >= canvas.height or x2 < 0 or y2 < 0:
             rects.append(None)
             continue
-        left, right = _pixels(x1, x2, picture.width)
-        top, bottom = _pixels(y1, y2, picture.height)
+        left, right = _pixels(x1, x2, canvas.width)
+        top, bottom = _pixels(y1, y2, canvas.height)
         rects.append((left, top, right, bottom))
-    return picture, rects
+    return canvas, rects
 
 
 def _pixels(start: float, end: float, size: int) -> tuple[int, int]:
@@ -227,34 +227,34 @@ def _pixels(start: float, end: float, size: int) -> tuple[int, int]:
 
 
 def _draw(
-    picture: Image.Image, items: list[Item], line_width: int | None, font_size: int | None
+    image: Image.Image, items: list[Item], line_width: int | None, font_size: int | None
 ) -> Image.Image:
-    side = math.sqrt(picture.width * picture.height)
+    side = math.sqrt(image.width * image.height)
     line_px = line_width or max(1, round(side / 200))
     crowd = min(1.0, max(0.6, math.sqrt(20 / max(1, len(items)))))
-    fitting = min(crowd * side / 36, picture.width / 10, picture.height / 4)
+    fitting = min(crowd * side / 36, image.width / 10, image.height / 4)
     font_px = font_size or max(_MIN_FONT_PX, round(fitting))
 
     for item in items:
         if item.mask is not None:
-            _blend(picture, item.mask, item.colour, line_px)
-    brush = ImageDraw.Draw(picture, "RGBA")
+            _blend(image, item.mask, item.colour, line_px)
+    brush = ImageDraw.Draw(image, "RGBA")
     for item in sorted(items, key=lambda item: (not item.dim, -area(item.rect))):
         _outline(brush, item, line_px)
 
-    badges = place_badges(write_badges(items, font_px, picture.size), items, picture.size)
+    badges = place_badges(write_badges(items, font_px, image.size), items, image.size)
     for badge in badges:
         paint_leader(brush, badge, line_px)
     for badge in badges:
         paint_badge(brush, badge)
-    return picture
+    return image
 
 
-def _blend(picture: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, line_px: int) -> None:
+def _blend(image: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, line_px: int) -> None:
     """A veil over the mask, and its edge in full colour where it does not touch the image's."""
     shape = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    if shape.size != picture.size:
-        shape = shape.resize(picture.size, Image.Resampling.NEAREST)
+    if shape.size != image.size:
+        shape = shape.resize(image.size, Image.Resampling.NEAREST)
     where = shape.getbbox()
     if where is None:
         return
@@ -262,7 +262,7 @@ def _blend(picture: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, li
     margin = min(max(1, line_px // 2), _MAX_EDGE_PX)
     around = (
         *(max(0, left - margin), max(0, top - margin)),
-        *(min(picture.width, right + margin), min(picture.height, bottom + margin)),
+        *(min(image.width, right + margin), min(image.height, bottom + margin)),
     )
     shape = shape.crop(around)
     inside = shape
@@ -272,7 +272,7 @@ def _blend(picture: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, li
     veil = ImageChops.lighter(
         inside.point([level * _MASK_ALPHA // 255 for level in range(256)]), edge
     )
-    picture.paste(colour, around, veil)
+    image.paste(colour, around, veil)
 
 
 def _outline(brush: ImageDraw.ImageDraw, item: Item, line_px: int) -> None:

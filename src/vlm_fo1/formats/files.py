@@ -45,7 +45,7 @@ def read_boxes(path: Path) -> Any:
     """What a file or a folder of boxes holds, for `given_regions`: read once for many images.
 
     Args:
-        path: A JSON file; a JSON Lines file of answers or proposals, one line a picture
+        path: A JSON file; a JSON Lines file of answers or proposals, one line an image
             (``.jsonl``); a YOLO file of one image (``.txt``); or a folder with a ``.txt`` or
             ``.json`` file for each image, named as the image is.
 
@@ -257,7 +257,7 @@ def _read_folder(folder: Path) -> ByName:
     for name, path in _files(folder).items():
         try:
             found[name] = read_boxes(path)
-        except BoxError as error:  # a list of class names, say: no picture may ask for it
+        except BoxError as error:  # a list of class names, say: no image may ask for it
             found[name] = {UNREADABLE: str(error)}
     return found
 
@@ -278,7 +278,7 @@ def _yolo_rows(text: str, path: Path) -> list[list[float]]:
 
 
 def _of_lines(text: str, path: Path) -> ByName:
-    """Picture to record; pictures that failed have none.
+    """Image to record; images that failed have none.
 
     Raises:
         BoxError: A line that is none of ours.
@@ -292,7 +292,7 @@ def _of_lines(text: str, path: Path) -> ByName:
             name = record["file"]
         except (ValueError, KeyError, TypeError) as error:
             raise BoxError(
-                f"line {number} of {path} is no JSON object with a 'file': one line a picture is "
+                f"line {number} of {path} is no JSON object with a 'file': one line an image is "
                 "needed, as --save writes it"
             ) from error
         if "error" not in record:

@@ -247,13 +247,13 @@ class FO1ImageProcessor(BaseImageProcessor):
         return (image_grid_thw.prod(dim=1) // self.merge_size**2).tolist()
 
     def seen_size(self, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """At what size the primary encoder sees a picture.
+        """At what size the primary encoder sees an image.
 
         Args:
-            size_wh: Width and height of the picture in pixels.
+            size_wh: Width and height of the image in pixels.
 
         Returns:
-            Width and height in pixels, as far as they are known without the picture.
+            Width and height in pixels, as far as they are known without the image.
         """
         width, height = self._limited(tuple(max(side, self.min_side) for side in size_wh))
         if self._fits_qwen():
@@ -262,10 +262,10 @@ class FO1ImageProcessor(BaseImageProcessor):
         return (side, side) if side else (width, height)
 
     def tokens_of(self, size_wh: tuple[int, int]) -> int:
-        """How many image tokens a picture takes in the text.
+        """How many image tokens an image takes in the text.
 
         Args:
-            size_wh: Width and height of the picture in pixels.
+            size_wh: Width and height of the image in pixels.
         """
         width, height = self.seen_size(size_wh)
         patch_size = self.primary["patch_size"]

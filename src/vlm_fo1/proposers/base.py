@@ -64,7 +64,7 @@ class Proposer(Protocol):
         """Regions of each image.
 
         Args:
-            images: Upright RGB pictures of any sizes; not changed.
+            images: Upright RGB images of any sizes; not changed.
             queries: Names of what to look for, the same for all images.
 
         Returns:

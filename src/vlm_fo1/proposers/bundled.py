@@ -1,7 +1,7 @@
 """The bundled proposer: a small network that boxes things of any kind.
 
 A convolutional encoder with a top-down path; every cell of its stride-4 map gives one box and the
-overlap that this box is expected to have with a thing. B is the batch, H and W the padded picture
+overlap that this box is expected to have with a thing. B is the batch, H and W the padded image
 in pixels, h = H / 4 and w = W / 4 the cells.
 """
 
@@ -28,9 +28,9 @@ from vlm_fo1.proposers.digest import digest_of
 from vlm_fo1.regions import Regions
 
 STRIDE = 4
-"""Pixels of the resized picture per cell."""
+"""Pixels of the resized image per cell."""
 MULTIPLE = 32
-"""Pictures are padded to a multiple of this many pixels."""
+"""Images are padded to a multiple of this many pixels."""
 GREY = 128
 """Level of the padding, which the network sees as zero."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -49,7 +49,7 @@ class BoxNetworkConfig:
     neck: int = 48
     """Channels of the top-down path."""
     long_side: int = 320
-    """A picture with a longer side is scaled down to this many pixels."""
+    """An image with a longer side is scaled down to this many pixels."""
     candidates: int = 500
     """Greatest number of cells that give a box, best first; each scores above its neighbours."""
     floor: float = 0.01
@@ -129,7 +129,7 @@ def cell_centres(rows: int, columns: int) -> Tensor:
 
 
 class BundledProposer:
-    """Boxes of things of any kind, with nothing to download; for pictures like our scenes.
+    """Boxes of things of any kind, with nothing to download; for images like our scenes.
 
     Args:
         network: Trained.
@@ -190,7 +190,7 @@ class BundledProposer:
     def propose(
         self, images: Sequence[Image.Image], *, queries: Sequence[str] | None = None
     ) -> list[Regions]:
-        """See `vlm_fo1.proposers.base.Proposer`; each picture is computed alone.
+        """See `vlm_fo1.proposers.base.Proposer`; each image is computed alone.
 
         Raises:
             PromptError: Queries are given.
@@ -223,7 +223,7 @@ class BundledProposer:
 
 
 def prepare(image: Image.Image, long_side: int) -> tuple[Tensor, tuple[float, float]]:
-    """Scale a picture down and pad it at the right and the bottom.
+    """Scale an image down and pad it at the right and the bottom.
 
     Args:
         image: Any size and mode; not changed.

@@ -31,10 +31,10 @@ _CANDIDATES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """At which size a picture is read."""
+    """At which size an image is read."""
 
     short_side: int = 736
-    """Smaller pictures are enlarged until their short side has so many pixels."""
+    """Smaller images are enlarged until their short side has so many pixels."""
     long_side: int = 2000
     """Greatest long side in pixels; this rule goes before the other one."""
 
@@ -51,7 +51,7 @@ class Size:
             )
 
     def of(self, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """Width and height at which a picture of this size is read: multiples of 32 pixels."""
+        """Width and height at which an image of this size is read: multiples of 32 pixels."""
         scale = max(1.0, self.short_side / min(size_wh))
         scale = min(scale, self.long_side / max(size_wh))
         width, height = (max(_STEP, round(side * scale / _STEP) * _STEP) for side in size_wh)
@@ -84,8 +84,8 @@ class TextProposer:
             path: A PP-OCR text detector (DB head) as an ONNX file.
             device: ``"cuda"`` is used where ONNX Runtime was built for it; anything else, and a
                 CUDA device that it cannot use, means the CPU.
-            size: At which size pictures are read.
-            threads: For ONNX Runtime, spent on one picture; None takes as many as torch does.
+            size: At which size images are read.
+            threads: For ONNX Runtime, spent on one image; None takes as many as torch does.
 
         Raises:
             CheckpointError: No such file, or another network.
@@ -131,7 +131,7 @@ class TextProposer:
             argument: Path of an ONNX file; empty for the model inside the ``rapidocr`` wheel.
             device: As for the class.
             dtype: Has no effect: the file fixes it.
-            short_side: Pictures are enlarged until their short side has so many pixels.
+            short_side: Images are enlarged until their short side has so many pixels.
             long_side: Greatest long side in pixels.
             threads: As for the class.
 
@@ -149,7 +149,7 @@ class TextProposer:
         """Lines of text in each image, upright boxes around them, the surest first.
 
         Args:
-            images: Upright RGB pictures.
+            images: Upright RGB images.
             queries: Has to be None.
 
         Returns:

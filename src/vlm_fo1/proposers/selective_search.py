@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 
 _LEAST_SIDE = 8
-"""Pixels of the shrunken picture below which nothing is looked for."""
+"""Pixels of the shrunken image below which nothing is looked for."""
 _EVERY = 2
 """Boxes are ranked on every second pixel."""
 _SMOOTHING = 0.8
@@ -31,7 +31,7 @@ _RING = 0.35
 """Width of the ring around a box that its colours are compared with, both sides together, as a
 share of the box."""
 _WHOLE = 0.1
-"""Contrast of a box of the whole picture, which nothing lies around."""
+"""Contrast of a box of the whole image, which nothing lies around."""
 _SHADES = (4, 6, 6)
 """Levels of lightness and of the two colour axes of Lab when colours are compared."""
 _AREA_POWER = 0.2
@@ -47,7 +47,7 @@ class Settings:
     nms_iou: float = 0.65
     """Of two boxes that overlap more than this one goes, unless ``keep`` is None."""
     long_side: int = 400
-    """Larger pictures are shrunk to so many pixels first."""
+    """Larger images are shrunk to so many pixels first."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -70,7 +70,7 @@ class SelectiveSearch:
     among all, ranks and thins them itself. The score is a product of three numbers from 0 to 1:
     the share of the box that is not cut off from segments reaching out of it (Alexe et al. 2012,
     superpixels straddling), the chi-square distance of its colours to those of a ring around it,
-    and a weak preference for size. It orders the boxes of one picture and means nothing else.
+    and a weak preference for size. It orders the boxes of one image and means nothing else.
 
     Source: Uijlings et al., Selective Search for Object Recognition, IJCV 2013, as OpenCV has it.
     """
@@ -78,7 +78,7 @@ class SelectiveSearch:
     name = "selective"
     requires_labels = False
     selection = Selection(nms_iou=0.8, limit=100)
-    """No score is too low: scores only order the boxes of one picture."""
+    """No score is too low: scores only order the boxes of one image."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Look for OpenCV's contributed modules.
@@ -117,7 +117,7 @@ class SelectiveSearch:
             dtype: Has no effect.
             keep: Greatest number of boxes; None keeps all.
             nms_iou: Of two boxes that overlap more than this one goes.
-            long_side: Larger pictures are shrunk to so many pixels first.
+            long_side: Larger images are shrunk to so many pixels first.
 
         Raises:
             ConfigError: Something to load was named, or a setting that cannot be.
@@ -132,14 +132,14 @@ class SelectiveSearch:
     def propose(
         self, images: Sequence[Image.Image], *, queries: Sequence[str] | None = None
     ) -> list[Regions]:
-        """The most thing-like boxes of each image; the same picture always gives the same ones.
+        """The most thing-like boxes of each image; the same image always gives the same ones.
 
         Args:
-            images: Upright RGB pictures.
+            images: Upright RGB images.
             queries: Has to be None.
 
         Returns:
-            One `Regions` per image; empty for a picture less than 8 pixels wide or high.
+            One `Regions` per image; empty for an image less than 8 pixels wide or high.
 
         Raises:
             PromptError: Queries were given.

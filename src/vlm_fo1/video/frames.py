@@ -1,4 +1,4 @@
-"""Frames of a video file or of a folder of pictures, in and out.
+"""Frames of a video file or of a folder of images, in and out.
 
 A frame that cannot be read is handed on as one, with the reason: whoever follows a video must not
 lose what came before it.
@@ -15,19 +15,19 @@ from PIL import Image
 
 from vlm_fo1._extras import require
 from vlm_fo1.errors import ConfigError, FO1Error, ImageError, item_errors
-from vlm_fo1.images import HEIF_REMEDY, pictures_among, read_image, without_reader
+from vlm_fo1.images import HEIF_REMEDY, images_among, read_image, without_reader
 from vlm_fo1.jsonl import check_writable, writing
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """What `write_video` can write."""
 
 FOLDER_RATE = Fraction(25)
-"""Frames a second of a folder of pictures, unless told."""
+"""Frames a second of a folder of images, unless told."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video."""
+    """One image of a video."""
 
     index: int
     time_s: float
@@ -38,25 +38,25 @@ class Frame:
 
 
 class FrameFolder:
-    """The pictures of a folder as frames, in the order of the numbers in their names.
+    """The images of a folder as frames, in the order of the numbers in their names.
 
     Args:
         folder: Subfolders are left out.
         rate: Frames a second.
 
     Raises:
-        ImageError: There are no pictures in it, or some of a kind that nothing here reads.
+        ImageError: There are no images in it, or some of a kind that nothing here reads.
     """
 
     def __init__(self, folder: Path, rate: Fraction = FOLDER_RATE) -> None:
         shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        self.paths = sorted(pictures_among(shown), key=lambda path: _natural(path.name))
+        self.paths = sorted(images_among(shown), key=lambda path: _natural(path.name))
         unread = without_reader(shown)
         if unread:
-            problem = f"{folder} has {len(unread)} HEIC pictures, which nothing here reads"
+            problem = f"{folder} has {len(unread)} HEIC images, which nothing here reads"
             raise ImageError(f"{problem}, and frames must not be missing: {HEIF_REMEDY}")
         if not self.paths:
-            raise ImageError(f"the folder {folder} holds no pictures")
+            raise ImageError(f"the folder {folder} holds no images")
         self.rate = rate
         self.count: int | None = len(self.paths)
 
@@ -103,7 +103,7 @@ class VideoFile:
     def read(self, start: int = 0) -> Iterator[Frame]:
         """Frames from the one with index ``start`` on.
 
-        A file that ends before it should gives one more frame, without a picture, that says so.
+        A file that ends before it should gives one more frame, without an image, that says so.
         """
         index, end_s, reasons = 0, 0.0, list[str]()
         with self._open() as container:
@@ -156,11 +156,11 @@ class VideoFile:
         except (self._av.FFmpegError, OSError) as error:
             raise ImageError(
                 f"{self.path} cannot be opened as a video ({error}): pass a video file that is "
-                "complete, or a folder of pictures"
+                "complete, or a folder of images"
             ) from error
         if not container.streams.video:
             container.close()
-            raise ImageError(f"{self.path} has no pictures in it, only other streams")
+            raise ImageError(f"{self.path} has no images in it, only other streams")
         return container
 
 
@@ -168,7 +168,7 @@ Frames = FrameFolder | VideoFile
 
 
 def open_frames(source: str | Path, *, rate: Fraction | float | None = None) -> Frames:
-    """A video file, or a folder of pictures as if it were one.
+    """A video file, or a folder of images as if it were one.
 
     Args:
         source: The file or the folder.
@@ -188,7 +188,7 @@ def open_frames(source: str | Path, *, rate: Fraction | float | None = None) -> 
     if rate is not None:
         raise ConfigError(f"{path} is a file with a rate of its own: leave the rate out")
     if not path.exists():
-        raise ImageError(f"there is no {path}: pass a video file, or a folder of pictures")
+        raise ImageError(f"there is no {path}: pass a video file, or a folder of images")
     return VideoFile(path)
 
 
@@ -207,15 +207,15 @@ def check_video_path(path: Path) -> None:
     require("av", extra="video")
 
 
-def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> int:
+def write_video(path: Path, images: Iterable[Image.Image], rate: Fraction) -> int:
     """Write a video: H.264 where this PyAV has it, else MPEG-4.
 
     The file is there when it is complete, not before. An odd side loses its last line of pixels,
-    as both codecs need even ones; a picture of another size than the first is resized.
+    as both codecs need even ones; an image of another size than the first is resized.
 
     Args:
         path: Ends in one of `VIDEO_SUFFIXES`.
-        pictures: RGB, at least one.
+        images: RGB, at least one.
         rate: Frames a second.
 
     Returns:
@@ -223,7 +223,7 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
 
     Raises:
         ConfigError: No such kind of file.
-        ImageError: There are no pictures, or one is under 2 x 2 pixels.
+        ImageError: There are no images, or one is under 2 x 2 pixels.
         OutputError: The disk refuses it.
         MissingExtraError: PyAV is not installed.
     """
@@ -234,23 +234,23 @@ def write_video(path: Path, pictures: Iterable[Image.Image], rate: Fraction) -> 
     count, stream = 0, None
     check_writable(path)
     with writing(path), av.open(str(partial), "w") as container:
-        for picture in pictures:
+        for image in images:
             if stream is None:
                 stream = container.add_stream(codec, rate=rate)
-                stream.width, stream.height = (side // 2 * 2 for side in picture.size)
+                stream.width, stream.height = (side // 2 * 2 for side in image.size)
                 stream.pix_fmt = "yuv420p"
                 if min(stream.width, stream.height) < 2:
-                    raise ImageError(f"a video of {picture.size} pixels: at least 2 x 2 are needed")
+                    raise ImageError(f"a video of {image.size} pixels: at least 2 x 2 are needed")
             size = (stream.width, stream.height)
-            near = max(abs(a - b) for a, b in zip(size, picture.size, strict=True)) < 2
-            fitted = picture.crop((0, 0, *size)) if near else picture.resize(size)
+            near = max(abs(a - b) for a, b in zip(size, image.size, strict=True)) < 2
+            fitted = image.crop((0, 0, *size)) if near else image.resize(size)
             container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
             count += 1
         if stream is not None:
             container.mux(stream.encode())
     if not count:
         partial.unlink(missing_ok=True)
-        raise ImageError(f"no picture for {path}: a video needs at least one")
+        raise ImageError(f"no image for {path}: a video needs at least one")
     with writing(path):
         partial.replace(path)
     return count

@@ -71,7 +71,7 @@ def track_video(
 
     Args:
         models: What to do it with; a function that loads it is only called when frames are left.
-        source: A video file (needs PyAV), or a folder of pictures in the order of their numbers.
+        source: A video file (needs PyAV), or a folder of images in the order of their numbers.
         phrase: What to follow, of any kind.
         every: Frames from one key frame, where FO1 chooses, to the next; at most `LONGEST_TRACK`.
         query: What the proposer looks for, by default the phrase.

@@ -42,7 +42,7 @@ def xyxy(*boxes):
     return [[x, y, x + width, y + height] for x, y, width, height in boxes]
 
 
-def image(truth, answer, **more):
+def photo(truth, answer, **more):
     by_label = [{label: xyxy(*boxes) for label, boxes in side.items()} for side in (truth, answer)]
     return {"truth": by_label[0], "answer": by_label[1], **more}
 
@@ -96,11 +96,11 @@ def test_an_expression_that_failed_is_wrong_even_for_the_oracle():
 CAT = {"cat": [Q, at(20)], "dog": [(0, 20, 10, 10)]}
 CAT_ANSWER = {"cat": [Q, (20, 0, 10, 6.2), (50, 50, 10, 10)], "dog": [(0, 20, 10, 10)]}
 TRUCKS = [
-    image({"car": [Q]}, {"car": [Q], "truck": [(40, 40, 10, 10)]}),
-    image({"truck": [(20, 20, 10, 10)]}, {"truck": [(20, 20, 10, 9.2)]}),
+    photo({"car": [Q]}, {"car": [Q], "truck": [(40, 40, 10, 10)]}),
+    photo({"truck": [(20, 20, 10, 10)]}, {"truck": [(20, 20, 10, 9.2)]}),
 ]
 HALF_FOUND = [
-    image({"person": [Q, at(20), at(40), at(60)], "bicycle": [Q, at(20)]},
+    photo({"person": [Q, at(20), at(40), at(60)], "bicycle": [Q, at(20)]},
           {"person": [Q, at(20), at(40)]})
 ]  # fmt: skip
 
@@ -108,9 +108,9 @@ HALF_FOUND = [
 @pytest.mark.parametrize(
     ("images", "variant", "expected"),
     [
-        ([image(CAT, CAT_ANSWER)], "all", (0.909091, 0.705882, 0.767027)),
-        ([image(CAT, CAT_ANSWER)], "present", (0.909091, 0.705882, 0.767027)),
-        ([image(CAT, CAT_ANSWER)], "published", (1.0, 0.857143, 0.904110)),
+        ([photo(CAT, CAT_ANSWER)], "all", (0.909091, 0.705882, 0.767027)),
+        ([photo(CAT, CAT_ANSWER)], "present", (0.909091, 0.705882, 0.767027)),
+        ([photo(CAT, CAT_ANSWER)], "published", (1.0, 0.857143, 0.904110)),
         (TRUCKS, "present", (1.0, 0.5, 0.95)),
         (TRUCKS, "all", (0.857143, 0.5, 0.822388)),
         (HALF_FOUND, "all", (0.428571, 0.428571, 0.428571)),
@@ -125,9 +125,9 @@ def test_pooled_f1_averages_labels_before_it_forms_f1(images, variant, expected)
 def test_the_published_f1_lets_a_label_inherit_the_precision_before_it():
     assert pooled_f1(TRUCKS, "published")["f1@.95"] == 1
     assert pooled_f1(TRUCKS, "published", labels=["truck", "car"])["f1@.95"] == 1
-    first = image({"a": [Q]}, {"a": [at(50), Q]})  # precision 1 / 2
-    second = image({"b": [Q]}, {"b": []})
-    third = image({"c": [Q]}, {"c": [Q]})
+    first = photo({"a": [Q]}, {"a": [at(50), Q]})  # precision 1 / 2
+    second = photo({"b": [Q]}, {"b": []})
+    third = photo({"c": [Q]}, {"c": [Q]})
     orders = {("a", "b", "c"): (0.5 + 0.5 + 1) / 3, ("c", "b", "a"): (1 + 1 + 0.5) / 3}
     for labels, precision in orders.items():
         score = pooled_f1([first, second, third], "published", labels=labels)
@@ -135,40 +135,40 @@ def test_the_published_f1_lets_a_label_inherit_the_precision_before_it():
 
 
 def test_the_published_f1_compares_names_without_case_and_underscores():
-    images = [image({"Baseball_Bat": [Q]}, {"baseball bat": [Q]})]
+    images = [photo({"Baseball_Bat": [Q]}, {"baseball bat": [Q]})]
     assert pooled_f1(images, "published")["f1_mean"] == 1
     assert pooled_f1(images, "all")["f1_mean"] == 0
 
 
 def test_the_published_f1_looks_at_so_many_answers_of_a_label():
-    images = [image({"a": [Q]}, {"a": [*[at(50)] * 100, Q]})]
+    images = [photo({"a": [Q]}, {"a": [*[at(50)] * 100, Q]})]
     assert pooled_f1(images, "published")["f1@.5"] == 0
     assert pooled_f1(images, "published", most=None)["f1@.5"] == pytest.approx(2 / 102)
 
 
 def test_the_published_f1_forgives_false_answers_where_a_label_is_not_exhaustive():
-    told = image({"a": [Q]}, {"a": [at(50), Q]}, not_exhaustive=["a"])
+    told = photo({"a": [Q]}, {"a": [at(50), Q]}, not_exhaustive=["a"])
     assert pooled_f1([told], "published")["f1@.5"] == 1
-    plain = image({"a": [Q]}, {"a": [at(50), Q]})
+    plain = photo({"a": [Q]}, {"a": [at(50), Q]})
     assert pooled_f1([plain], "published")["f1@.5"] == pytest.approx(2 * 0.5 / 1.5)
 
 
 def test_a_crowd_swallows_answers_that_then_count_neither_way():
     crowd = {"a": xyxy((100, 0, 100, 100))}
     inside = [(100, 0, 10, 10), (120, 0, 10, 10)]
-    assert pooled_f1([image({"a": [Q]}, {"a": [Q, *inside]}, crowd=crowd)])["f1_mean"] == 1
-    half_out = image({"a": [Q]}, {"a": [Q, (95, 0, 10, 10)]}, crowd=crowd)
+    assert pooled_f1([photo({"a": [Q]}, {"a": [Q, *inside]}, crowd=crowd)])["f1_mean"] == 1
+    half_out = photo({"a": [Q]}, {"a": [Q, (95, 0, 10, 10)]}, crowd=crowd)
     assert pooled_f1([half_out])["f1@.5"] == 1
     assert pooled_f1([half_out])["f1@.95"] == pytest.approx(2 * 0.5 / 1.5)
 
 
 def test_a_label_with_a_crowd_alone_has_no_precision():
-    with_crowd = image({"a": [Q]}, {"a": [Q], "b": [at(500)]}, crowd={"b": xyxy(Q)})
+    with_crowd = photo({"a": [Q]}, {"a": [Q], "b": [at(500)]}, crowd={"b": xyxy(Q)})
     assert pooled_f1([with_crowd])["f1_mean"] == 1
 
 
 def test_an_image_that_failed_has_found_nothing():
-    images = [image({"a": [Q]}, {"a": [Q]}), {"truth": {"a": xyxy(Q)}, "answer": None}]
+    images = [photo({"a": [Q]}, {"a": [Q]}), {"truth": {"a": xyxy(Q)}, "answer": None}]
     assert pooled_f1(images)["f1@.5"] == pytest.approx(2 * 0.5 / 1.5)
     assert pooled_f1(images[1:])["f1@.5"] == 0
 
@@ -176,7 +176,7 @@ def test_an_image_that_failed_has_found_nothing():
 def test_without_an_object_there_is_no_pooled_f1():
     nothing = {"f1@.5": None, "f1@.95": None, "f1_mean": None}
     for variant in ("all", "present", "published"):
-        assert pooled_f1([image({}, {"a": [Q]})], variant) == nothing
+        assert pooled_f1([photo({}, {"a": [Q]})], variant) == nothing
 
 
 # --- F1 of images
@@ -184,23 +184,23 @@ def test_without_an_object_there_is_no_pooled_f1():
 
 def test_the_mean_of_per_image_f1_is_the_mean_of_ten():
     images = [
-        image({"cat": CAT["cat"]}, {"cat": CAT_ANSWER["cat"]}),
-        image({"cat": [Q]}, {"cat": [Q]}),
+        photo({"cat": CAT["cat"]}, {"cat": CAT_ANSWER["cat"]}),
+        photo({"cat": [Q]}, {"cat": [Q]}),
     ]
     for labels in ("aware", "blind"):
         assert per_image_f1(images, labels) == f1s(0.909091, 0.705882, 0.766845)
 
 
 def test_a_truck_called_car_is_found_by_those_who_do_not_read_labels():
-    images = [image({"car": [Q]}, {"truck": [Q]}), image({}, {}), image({}, {"car": [Q]})]
+    images = [photo({"car": [Q]}, {"truck": [Q]}), photo({}, {}), photo({}, {"car": [Q]})]
     assert per_image_f1(images, "blind") == f1s(2 / 3, 2 / 3, 2 / 3)
     assert per_image_f1(images, "aware") == f1s(1 / 3, 1 / 3, 1 / 3)
 
 
 def test_objects_in_order_take_what_a_later_one_needs():
-    images = [image({"a": [Q, at(4)]}, {"a": [at(3)]})]
+    images = [photo({"a": [Q, at(4)]}, {"a": [at(3)]})]
     assert per_image_f1(images)["f1_mean"] == pytest.approx(7 * (2 / 3) / 10)
-    images = [image({"a": [Q, at(4)]}, {"a": [at(3), (-3.1, 0, 10, 10)]})]
+    images = [photo({"a": [Q, at(4)]}, {"a": [at(3), (-3.1, 0, 10, 10)]})]
     assert per_image_f1(images)["f1@.5"] == 0.5
     assert per_image_f1(images)["f1_mean"] == pytest.approx(0.35)
 
@@ -208,8 +208,8 @@ def test_objects_in_order_take_what_a_later_one_needs():
 def test_an_image_without_objects_that_failed_is_not_one_without_boxes():
     failed = {"truth": {}, "answer": None}
     assert per_image_f1([failed]) == f1s(0, 0, 0)
-    assert per_image_f1([image({}, {})]) == f1s(1, 1, 1)
-    assert per_image_f1([failed, image({}, {"a": []})]) == f1s(0.5, 0.5, 0.5)
+    assert per_image_f1([photo({}, {})]) == f1s(1, 1, 1)
+    assert per_image_f1([failed, photo({}, {"a": []})]) == f1s(0.5, 0.5, 0.5)
 
 
 # --- HumanRef
@@ -315,7 +315,7 @@ def test_refdrone_items_that_failed_are_missed_or_an_alarm():
 
 
 def ap_image(truth, answer, scores):
-    return image(truth, answer, scores=scores)
+    return photo(truth, answer, scores=scores)
 
 
 def test_of_two_names_for_one_object_the_surer_survives():
@@ -459,29 +459,29 @@ def test_hallusionbench_is_the_mean_of_questions_figures_and_both():
 # --- hallucination
 
 SEEN = [
-    image(
+    photo(
         {"person": [Q, at(20), at(40)]},
         {"person": [Q, at(20), at(40)], "car": [Q, at(9)], "bus": []},
     ),
-    image({"car": [Q]}, {"car": [Q, at(50)], "dog": []}),
+    photo({"car": [Q]}, {"car": [Q, at(50)], "dog": []}),
 ]
 
 
 def test_false_boxes_are_pooled_over_images():
     assert false_positives_per_truth(SEEN) == {"absent": 50, "all": 75}
-    without = image({}, {"ship": [Q]})
+    without = photo({}, {"ship": [Q]})
     assert false_positives_per_truth([*SEEN, without]) == {"absent": 75, "all": 100}
-    few = image({"a": [Q]}, {"a": [Q], "b": [Q]})
-    many = image({"a": [at(20 * k) for k in range(9)]}, {"a": [at(20 * k) for k in range(9)]})
+    few = photo({"a": [Q]}, {"a": [Q], "b": [Q]})
+    many = photo({"a": [at(20 * k) for k in range(9)]}, {"a": [at(20 * k) for k in range(9)]})
     assert false_positives_per_truth([few, many]) == {"absent": 10, "all": 10}
 
 
 def test_failing_is_worse_than_answering_nothing():
-    nothing = false_positives_per_truth([image({"a": [Q]}, {})])
+    nothing = false_positives_per_truth([photo({"a": [Q]}, {})])
     failed = false_positives_per_truth([{"truth": {"a": xyxy(Q)}, "answer": None}])
     assert nothing == {"absent": 0, "all": 0}
     assert failed == {"absent": 100, "all": 100}
-    assert false_positives_per_truth([image({}, {})]) == {"absent": None, "all": None}
+    assert false_positives_per_truth([photo({}, {})]) == {"absent": None, "all": None}
 
 
 # --- average precision
@@ -550,7 +550,7 @@ def test_an_interval_of_a_value_without_a_denominator_is_none():
 
 
 def test_a_resample_of_pooled_f1_is_the_f1_of_its_images():
-    images = [*TRUCKS, *HALF_FOUND, image(CAT, CAT_ANSWER)]
+    images = [*TRUCKS, *HALF_FOUND, photo(CAT, CAT_ANSWER)]
     weights = [2, 0, 1, 3]
     drawn = [images[k] for k, times in enumerate(weights) for _ in range(times)]
     for variant in ("all", "present"):

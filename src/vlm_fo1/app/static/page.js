@@ -30,7 +30,7 @@
     if (event.key === "Escape" && lit) light(null);
   });
 })();
-// Numbers the boxes on the picture as the answer will, drawn ones last, and writes them down.
+// Numbers the boxes on the image as the answer will, drawn ones last, and writes them down.
 (() => {
   let held = false; // while a button is down a box is being drawn, and must be left alone
   document.addEventListener("pointerdown", () => { held = true; }, true);
@@ -39,9 +39,9 @@
   }
   const number = (box) => (/^\d+$/.test(box.label) ? Number(box.label) : Infinity);
   const pixels = (box, side) => Math.round(box[side] / (box.scaleFactor || 1));
-  window.fo1Boxes = (picture) => {
+  window.fo1Boxes = (image) => {
     if (held) return [undefined, undefined];
-    const boxes = picture?.boxes ?? [];
+    const boxes = image?.boxes ?? [];
     const order = boxes.map((_, index) => index);
     order.sort((a, b) => {
       const [first, second] = [number(boxes[a]), number(boxes[b])];
@@ -56,6 +56,6 @@
       label: labels.get(index),
       color: "rgb(0, 114, 178)",
     }));
-    return [kept ? undefined : { ...picture, boxes: numbered }, JSON.stringify(rows)];
+    return [kept ? undefined : { ...image, boxes: numbered }, JSON.stringify(rows)];
   };
 })();

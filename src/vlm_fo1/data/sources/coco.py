@@ -18,7 +18,7 @@ from vlm_fo1.data.sources.files import (
     stated_size,
     table,
 )
-from vlm_fo1.data.sources.instances import InstanceConfig, Picture, ask_instances
+from vlm_fo1.data.sources.instances import AnnotatedImage, InstanceConfig, ask_instances
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
 
@@ -82,13 +82,13 @@ class CocoSource:
             DataError: The image cannot be used, or holds nothing to ask about.
         """
         position, rng = self._epochs.at(index)
-        picture = self.picture(position)
-        example = ask_instances(picture, self.config, rng)
+        annotated = self.annotated(position)
+        example = ask_instances(annotated, self.config, rng)
         if example is None:
-            raise DataError(f"{picture.source}: image {picture.id} gives no question")
+            raise DataError(f"{annotated.source}: image {annotated.id} gives no question")
         return example
 
-    def picture(self, position: int) -> Picture:
+    def annotated(self, position: int) -> AnnotatedImage:
         """What is known of an image, by its place among those that have annotations.
 
         Raises:
@@ -101,8 +101,8 @@ class CocoSource:
         where = f"{self.path}: image {row['id']}"
         self._joined.image(row["id"], where)
         stated_wh = stated_size(row, where)
-        image = image_file(row, self.folder, where)
-        frame = frame_of(image, where)
+        path = image_file(row, self.folder, where)
+        frame = frame_of(path, where)
         boxes: list[list[float]] = []
         names: list[str] = []
         known = self._categories
@@ -119,8 +119,8 @@ class CocoSource:
             boxes.append(box)
             names.append(name)
         absent, hard = self._absent(row, present)
-        return Picture(
-            image=image,
+        return AnnotatedImage(
+            image=path,
             size_wh=frame.size_wh,
             boxes_xyxy=as_boxes(boxes),
             names=tuple(names),

@@ -26,13 +26,13 @@ class InstanceConfig:
     """How labelled boxes become questions."""
 
     turns: tuple[int, int] = (1, 4)
-    """Least and greatest number of questions per picture."""
+    """Least and greatest number of questions per image."""
     tasks: Mapping[str, float] = field(default_factory=_default_tasks)
     """How often each task is asked, in any unit."""
     labels: tuple[int, int] = (1, 6)
     """Least and greatest number of labels of a detection question."""
     absent: float = 0.3
-    """Share of asked labels that are not in the picture; hard ones first, half of the time."""
+    """Share of asked labels that are not in the image; hard ones first, half of the time."""
     absent_style: Literal["omit", "none"] = "omit"
     """How a missing label is answered: not at all, or with ``None`` in its place."""
     distractors: tuple[int, int] = (0, 10)
@@ -63,7 +63,7 @@ class InstanceConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
+class AnnotatedImage:
     """A photograph and what is known to be in it and not in it."""
 
     image: Path
@@ -84,28 +84,28 @@ class Picture:
     id: str = ""
 
 
-def ask_instances(picture: Picture, config: InstanceConfig, rng: Rng) -> Example | None:
-    """A record with questions on one picture.
+def ask_instances(annotated: AnnotatedImage, config: InstanceConfig, rng: Rng) -> Example | None:
+    """A record with questions on one image.
 
     Args:
-        picture: What is known.
+        annotated: What is known.
         config: What to ask.
         rng: Decides everything.
 
     Returns:
-        The record, or None when the picture gives no question.
+        The record, or None when the image gives no question.
     """
     regions = build_regions(
-        picture.boxes_xyxy,
-        picture.size_wh,
+        annotated.boxes_xyxy,
+        annotated.size_wh,
         rng,
-        proposals_xyxy=picture.proposals_xyxy,
+        proposals_xyxy=annotated.proposals_xyxy,
         distractors=config.distractors,
         jitter=config.jitter,
         drop=config.drop,
         limit=config.region_limit,
     )
-    view = _View(picture, regions, config)
+    view = _View(annotated, regions, config)
     tasks = list(config.tasks)
     weights = np.array([config.tasks[task] for task in tasks], np.float64)
     wanted = int(rng.integers(config.turns[0], config.turns[1] + 1))
@@ -120,33 +120,35 @@ def ask_instances(picture: Picture, config: InstanceConfig, rng: Rng) -> Example
     if not turns:
         return None
     return Example(
-        image=picture.image,
+        image=annotated.image,
         regions_xyxy=regions.xyxy,
         scores=regions.scores,
         turns=tuple(turns.values()),
-        source=picture.source,
-        id=picture.id,
+        source=annotated.source,
+        id=annotated.id,
     )
 
 
 class _View:
-    """Labels of a picture with the numbers of their regions."""
+    """Labels of an image with the numbers of their regions."""
 
-    def __init__(self, picture: Picture, regions: BuiltRegions, config: InstanceConfig) -> None:
-        self.picture, self.config = picture, config
+    def __init__(
+        self, annotated: AnnotatedImage, regions: BuiltRegions, config: InstanceConfig
+    ) -> None:
+        self.annotated, self.config = annotated, config
         self.count = len(regions.xyxy)
         self.named = [
-            (region, picture.names[truth])
+            (region, annotated.names[truth])
             for region, truth in enumerate(regions.truth.tolist())
             if truth >= 0
         ]
         self.complete: dict[str, list[int]] = {}
         for region, name in self.named:
-            if name not in picture.partial:
+            if name not in annotated.partial:
                 self.complete.setdefault(name, []).append(region)
-        shown = set(picture.names)
-        self.absent = [name for name in picture.absent if name not in shown]
-        self.hard = [name for name in picture.hard if name not in shown]
+        shown = set(annotated.names)
+        self.absent = [name for name in annotated.absent if name not in shown]
+        self.hard = [name for name in annotated.hard if name not in shown]
 
     def missing(self, rng: Rng) -> str | None:
         """A label that is not there."""

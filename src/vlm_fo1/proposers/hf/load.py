@@ -35,7 +35,7 @@ class Family:
     min_score: float = DEFAULT_SELECTION.min_score
     """Boxes that score less are not used unless the user says otherwise."""
     pads_to_square: bool = False
-    """Its boxes are shares of the picture after that was padded to a square."""
+    """Its boxes are shares of the image after that was padded to a square."""
     outputs: tuple[str, str] = ("logits", "pred_boxes")
     """What its output calls scores before the sigmoid, and boxes."""
 

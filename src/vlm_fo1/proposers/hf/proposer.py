@@ -29,7 +29,7 @@ ZERO_SHOT = "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det"
 """What ``hf:zero-shot`` loads: MM-Grounding-DINO, anything that has a name (Apache-2.0)."""
 
 _MAX_ASPECT = 16
-"""Longer pictures are widened at the right or the bottom, since their short side would vanish."""
+"""Longer images are widened at the right or the bottom, since their short side would vanish."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Found:
     """Boxes of one image, of all prompts so far."""
 
     cxcywh_Q4: Tensor
-    """Shares of the picture as the detector saw it."""
+    """Shares of the image as the detector saw it."""
     scores_Q: Tensor
     labels: list[str]
 
@@ -207,7 +207,7 @@ class DetectorProposer:
         return {key: processed[key] for key in self._image_inputs if key in processed}
 
     def _canvas(self, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """Size of the picture that the detector's shares are of."""
+        """Size of the image that the detector's shares are of."""
         width, height = size_wh
         if self.family.pads_to_square:
             return max(size_wh), max(size_wh)

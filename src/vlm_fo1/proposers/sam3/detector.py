@@ -1,4 +1,4 @@
-"""SAM 3 on one picture: every thing that a few words name, with box, score and mask."""
+"""SAM 3 on one image: every thing that a few words name, with box, score and mask."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -28,7 +28,7 @@ class SAM3Proposer:
         model: The detector, a `Sam3Model` in evaluation mode.
         tokenizer: Of its text encoder.
         source: Where it came from: `SAM3Tracker.beside` loads the tracker from there.
-        min_score: What scores lower is left out before masks are made, which for large pictures is
+        min_score: What scores lower is left out before masks are made, which for large images is
             most of the time and memory. At 0, the default, all of the network's guesses come (200
             in the released one).
 
@@ -120,7 +120,7 @@ class SAM3Proposer:
         """Regions of each image with masks, best first; all queries together.
 
         Args:
-            images: Upright RGB pictures of any sizes; not changed.
+            images: Upright RGB images of any sizes; not changed.
             queries: A few words each; a query asked twice counts once.
 
         Returns:
@@ -179,7 +179,7 @@ class SAM3Proposer:
             BoxError: What the network returned is no number.
         """
         scores = found.pred_logits[0].float().sigmoid()
-        if found.presence_logits is not None:  # whether the thing is in the picture at all
+        if found.presence_logits is not None:  # whether the thing is in the image at all
             scores = scores * found.presence_logits[0].float().sigmoid()
         boxes, maps = found.pred_boxes[0].float(), found.pred_masks[0].float()
         good = scores.isfinite() & boxes.isfinite().all(-1) & maps.flatten(1).isfinite().all(-1)

@@ -1,4 +1,4 @@
-"""Loading the two networks of a SAM 3 checkpoint, and what both do to a picture.
+"""Loading the two networks of a SAM 3 checkpoint, and what both do to an image.
 
 transformers' own processor of SAM 3 needs torchvision; its image steps are these few lines.
 """
@@ -68,7 +68,7 @@ def load_network(
 
 
 def pixels_of(image: Image.Image, side: int) -> torch.Tensor:
-    """A picture as SAM 3 sees it.
+    """An image as SAM 3 sees it.
 
     Args:
         image: Of any size and shape.

@@ -133,7 +133,7 @@ class UPNProposer:
         """Regions of each image.
 
         Args:
-            images: Upright RGB pictures of any sizes; not changed.
+            images: Upright RGB images of any sizes; not changed.
             queries: Must be None.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Which pictures IMAGE names, and where the drawing of each goes."""
+"""Which images IMAGE names, and where the drawing of each goes."""
 
 import io
 from collections import Counter
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def find_pictures(image: str, errors: Console, *, aside: Path | None = None) -> list[Path]:
-    """The pictures that IMAGE names, sorted; hidden files are none.
+def find_images(image: str, errors: Console, *, aside: Path | None = None) -> list[Path]:
+    """The images that IMAGE names, sorted; hidden files are none.
 
     Args:
         image: A file, a folder or a pattern.
-        errors: Where it is said that pictures are left out because nothing here reads their kind.
+        errors: Where it is said that images are left out because nothing here reads their kind.
         aside: A folder inside that folder which is not searched: where the drawings go.
 
     Raises:
         ImageError: Nothing there.
     """
-    from vlm_fo1.images import HEIF_REMEDY, pictures_among, without_reader
+    from vlm_fo1.images import HEIF_REMEDY, images_among, without_reader
 
     if not image:
-        raise ImageError("IMAGE is empty: name a picture, a folder or a pattern")
+        raise ImageError("IMAGE is empty: name an image, a folder or a pattern")
     path = Path(image)
     if path.is_dir():
         there = [p for p in path.rglob("*") if not _hidden(p.relative_to(path)) and p.is_file()]
         if aside is not None and aside.resolve() != path.resolve():
             there = [p for p in there if not p.resolve().is_relative_to(aside.resolve())]
-        found, nothing = pictures_among(there), f"the folder {path} holds no pictures"
+        found, nothing = images_among(there), f"the folder {path} holds no images"
     elif path.exists() or not any(sign in image for sign in "*?["):
         return [path]  # a missing file is reported as one, by whoever opens it
     else:
         there = _matching(path)
         unread = set(without_reader(there))
-        found, nothing = [p for p in there if p not in unread], f"no picture matches {image}"
+        found, nothing = [p for p in there if p not in unread], f"no image matches {image}"
     left_out = without_reader(there)
-    said = f"{len(left_out)} HEIC pictures, which are skipped: {HEIF_REMEDY}" if left_out else ""
+    said = f"{len(left_out)} HEIC images, which are skipped: {HEIF_REMEDY}" if left_out else ""
     if not found:
         raise ImageError(f"{nothing}{f' but {said}' * bool(said)}")
     if said:
@@ -88,7 +88,7 @@ def check_words(words: Sequence[str]) -> None:
             is_file = False
         if is_file:
             raise PromptError(
-                f"{word!r} is a file, not words to ask with: to ask about several pictures, put "
+                f"{word!r} is a file, not words to ask with: to ask about several images, put "
                 "the pattern in quotes ('*.jpg'), or name their folder"
             )
 
@@ -107,34 +107,34 @@ def save_drawing(image: "Image", path: Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def plan_drawings(out: Path | None, pictures: list[Path]) -> dict[Path, Path]:
-    """Where the drawing of each picture goes; makes the folders.
+def plan_drawings(out: Path | None, images: list[Path]) -> dict[Path, Path]:
+    """Where the drawing of each image goes; makes the folders.
 
     Args:
-        out: A file for one picture, else a folder: one that exists, or a name without a suffix.
-        pictures: All pictures; in a folder their drawings keep the subfolders they are in.
+        out: A file for one image, else a folder: one that exists, or a name without a suffix.
+        images: All images; in a folder their drawings keep the subfolders they are in.
 
     Returns:
-        Picture to drawing; empty without ``out``.
+        Image to drawing; empty without ``out``.
 
     Raises:
-        ImageError: One file for several pictures, a kind of file that cannot be written, or a
-            drawing that would take the place of a picture.
+        ImageError: One file for several images, a kind of file that cannot be written, or a
+            drawing that would take the place of an image.
         OutputError: A place that cannot be written.
     """
     if out is None:
         return {}
     if out.suffix and not out.is_dir():
-        if len(pictures) > 1:
+        if len(images) > 1:
             raise ImageError(
-                f"--out {out} is one file for {len(pictures)} pictures: name a folder that exists, "
+                f"--out {out} is one file for {len(images)} images: name a folder that exists, "
                 "or one without a dot in its name"
             )
         check_kind(out)
-        drawings = {pictures[0]: out}
+        drawings = {images[0]: out}
     else:
-        drawings = _in_folder(out, pictures)
-    originals = {path.resolve() for path in pictures}
+        drawings = _in_folder(out, images)
+    originals = {path.resolve() for path in images}
     seen: set[Path] = set()
     for path, drawing in drawings.items():
         if drawing.resolve() in originals:
@@ -171,17 +171,17 @@ def check_kind(out: Path) -> None:
     known = {suffix for suffix in IMAGE_SUFFIXES if kinds.get(suffix) in Image.SAVE}
     if out.suffix.lower() not in known:
         raise ImageError(
-            f"--out {out}: no picture can be written as {out.suffix}; "
+            f"--out {out}: no image can be written as {out.suffix}; "
             f"one of {', '.join(sorted(known))} is needed"
         )
 
 
-def _in_folder(out: Path, pictures: list[Path]) -> dict[Path, Path]:
-    """One drawing a picture, ``a/b.png`` as ``b.jpg``, or ``b.png.jpg`` where a ``b.jpg`` is."""
-    root = pictures[0].parent
-    while not all(path.is_relative_to(root) for path in pictures):
+def _in_folder(out: Path, images: list[Path]) -> dict[Path, Path]:
+    """One drawing an image, ``a/b.png`` as ``b.jpg``, or ``b.png.jpg`` where a ``b.jpg`` is."""
+    root = images[0].parent
+    while not all(path.is_relative_to(root) for path in images):
         root = root.parent
-    plain = {path: path.relative_to(root).with_suffix(".jpg") for path in pictures}
+    plain = {path: path.relative_to(root).with_suffix(".jpg") for path in images}
     times = Counter(plain.values())
     for path, name in plain.items():
         if times[name] > 1:
