@@ -199,9 +199,9 @@ class Prompter:
             inputs["region_boxes"] = boxes or [torch.zeros(0, 4)] * len(shown)
         rows: list[list[int]] = []
         for question, image in zip(questions, images, strict=True):
-            image = sum(p is not None for p in images[: len(rows)])
-            tokens = counts[image] if image is not None else 0
-            regions = len(inputs["region_boxes"][image]) if image is not None else 0
+            place = sum(p is not None for p in images[: len(rows)])
+            tokens = counts[place] if image is not None else 0
+            regions = len(inputs["region_boxes"][place]) if image is not None else 0
             rows.append(self.ids(question, image_tokens=tokens, regions=regions))
         longest = max(map(len, rows))
         pad = [longest - len(row) for row in rows]
