@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.markup import RELEASED, ScannedMention, Vocabulary, escape_special_tokens, scan
+from vlm_fo1.markup import (
+    RELEASED,
+    ScannedMention,
+    Vocabulary,
+    escape_special_tokens,
+    renumbered,
+    scan,
+)
 
 SUCCESSOR = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>", max_regions=3)
 
@@ -355,3 +362,10 @@ def test_nothing_of_markup_is_left_however_it_was_nested(text):
         for token in (*vocabulary.special_tokens(), "[INST]", "<s>", "<|im_end|>"):
             assert token not in clean
         assert escape_special_tokens(clean, vocabulary, ("[INST]", "<s>")) == clean
+
+
+def test_numbers_in_tags_change_and_nothing_else():
+    text = "<ground>5</ground><objects><region0><region12></objects> <region x> 12 <region7"
+    assert renumbered(text, lambda number: number + 100) == (
+        "<ground>5</ground><objects><region100><region112></objects> <region x> 12 <region7"
+    )
