@@ -19,6 +19,8 @@ from vlm_fo1.cli.main import app
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.families.florence2 import davit_sizes
 from vlm_fo1.fo1 import FO1
+from vlm_fo1.graft import graft_host
+from vlm_fo1.markup import Vocabulary
 from vlm_fo1.model.graft import graft
 from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 
@@ -101,6 +103,20 @@ def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: P
     plain = fo1.processor.decode(ids[0, inputs["input_ids"].shape[1] :])
     assert answers == [plain, plain]
     assert_several_images_and_a_system_message_fit_one_prompt(fo1)
+
+
+def test_python_grafts_a_host_with_its_processor_as_the_command_does(tmp_path: Path) -> None:
+    host = save_host("qwen3_vl", tmp_path / "host")
+    done = run(host, "--out", tmp_path / "out", "--auxiliary", "davit-tiny", "--max-regions", 4)
+    assert done.exit_code == 0, done.output
+    torch.manual_seed(0)
+    model, processor = graft_host(
+        host, auxiliary="davit-tiny", vocabulary=Vocabulary(max_regions=4)
+    )
+    saved = FO1.from_pretrained(tmp_path / "out", device="cpu", dtype=model.dtype)
+    assert processor.to_dict() == saved.processor.to_dict()
+    weights = dict(saved.model.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
 
 
 def assert_several_images_and_a_system_message_fit_one_prompt(fo1: FO1) -> None:
