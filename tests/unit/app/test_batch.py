@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from tests.helpers.page_answer import BOXES, IMAGE, an_answer
 
 from vlm_fo1.answer import Answer, Mention
-from vlm_fo1.app.batch import TITLES, Row, ask_all, to_coco, write
+from vlm_fo1.app.batch import TITLES, Row, ask_all, write
 from vlm_fo1.app.jobs import StoppedError
 from vlm_fo1.app.limits import Limits
 from vlm_fo1.app.question import request_of
@@ -110,12 +110,11 @@ def test_rows_are_plain_text_under_their_titles():
     assert cells[2:4] == ["3", "cat: 0, 2; <b>dog</b>: 1"]
 
 
-def test_the_coco_file_has_one_number_for_each_label_in_all_images():
+def test_the_coco_file_has_one_number_for_each_label_in_all_images(tmp_path):
     first = an_answer()
     second = Answer(text="", regions=first.regions, mentions=(Mention("owl", (0,)),))
-    data = to_coco(
-        [Row(file="a", answer=first), Row(file="x", error="no"), Row(file="b", answer=second)]
-    )
+    rows = [Row(file="a", answer=first), Row(file="x", error="no"), Row(file="b", answer=second)]
+    data = json.loads(write(rows, tmp_path)[1].read_text())
     names = {entry["id"]: entry["name"] for entry in data["categories"]}
     assert [names[a["category_id"]] for a in data["annotations"]] == [
         "cat",
