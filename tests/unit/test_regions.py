@@ -114,20 +114,19 @@ def test_regions_can_be_walked_through_one_by_one():
     assert [float(one.scores[0]) for one in regions()] == pytest.approx([0.2, 0.9, 0.5])
 
 
-def test_the_best_regions_keep_their_order():
-    assert regions().best(2).scores.tolist() == pytest.approx([0.9, 0.5])
-    assert regions().best(3).scores.tolist() == pytest.approx([0.2, 0.9, 0.5])
-    assert len(regions().best(0)) == 0
+def test_the_order_of_regions_is_best_first():
+    assert regions().order().tolist() == [1, 2, 0]
+    assert Regions.empty(SIZE_WH).order().tolist() == []
 
 
 def test_without_scores_the_first_regions_are_the_best():
-    assert Regions(XYXY, SIZE_WH).best(1).xyxy.tolist() == [[0, 0, 10, 10]]
+    assert Regions(XYXY, SIZE_WH).order().tolist() == [0, 1, 2]
 
 
-def test_regions_of_equal_or_unknown_score_stay_in_order():
-    assert regions(scores=np.ones(3, np.float32)).best(2).xyxy[:, 0].tolist() == [0, 20]
+def test_regions_of_equal_score_stay_in_order_and_of_unknown_score_come_last():
+    assert regions(scores=np.ones(3, np.float32)).order().tolist() == [0, 1, 2]
     unknown = regions(scores=np.array([np.nan, 0.1, 0.2], np.float32))
-    assert unknown.best(2).xyxy[:, 0].tolist() == [20, 40]
+    assert unknown.order().tolist() == [2, 1, 0]
 
 
 def test_regions_as_plain_values():

@@ -38,7 +38,6 @@ def build_regions(
     rng: Rng,
     *,
     proposals_xyxy: npt.ArrayLike | None = None,
-    proposal_scores: npt.ArrayLike | None = None,
     distractors: tuple[int, int] = (0, 6),
     jitter: float = 0.5,
     drop: float = 0.0,
@@ -52,8 +51,8 @@ def build_regions(
         rng: Decides everything.
         proposals_xyxy: (M, 4) a proposer's boxes, or None. Those above `SAME` IoU with a box of
             `truth_xyxy` give way to it; those from 0.5 to `SAME` are left out, as nobody could say
-            whether they are right; the rest are distractors.
-        proposal_scores: (M,) their scores; the best are kept when there is not room for all.
+            whether they are right; the rest are distractors, the first ones where there is not
+            room for all.
         distractors: Least and greatest number of further boxes: on the background, around two
             things at once, around a part. Fewer where the image leaves no room.
         jitter: Share of ground-truth boxes that are shifted a little, as proposals are.
@@ -70,7 +69,7 @@ def build_regions(
     shifted = truth[kept].copy()
     for row in np.flatnonzero(rng.random(len(kept)) < jitter):
         shifted[row] = _jittered(shifted[row], size_wh, rng)
-    nothing = _given(truth, proposals_xyxy, proposal_scores)
+    nothing = _given(truth, proposals_xyxy)
     drawn = int(rng.integers(distractors[0], distractors[1] + 1))
     nothing = np.concatenate([nothing, _distractors(truth, size_wh, drawn, rng)])
     nothing = nothing[: limit - len(kept)]
@@ -83,10 +82,8 @@ def build_regions(
     )
 
 
-def _given(truth: Floats, proposals: npt.ArrayLike | None, scores: npt.ArrayLike | None) -> Floats:
+def _given(truth: Floats, proposals: npt.ArrayLike | None) -> Floats:
     boxes = box_math.as_boxes([] if proposals is None else proposals)
-    if scores is not None:
-        boxes = boxes[np.argsort(-np.asarray(scores), kind="stable")]
     if len(boxes) and len(truth):
         boxes = boxes[box_math.iou(boxes, truth).max(axis=1) < 0.5]
     return boxes
