@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vlm_fo1.errors import BoxError
+from vlm_fo1.errors import BoxError, counted
 from vlm_fo1.formats.identity import Ids, Names, called, id_text, stated_size
 
 NAMES = ("file_name", "coco_url", "flickr_url", "path")
@@ -88,7 +88,9 @@ class CocoFile(dict[str, Any]):
         if isinstance(image, int):
             position = self._ids.find(image)
             if position is None:
-                raise BoxError(f"the data set holds {self.size} images, none has the id {image}")
+                raise BoxError(
+                    f"the data set holds {counted(self.size, 'image')}, none has the id {image}"
+                )
             return position
         return self._names.find(image)
 
@@ -193,7 +195,7 @@ def results_of(
         wanted = ids[Names(ids).find(image)]
     except BoxError as error:
         raise BoxError(
-            f"these results are about {len(ids)} image{'s' * (len(ids) > 1)}, none of them "
+            f"these results are about {counted(len(ids), 'image')}, none of them "
             f"{called(image)}: an image is found by its file name, which has to be its id, e.g. "
             f"{ids[0]}.jpg"
         ) from error

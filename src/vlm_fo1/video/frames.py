@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from vlm_fo1._extras import require
-from vlm_fo1.errors import ConfigError, FO1Error, ImageError, item_errors
+from vlm_fo1.errors import ConfigError, FO1Error, ImageError, counted, item_errors
 from vlm_fo1.images import HEIF_REMEDY, images_among, read_image, without_reader
 from vlm_fo1.jsonl import check_writable, writing
 
@@ -53,8 +53,10 @@ class FrameFolder:
         self.paths = sorted(images_among(shown), key=lambda path: _natural(path.name))
         unread = without_reader(shown)
         if unread:
-            problem = f"{folder} has {len(unread)} HEIC images, which nothing here reads"
-            raise ImageError(f"{problem}, and frames must not be missing: {HEIF_REMEDY}")
+            raise ImageError(
+                f"{folder} has {counted(len(unread), 'HEIC image')}, which nothing here reads, and "
+                f"frames must not be missing: {HEIF_REMEDY}"
+            )
         if not self.paths:
             raise ImageError(f"the folder {folder} holds no images")
         self.rate = rate

@@ -98,7 +98,7 @@ def test_a_batch_that_is_stopped_is_no_failure_of_its_image(fo1, tmp_path, monke
 def test_uploads_that_are_hidden_or_that_nothing_reads_are_no_images(tmp_path):
     found = Limits().images([tmp_path / "a.png", tmp_path / "._a.png", tmp_path / "b.heic"])
     assert found == [tmp_path / "a.png"]
-    with pytest.raises(ImageError, match="1 HEIC images, which nothing here reads: save them as"):
+    with pytest.raises(ImageError, match="1 HEIC image, which nothing here reads: save them as"):
         Limits().images([tmp_path / "b.heic"])
 
 

@@ -1,7 +1,10 @@
 """How the command line ends when a package or the memory fails it."""
 
+import warnings
+
 import pytest
 import torch
+from PIL import Image
 
 from vlm_fo1.cli import main as module
 
@@ -56,3 +59,13 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(module, "app", app)
     with pytest.raises(RuntimeError, match="the shapes differ"):
         module.main()
+
+
+def test_an_image_of_too_many_pixels_is_refused_without_a_warning_before(monkeypatch, tmp_path):
+    Image.new("1", (12, 10)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(module, "app", lambda: Image.open(tmp_path / "large.png").close())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        module.main()
+    assert not said

@@ -101,13 +101,16 @@ def test_images_of_a_kind_that_nothing_reads_are_counted_and_named(run, image):
     assert result.exit_code == 0
     assert answered(result) == ["in/a.jpg"]
     assert result.stderr.strip() == (
-        "there are 3 HEIC images, which are skipped: 'pip install pillow-heif' to read them, or "
-        "save them as JPEG"
+        "skipped 3 HEIC images: 'pip install pillow-heif' to read them, or save them as JPEG"
     )
     Path("in/a.jpg").unlink()
     only = run("detect", image, "cat", *BOX)
     assert only.exit_code == 2
-    assert "3 HEIC images, which are skipped: 'pip install pillow-heif'" in only.stderr
+    assert "but 3 HEIC images: 'pip install pillow-heif'" in only.stderr
+    for name in ("in/b.heic", "in/c.HEIC"):
+        Path(name).unlink()
+    assert "but 1 HEIC image: 'pip" in run("detect", image, "cat", *BOX).stderr
+    Path("in/b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     one = run("detect", "in/b.heic", "cat", *BOX)
     assert one.exit_code == 1
     assert "in/b.heic' is a HEIC image, which needs a plug-in: 'pip install" in one.stderr

@@ -37,7 +37,7 @@ def test_hidden_files_are_no_frames_and_frames_that_nothing_reads_are_refused(tm
     (folder / "._frame0.png").write_bytes(b"no image")
     assert open_frames(folder).count == 2
     (folder / "frame2.HEIC").write_bytes(b"")
-    with pytest.raises(ImageError, match="1 HEIC images, which nothing here reads, and frames mu"):
+    with pytest.raises(ImageError, match="1 HEIC image, which nothing here reads, and frames mu"):
         open_frames(folder)
 
 
