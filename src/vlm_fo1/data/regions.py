@@ -1,11 +1,14 @@
 """The regions of a training record, built as users will build them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1 import boxes as box_math
+from vlm_fo1.data.example import Example, Turn
 
 Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
@@ -30,6 +33,27 @@ class BuiltRegions:
     def region_of(self) -> dict[int, int]:
         """Ground-truth index to region number."""
         return {int(truth): region for region, truth in enumerate(self.truth) if truth >= 0}
+
+    def example(self, image: Path, turns: Iterable[Turn], source: str | Path, id_: str) -> Example:
+        """The record of what is asked about them.
+
+        Args:
+            image: Their image.
+            turns: Questions and answers, with the numbers of the regions.
+            source: Where it comes from.
+            id_: Of the image there.
+
+        Raises:
+            DataError: See `Example`.
+        """
+        return Example(
+            image=image,
+            regions_xyxy=self.xyxy,
+            scores=self.scores,
+            turns=tuple(turns),
+            source=str(source),
+            id=id_,
+        )
 
 
 def build_regions(
