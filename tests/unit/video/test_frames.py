@@ -58,6 +58,21 @@ def test_a_video_comes_back_as_it_was_written(suffix, tmp_path, av):
         assert np.abs(difference).mean() < 5
 
 
+def test_a_video_that_fails_on_the_way_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"earlier")
+
+    def stopping():
+        yield scene(0)
+        raise ImageError("frame 1 is broken")
+
+    for images, problem in ((stopping(), "frame 1 is broken"), ([], "at least one")):
+        with pytest.raises(ImageError, match=problem):
+            write_video(path, images, Fraction(5))
+        assert [each.name for each in tmp_path.iterdir()] == ["out.mp4"]
+        assert path.read_bytes() == b"earlier"
+
+
 def test_an_odd_side_loses_a_line(tmp_path, av):
     path = tmp_path / "clip.mp4"
     write_video(path, [Image.new("RGB", (33, 17))], Fraction(5))
