@@ -9,6 +9,7 @@ from PIL import Image
 from tests.helpers.released import Layout, make_released
 from tests.helpers.tokenizer import CONTROL, char_tokenizer
 
+from vlm_fo1.config import build
 from vlm_fo1.errors import (
     BoxError,
     CheckpointError,
@@ -143,10 +144,10 @@ def test_a_processor_that_cannot_work_is_refused():
         FO1Processor(FO1ImageProcessor(), char_tokenizer(), chat=ChatFormat(stop_token="<stop>"))
     with pytest.raises(ConfigError, match="max_regions is 7 but the vocabulary has 100"):
         FO1Processor(FO1ImageProcessor(max_regions=7), char_tokenizer())
-    with pytest.raises(ConfigError, match="chat has no 'start': it has opening"):
-        ChatFormat.from_dict({"start": "a"})
-    with pytest.raises(ConfigError, match=r"chat\.opening is int"):
-        ChatFormat.from_dict({"opening": 3})
+    with pytest.raises(ConfigError, match=r"unknown key 'chat\.start': "):
+        build(ChatFormat, {"start": "a"}, "chat")
+    with pytest.raises(ConfigError, match=r"chat\.opening = 3 is a int"):
+        build(ChatFormat, {"opening": 3}, "chat")
 
 
 # Folders
