@@ -38,7 +38,10 @@ def test_a_single_question_shows_the_best():
     scores = np.random.default_rng(3).random(250).astype(np.float32)
     offered = regions(grid(250), scores)
     shown = best_of(offered, 100)
-    assert offered[shown.indices].xyxy.tolist() == offered[np.sort(np.argsort(-scores)[:100])].xyxy.tolist()
+    assert (
+        offered[shown.indices].xyxy.tolist()
+        == offered[np.sort(np.argsort(-scores)[:100])].xyxy.tolist()
+    )
     assert shown.area == (0, 0, *SIZE)
     assert best_of(regions(grid(5)), 3).indices == (0, 1, 2)
 
