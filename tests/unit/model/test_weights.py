@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
+from benchmarks.gpu_parts.made import RELEASED_3B as QWEN_3B
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.families.omchat_qwen2_5_vl import region_token_id
 from vlm_fo1.model.configuration import FO1Config, from_released
@@ -17,25 +18,6 @@ from vlm_fo1.model.weights import rename_released
 
 DATA = Path(__file__).parents[2] / "data"
 RELEASED = DATA / "fo1"
-
-QWEN_3B = {
-    "model_type": "omchat_qwen2_5_vl",
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "mm_vision_tower": "resources/Qwen2.5-VL-3B-Instruct-Vision_Tower",
-    "mm_vision_tower_aux": "resources/davit-large.pth",
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_projector_aux_type": "mlp2x_gelu",
-    "mm_region_hidden_size": 5888,
-    "aux_image_size": 1024,
-    "aux_image_aspect_ratio": "dynamic",
-}
-"""What is known of the released configuration; sizes that it leaves out follow from tower names."""
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.model.test_weights import QWEN_3B
 
+from benchmarks.gpu_parts.made import RELEASED_3B as QWEN_3B
 from vlm_fo1.config import read
 from vlm_fo1.data.recipe import make_mixture
 from vlm_fo1.errors import DataError
