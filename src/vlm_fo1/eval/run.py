@@ -118,8 +118,7 @@ def predict(
     *,
     shard: Shard = Shard(),
     data: Path = Path(),
-    on_record: Callable[[Record], None] | None = None,
-) -> None:
+) -> Iterator[Record]:
     """Ask about the items that the file has no answer to, and write each answer as it comes.
 
     An item that fails is written with its error, and the others go on.
@@ -130,42 +129,43 @@ def predict(
         file: Where records go; what it holds already is not asked again.
         shard: Which items.
         data: The data folder, to which paths of images are relative in the file.
-        on_record: Is told of each record.
+
+    Yields:
+        Each record when it is on disk.
 
     Raises:
         EvaluationError: The model gave fewer answers than were asked.
         OutputError: The disk refuses a record.
     """
+    todo = [i for i in range(len(items)) if shard.holds(i) and i not in file.finished]
     waiting: deque[tuple[int, Item, FO1Error | None]] = deque()
 
     def asked() -> Iterator[Asked]:
-        for index, item in enumerate(items):
-            if not shard.holds(index) or index in file.finished:
-                continue
+        for index in todo:
+            item = items[index]
             try:
                 with item_errors(f"item {item.id}"):
                     item = as_shown(item, image_frame(item.image))
             except FO1Error as error:
                 waiting.append((index, item, error))
-                continue
-            waiting.append((index, item, None))
-            yield item.image, item.request, item.boxes
+            else:
+                waiting.append((index, item, None))
+                yield item.image, item.request, item.boxes
 
-    def write(answer: Answer | FO1Error) -> None:
+    def written(answer: Answer | FO1Error) -> Record:
         index, item, _ = waiting.popleft()
         record = record_of(index, item, answer, data)
         file.append(record)
-        if on_record is not None:
-            on_record(record)
+        return record
 
-    def write_broken() -> None:
+    def broken() -> Iterator[Record]:
         while waiting and waiting[0][2] is not None:
-            write(waiting[0][2])
+            yield written(waiting[0][2])
 
     for answer in answer_many(asked()):
-        write_broken()
-        write(answer)
-    write_broken()
+        yield from broken()
+        yield written(answer)
+    yield from broken()
     if waiting:
         raise EvaluationError(f"the model gave no answer to the last {len(waiting)} items")
     file.finish()

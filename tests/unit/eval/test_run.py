@@ -40,7 +40,7 @@ def header_of(items, **values):
 def run(out, items, data, says=truthful, shard=None, **options):
     shard = shard or Shard()
     with PredictionFile(out / shard.file_name, header_of(items), **options) as file:
-        predict(items, answering(items, says), file, shard=shard, data=data)
+        list(predict(items, answering(items, says), file, shard=shard, data=data))
 
 
 def lines_of(folder):
@@ -117,7 +117,7 @@ def test_files_of_different_runs_are_not_merged(tmp_path, data):
     run(tmp_path, items, data, shard=Shard(1, 2))
     other = header_of(items, model={"model": "another"})
     with PredictionFile(tmp_path / "predictions-2-of-2.jsonl", other) as file:
-        predict(items, answering(items, truthful), file, shard=Shard(2, 2), data=data)
+        list(predict(items, answering(items, truthful), file, shard=Shard(2, 2), data=data))
     with pytest.raises(EvaluationError, match=r"model\.model: 'stand-in' -> 'another'"):
         read_run(tmp_path)
 
@@ -215,7 +215,7 @@ def test_a_model_that_gives_too_few_answers_is_an_error(tmp_path, data):
         PredictionFile(tmp_path / "predictions.jsonl", header_of(items)) as file,
         pytest.raises(EvaluationError, match="no answer to the last"),
     ):
-        predict(items, lambda asked: iter([silent(items[0]) for _ in [*asked]][:2]), file)
+        list(predict(items, lambda asked: iter([silent(items[0]) for _ in [*asked]][:2]), file))
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, data):
