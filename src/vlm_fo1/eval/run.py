@@ -194,10 +194,10 @@ def as_shown(item: Item, frame: Frame) -> Item:
         if kind in truth:
             truth[kind] = {label: turned(boxes) for label, boxes in truth[kind].items()}
     boxes = item.boxes
-    if isinstance(boxes, Mapping):
+    if isinstance(boxes, Mapping) and "xyxy" in boxes:
         boxes = {**boxes, "xyxy": turned(boxes["xyxy"])}
-    elif boxes is not None:
-        boxes = turned(boxes)
+    elif isinstance(boxes, Sequence):
+        boxes = turned(boxes)  # a file of boxes for many images states its own size
     return replace(item, truth=truth, boxes=boxes)
 
 
