@@ -72,7 +72,14 @@ def command(
     samples: Annotated[
         int, typer.Option(min=1, help="Resamples of images behind each 95 % interval.")
     ] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items that are asked at once.")] = 8,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Items that are asked at once; the last digits of the model's probabilities "
+            "depend on it.",
+        ),
+    ] = 8,
     boxes: options.Boxes = None,
     proposer: options.Proposer = None,
     min_score: options.MinScore = None,
@@ -242,7 +249,12 @@ def _items(job: Job, benchmark: "Benchmark", errors: Console) -> "list[Item]":
 
 
 def _decisive(job: Job, benchmark: "Benchmark") -> dict[str, Any]:
-    """What decides the answers, with what stands for what was not typed."""
+    """What decides the answers, with what stands for what was not typed.
+
+    Raises:
+        ConfigError: Tiles that cannot be.
+    """
+    from vlm_fo1.cli.ask import tile_of
     from vlm_fo1.proposers.base import default_proposer
 
     model = dict(job.model)
@@ -250,6 +262,7 @@ def _decisive(job: Job, benchmark: "Benchmark") -> dict[str, Any]:
         model["proposer"] = default_proposer(model["model"])
     if model["tile"] is None:
         model["tile"] = "auto" if benchmark.card.tiled else "none"
+    tile_of(model["tile"])
     return model
 
 
