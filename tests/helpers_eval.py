@@ -1,7 +1,14 @@
-"""Images in true layouts for benchmarks, and stand-ins for the model that know what they answer."""
+"""Images in true layouts for benchmarks, stand-ins for the model, and the cases of the contract.
 
+A module ``tests/benchmark_cases_<name>.py`` has a module-level ``CASES: list[BenchmarkCase]``;
+every such module is found by itself. A case writes a small fixture in the true layout and says what
+a model scores on it that answers with the truth, and one that answers nothing.
+"""
+
+import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +127,27 @@ def answering(items: Iterable[Item], says: Says) -> Callable[..., Iterator[Answe
             yield says(known[str(image), json.dumps(request.to_dict())])
 
     return answer_many
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCase:
+    """One benchmark under contract."""
+
+    name: str
+    """A key of `BENCHMARKS`."""
+    write: Callable[[Path], object]
+    """Writes at least three items in the true layout to a folder that is there and empty."""
+    best: Mapping[str, float]
+    """Values that answering with the truth scores, each the greatest there is."""
+    nothing: Mapping[str, float | None]
+    """Values of answering nothing."""
+    says: Says = truthful
+    """Answers with the truth."""
+    options: tuple[str, ...] = ()
+    """``key=value``, where it is not tested as it comes."""
+
+
+def all_cases() -> list[BenchmarkCase]:
+    """Cases of every ``tests/benchmark_cases_*.py``, in the order of file names."""
+    modules = sorted(path.stem for path in Path(__file__).parent.glob("benchmark_cases_*.py"))
+    return [case for name in modules for case in importlib.import_module(f"tests.{name}").CASES]

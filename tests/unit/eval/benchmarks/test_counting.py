@@ -1,30 +1,12 @@
 import json
 
 import pytest
-from tests.helpers_eval import answer_to, records_of, write_image
+from tests.benchmark_cases_counting import QUESTION, write_questions
+from tests.helpers_eval import answer_to, records_of
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark
 from vlm_fo1.images import image_size
-
-QUESTION = (
-    "How many {} are there in the image? Count each instance of the target object. Locate them "
-    "with object indexes and then answer the question with the number of objects."
-)
-
-
-def write_questions(folder, rows):
-    """``countbench_with_upn_score_0.3_0.8.json`` and images/, as the official repository has it."""
-    content = []
-    for number, (thing, answer, boxes) in enumerate(rows):
-        write_image(folder / "images" / f"image_{number}.jpg", boxes=boxes)
-        content.append({
-            "question": QUESTION.format(thing), "answer": answer, "image": f"image_{number}.jpg",
-            "bboxes": boxes, "scores": [0.5] * len(boxes),
-        })  # fmt: skip
-    (folder / "countbench_with_upn_score_0.3_0.8.json").write_text(json.dumps(content))
-    return folder
-
 
 BOXES = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
 ROWS = [("dogs", 3, BOXES), ("light bulbs", 2, BOXES), ("cats", 3, BOXES), ("owls", 3, BOXES)]
