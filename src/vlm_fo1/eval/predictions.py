@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +67,7 @@ class Prediction:
             },
         )
 
-    @property
+    @cached_property
     def chosen(self) -> list[tuple[str, int, float | None]]:
         """Label, region and probability in the order of the answer; repeats are kept once."""
         first: dict[tuple[str, int], float | None] = {}
@@ -89,7 +90,8 @@ class Prediction:
     @property
     def by_label(self) -> dict[str, list[list[float]]]:
         """Answered boxes by label, in the order of the answer."""
-        return boxes_by_label((label, self.boxes[index]) for label, index, _ in self.chosen)
+        boxes = self.boxes.tolist()
+        return boxes_by_label((label, boxes[index]) for label, index, _ in self.chosen)
 
     def scores_by_label(self, kind: Scored) -> dict[str, list[float]]:
         """A score for each box of `by_label`."""
@@ -258,5 +260,5 @@ def boxes_by_label(pairs: Iterable[tuple[str, Sequence[float]]]) -> dict[str, li
     """Boxes with a name each as ``truth`` holds them: by label, in order."""
     result: dict[str, list[list[float]]] = {}
     for name, box in pairs:
-        result.setdefault(name, []).append([float(value) for value in box])
+        result.setdefault(name, []).append([*box])
     return result

@@ -9,7 +9,8 @@ from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
 from vlm_fo1.eval.metrics import average_precision, false_positives_tally, pooled_f1_tally
-from vlm_fo1.eval.predictions import Record
+from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.predictions import Record, Scored
 from vlm_fo1.eval.scores import Part, Scores
 from vlm_fo1.tasks import Request
 
@@ -22,12 +23,15 @@ class FolderOptions:
     """The COCO file in the folder; by default the only JSON file there, or in annotations/."""
     ask: Literal["all", "present"] = "all"
     """Every image about all categories of the file, or only about those that it has."""
+    scores: Scored = "confidence"
+    """What AP ranks answers by: the model's probability of a region, the proposal's own, or 1."""
 
 
 _CARD = Card(
     title="A COCO folder of one's own",
     protocol="All categories of the file are asked of every image in the task's own words; F1 of "
-    "the answers as they are, pooled over images (MATCH-COCO in answer order), and COCO AP.",
+    "the answers as they are, pooled over images (matched by COCO's rule in answer order); COCO AP "
+    "ranked by the model's probability of each region.",
     metric="all f1_mean",
     layout="one COCO .json (or annotations/NAME.json) beside the images, or images/",
     source="your own; label tools and Roboflow export it as COCO",
@@ -56,13 +60,19 @@ class Folder:
                 yield coco_item(image, find_image(image.name, folders), labels, truth)
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """F1 of answers as they are; AP, which needs scores, by each that there is."""
-        return judge_detection(records)
+        """F1 of answers as they are, and AP by the scores that were chosen."""
+        return judge_detection(records, self.options.scores)
 
 
-def judge_detection(records: Sequence[Record]) -> Scores:
-    """F1, AP and false positives of boxes by label."""
-    images = [record.labelled("confidence") for record in records]
+def judge_detection(records: Sequence[Record], scored: Scored = "confidence") -> Scores:
+    """F1, AP and false positives of boxes by label.
+
+    Args:
+        records: With boxes in their truth.
+        scored: What AP ranks answers by.
+    """
+    images = [record.labelled(scored) for record in records]
+    read = read_images(images)
     unasked = sum(
         len(boxes)
         for record in records
@@ -70,17 +80,14 @@ def judge_detection(records: Sequence[Record]) -> Scores:
         for label, boxes in record.answer.by_label.items()
         if label not in record.request["labels"]
     )
-    parts = [
-        Part(pooled_f1_tally(images, "all"), "all"),
-        Part(pooled_f1_tally(images, "present"), "present"),
+    parts = (
+        Part(pooled_f1_tally(read, "all"), "all"),
+        Part(pooled_f1_tally(read, "present"), "present"),
         Part(average_precision(images)),
-    ]
-    if any(record.answer and record.answer.proposal_scores for record in records):
-        by_proposal = [record.labelled("proposal") for record in records]
-        parts.append(Part({"ap": average_precision(by_proposal)["ap"]}, "proposal-scored"))
-    parts.append(Part(false_positives_tally(images), "false positives per truth", scale=1))
+        Part(false_positives_tally(read), "false positives per truth", scale=1),
+    )
     notes = (f"{unasked} boxes were answered under names that were not asked for",) * bool(unasked)
-    return Scores(parts=tuple(parts), notes=notes)
+    return Scores(parts=parts, notes=notes)
 
 
 def coco_item(

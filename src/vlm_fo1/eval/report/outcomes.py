@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1.answer import Mention
-from vlm_fo1.eval.metrics import iou, reachable
+from vlm_fo1.eval.metrics import iou
 from vlm_fo1.eval.metrics.images import Images, read_images
-from vlm_fo1.eval.metrics.matching import AT_50, Bools, claims
+from vlm_fo1.eval.metrics.matching import AT_50, SLACK, Bools, claims
 from vlm_fo1.eval.metrics.records import Array
-from vlm_fo1.eval.predictions import Record
+from vlm_fo1.eval.predictions import Prediction, Record
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,26 @@ def best_possible(records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def _best(record: Record) -> Any:
+def _best(record: Record) -> Prediction:
     answer = record.answer
     assert answer is not None
-    mentions: list[Mention] = []
+    pairs = [(label, box) for label, own in record.truth["boxes"].items() for box in own]
+    found: dict[str, dict[int, float]] = {}
     scores = [0.0] * len(answer.boxes)
-    for label, truth in record.truth["boxes"].items():
-        chosen = reachable(truth, answer.boxes)
-        overlap = [float(np.max(iou(truth, answer.boxes[index]))) for index in chosen]
-        mentions.append(Mention(label, tuple(chosen), tuple(overlap)))
-        for index, value in zip(chosen, overlap, strict=True):
-            scores[index] = max(scores[index], value)
+    if pairs and scores:
+        overlap_MN = iou([box for _, box in pairs], answer.boxes)
+        for (label, _), overlap_N in zip(pairs, overlap_MN, strict=True):
+            best = int(overlap_N.argmax())
+            value = float(overlap_N[best])
+            if value >= 0.5 - SLACK:
+                own = found.setdefault(label, {})
+                own[best] = max(own.get(best, 0.0), value)
+                scores[best] = max(scores[best], value)
+    mentions = tuple(
+        Mention(label, tuple(own), tuple(own.values())) for label, own in found.items()
+    )
     return replace(
-        answer, text="", plain="", mentions=tuple(mentions), proposal_scores=tuple(scores)
+        answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks={}
     )
 
 
