@@ -111,6 +111,7 @@ def test_the_bundled_model_finds_the_fruit_and_half_a_run_gone_on_with_or_in_sha
     assert json.loads((parts / "report.json").read_text())["values"] == values["values"]
 
     loads.clear()
+    run(*alone, "--resume")  # nothing is left to ask: only scored again
     shutil.rmtree(tmp_path / "data")  # scoring needs neither model nor data
     before = (whole / "report.json").read_bytes()
     run("--score-only", "--out", whole, "--samples", 20)

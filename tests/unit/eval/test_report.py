@@ -212,3 +212,20 @@ def test_a_run_in_which_everything_failed_has_a_report(tmp_path):
     assert report.values["all f1@.5"] == 0
     assert report.boxes_per_item is None
     Tags(as_page(report, tmp_path))
+
+
+def test_images_without_any_object_have_a_report_whose_shares_are_unknown(tmp_path):
+    path = write_coco(tmp_path, {"a.png": [("cat", [2, 2, 20, 20])], "b.png": []})
+    content = json.loads(path.read_text())
+    content["annotations"] = []
+    path.write_text(json.dumps(content))
+
+    def says(item):
+        return answer_to(item.request, image_size(item.image), {"cat": [[1, 1, 9, 9]]})
+
+    report = report_of(tmp_path, says)
+    assert set(report.values.values()) == {None}
+    assert report.proposals == {"recall@.5": None, "recall@.75": None, "recall@.95": None}
+    assert [record.id for record in report.worst] == ["1", "2"]
+    assert "| ap | - | - | - |" in as_markdown(report)
+    Tags(as_page(report, tmp_path / "images"))
