@@ -87,7 +87,7 @@ class Prediction:
         """The boxes of `regions`."""
         return self.boxes[self.regions].tolist()
 
-    @property
+    @cached_property
     def by_label(self) -> dict[str, list[list[float]]]:
         """Answered boxes by label, in the order of the answer."""
         boxes = self.boxes.tolist()
