@@ -80,6 +80,9 @@ class NoOptions:
     """The options of a benchmark that has none."""
 
 
+NO_OPTIONS = NoOptions()
+
+
 class Benchmark(Protocol):
     """A frozen dataclass; several benchmarks of one kind are values of one class."""
 

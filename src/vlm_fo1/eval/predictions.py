@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,9 @@ from vlm_fo1.regions import rounded, rounded_score
 Scored = Literal["proposal", "confidence", "constant"]
 """Which number ranks answered boxes: the proposal's score, the model's probability of the region,
 or 1. Where the first two are unknown it is 1."""
+
+RANKINGS: Mapping[str, Scored] = MappingProxyType({"": "confidence", "proposal-scored": "proposal"})
+"""By which score an AP is told, under which prefix."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -91,7 +91,14 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
 
 
 def coco_item(
-    image: CocoImage, path: Path, labels: Sequence[str], truth: Mapping[str, Any], words: str = ""
+    image: CocoImage,
+    path: Path,
+    labels: Sequence[str],
+    truth: Mapping[str, Any],
+    words: str = "",
+    *,
+    boxes: Any = None,
+    id_: str = "",
 ) -> Item:
     """A detection question about an image of a COCO file.
 
@@ -101,12 +108,15 @@ def coco_item(
         labels: What is asked for.
         truth: See `CocoSet.truth`.
         words: Template of the question, where the task's own is not the official one.
+        boxes: See `Item.boxes`.
+        id_: Name of the item; by default the id of the image.
     """
     return Item(
-        id=str(image.id),
+        id=id_ or str(image.id),
         image=path,
         request=Request(task="detection", labels=tuple(labels), template=words),
         truth=truth,
+        boxes=boxes,
         size_wh=image.size_wh,
     )
 
