@@ -60,7 +60,8 @@ def values_of(benchmark, data, says):
 
 
 def test_every_benchmark_has_a_case():
-    assert {case.name for case in CASES} == set(BENCHMARKS)
+    # Ferret-Bench is rated by a judge: see tests/unit/eval/benchmarks/test_words.py
+    assert {case.name for case in CASES} == set(BENCHMARKS) - {"ferret-bench"}
 
 
 def test_items_are_the_same_each_time_and_hold_plain_truth(benchmark, data):

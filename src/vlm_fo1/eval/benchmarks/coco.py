@@ -10,7 +10,7 @@ from vlm_fo1.eval.benchmark import Card, Item, Published
 from vlm_fo1.eval.benchmarks.folder import coco_item, judge_detection
 from vlm_fo1.eval.coco import find_image, read_coco
 from vlm_fo1.eval.lines import read_lines
-from vlm_fo1.eval.metrics import pooled_f1
+from vlm_fo1.eval.metrics import average_precision, pooled_f1
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 
@@ -60,11 +60,13 @@ class Coco:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """AP by the proposal's score, as FO1's, and by the model's; F1."""
-        scores = judge_detection(records)
-        if not self.options.published:
-            return scores
-        published = pooled_f1([record.labelled() for record in records], "published")
-        return Scores(parts=(*scores.parts, Part(published, "published")), notes=scores.notes)
+        scores = judge_detection(records, "proposal")
+        by_model = average_precision([record.labelled("confidence") for record in records])
+        parts = [*scores.parts, Part({"ap": by_model["ap"]}, "model-scored")]
+        if self.options.published:
+            published = pooled_f1([record.labelled() for record in records], "published")
+            parts.append(Part(published, "published"))
+        return Scores(parts=tuple(parts), notes=scores.notes)
 
 
 def _first(data: Path, name: str) -> Path:
@@ -113,7 +115,7 @@ COCO = Coco(
         title="COCO val2017",
         protocol="The 80 names in one official question an image, with the official UPN proposals; "
         "COCO AP by the score of the proposal (FO1's choice) and by the model's; F1-clean.",
-        metric="proposal-scored ap",
+        metric="ap",
         layout=f"annotations/instances_val2017.json, val2017/ and {PROPOSALS}",
         source="cocodataset.org; proposals: om-ai-lab/VLM-FO1, evaluation/processed_data",
         licence="annotations CC BY 4.0; images: Flickr terms",
@@ -122,7 +124,7 @@ COCO = Coco(
         published=(
             Published(
                 source="FO1 with UPN: its later README; the others as FO1's blog prints them",
-                columns=("proposal-scored ap",),
+                columns=("ap",),
                 rows={
                     "FO1 + UPN": (44.4,),
                     "VLX-Seek-3B": (45.3,),

