@@ -10,6 +10,7 @@ from vlm_fo1.eval.benchmark import Card, Item, Published
 from vlm_fo1.eval.benchmarks.folder import coco_item
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
 from vlm_fo1.eval.metrics import average_precision, ovdeval_means, surviving
+from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import RANKINGS, Record
 from vlm_fo1.eval.scores import Part, Scores
 
@@ -76,8 +77,9 @@ class Ovdeval:
                 for name, own in by_set.items()
             }
             known = {name: value for name, value in values.items() if value is not None}
-            whole = {*SUBSETS} <= {*known}
-            means = ovdeval_means(known) if whole else dict.fromkeys(("five_aspect", "nine_mean"))
+            means: Score = {"five_aspect": None, "nine_mean": None}
+            if {*SUBSETS} <= {*known}:
+                means = ovdeval_means(known)
             parts.append(Part({**means, **values}, prefix))
         lacking = [name for name in SUBSETS if name not in by_set]
         notes = (f"no averages without {', '.join(lacking)}",) if lacking else ()
