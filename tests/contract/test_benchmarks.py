@@ -1,4 +1,4 @@
-"""What every benchmark does, whatever is asked in it: see `tests/helpers_eval.py`."""
+"""What every benchmark does, whatever is asked in it: see `tests/helpers/evaluation.py`."""
 
 import importlib.util
 import json
@@ -6,7 +6,7 @@ from dataclasses import replace
 from html import escape
 
 import pytest
-from tests.helpers_eval import BenchmarkCase, all_cases, answering, records_of, silent
+from tests.helpers.evaluation import BenchmarkCase, all_cases, answering, records_of, silent
 
 from vlm_fo1 import FO1, config
 from vlm_fo1.errors import ItemError

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.benchmark_cases_counting import QUESTION
+from tests.helpers.benchmark_cases.counting import QUESTION
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1

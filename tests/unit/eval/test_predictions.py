@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from tests.helpers_eval import answer_to
+from tests.helpers.evaluation import answer_to
 
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import EvaluationError

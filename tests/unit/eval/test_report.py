@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from tests.benchmark_cases_counting import write_questions
-from tests.helpers_eval import answer_to, records_of, silent, truthful, write_coco
+from tests.helpers.benchmark_cases.counting import write_questions
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful, write_coco
 
 from vlm_fo1.errors import ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers_eval import answering, silent, truthful, write_coco, write_image
+from tests.helpers.evaluation import answering, silent, truthful, write_coco, write_image
 
 from vlm_fo1.errors import BoxError, ConfigError, EvaluationError, ImageError
 from vlm_fo1.eval.benchmark import Item

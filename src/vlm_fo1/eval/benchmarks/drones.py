@@ -10,6 +10,7 @@ from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
 from vlm_fo1.eval.coco import find_image, read_coco
 from vlm_fo1.eval.metrics import false_positives_tally, per_image_f1_tally, refdrone_tally
+from vlm_fo1.eval.metrics.images import read_images
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 from vlm_fo1.tasks import Request
@@ -55,7 +56,7 @@ class VisDrone:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = [record.labelled() for record in records]
+        images = read_images([record.labelled() for record in records])
         return Scores(
             parts=(
                 Part(per_image_f1_tally(images, labels="aware"), "aware"),

@@ -19,6 +19,7 @@ from vlm_fo1.eval.metrics import (
     per_image_f1_tally,
     rejection_tally,
 )
+from vlm_fo1.eval.metrics.images import read_images
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 from vlm_fo1.tasks import Request
@@ -164,7 +165,7 @@ class RexOmniRows:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = [record.labelled() for record in records]
+        images = read_images([record.labelled() for record in records])
         return Scores(
             parts=(
                 Part(per_image_f1_tally(images, labels="aware"), "aware"),

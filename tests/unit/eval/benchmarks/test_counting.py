@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from tests.benchmark_cases_counting import QUESTION, write_questions
-from tests.helpers_eval import answer_to, records_of
+from tests.helpers.benchmark_cases.counting import QUESTION, write_questions
+from tests.helpers.evaluation import answer_to, records_of
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark

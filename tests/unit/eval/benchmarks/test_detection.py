@@ -1,5 +1,5 @@
 import pytest
-from tests.benchmark_cases_detection import (
+from tests.helpers.benchmark_cases.detection import (
     A,
     B,
     write_coco17,
@@ -7,7 +7,7 @@ from tests.benchmark_cases_detection import (
     write_odinw,
     write_ovdeval,
 )
-from tests.helpers_eval import answer_to, records_of, silent, truthful
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmarks import load_benchmark

@@ -1,6 +1,6 @@
 import pytest
-from tests.benchmark_cases_drones import A, B, write_refdrone, write_visdrone
-from tests.helpers_eval import answer_to, records_of, silent, truthful
+from tests.helpers.benchmark_cases.drones import A, B, write_refdrone, write_visdrone
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmarks import load_benchmark

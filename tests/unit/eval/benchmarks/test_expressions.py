@@ -1,6 +1,6 @@
 import pytest
-from tests.benchmark_cases_expressions import A, B, write_humanref, write_lines, write_rex
-from tests.helpers_eval import answer_to, records_of, silent, truthful, write_image
+from tests.helpers.benchmark_cases.expressions import A, B, write_humanref, write_lines, write_rex
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful, write_image
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark

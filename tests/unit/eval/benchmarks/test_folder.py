@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tests.helpers_eval import answer_to, records_of, silent, truthful, write_coco
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful, write_coco
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark

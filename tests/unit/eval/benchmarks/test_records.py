@@ -1,6 +1,6 @@
 import pytest
-from tests.benchmark_cases_records import A, B, write_records
-from tests.helpers_eval import answer_to, records_of
+from tests.helpers.benchmark_cases.records import A, B, write_records
+from tests.helpers.evaluation import answer_to, records_of
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmarks import load_benchmark

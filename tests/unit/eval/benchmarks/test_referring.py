@@ -2,8 +2,8 @@ import json
 import pickle
 
 import pytest
-from tests.benchmark_cases_refcoco import LEFT, RIGHT, ROWS, write_refer
-from tests.helpers_eval import answer_to, records_of, silent, truthful
+from tests.helpers.benchmark_cases.refcoco import LEFT, RIGHT, ROWS, write_refer
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark

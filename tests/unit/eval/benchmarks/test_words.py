@@ -2,8 +2,15 @@ import json
 
 import numpy as np
 import pytest
-from tests.benchmark_cases_words import A, B, saying, write_cocotext, write_ferret, write_osprey
-from tests.helpers_eval import answer_to, records_of
+from tests.helpers.benchmark_cases.words import (
+    A,
+    B,
+    saying,
+    write_cocotext,
+    write_ferret,
+    write_osprey,
+)
+from tests.helpers.evaluation import answer_to, records_of
 
 from vlm_fo1.errors import EvaluationError, ItemError
 from vlm_fo1.eval.benchmarks import load_benchmark, regions

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from tests.helpers_eval import BenchmarkCase, write_image
+from tests.helpers.evaluation import BenchmarkCase, write_image
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.images import image_size
 from vlm_fo1.regions import Regions

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers_eval import BenchmarkCase, answer_to, write_image
+from tests.helpers.evaluation import BenchmarkCase, answer_to, write_image
 from vlm_fo1.answer import Answer
 from vlm_fo1.eval.benchmark import Item
 from vlm_fo1.eval.benchmarks.counting import COUNTBENCH, PIXMO_COUNT

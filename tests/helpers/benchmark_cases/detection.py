@@ -2,7 +2,7 @@
 
 import json
 
-from tests.helpers_eval import BenchmarkCase, write_image
+from tests.helpers.evaluation import BenchmarkCase, write_image
 from vlm_fo1.eval.benchmarks.odinw import SETS
 from vlm_fo1.eval.benchmarks.ovdeval import SUBSETS
 

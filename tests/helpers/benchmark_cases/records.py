@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.helpers_eval import BenchmarkCase, answer_to, write_image
+from tests.helpers.evaluation import BenchmarkCase, answer_to, write_image
 from vlm_fo1.data.example import Example, Turn, write_examples
 
 A, B = [0, 0, 10, 10], [20, 0, 30, 10]

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from tests.helpers_eval import BenchmarkCase, write_coco
+from tests.helpers.evaluation import BenchmarkCase, write_coco
 
 OBJECTS = {
     "a.png": [("cat", [2, 2, 20, 20]), ("dog", [30, 5, 50, 40])],

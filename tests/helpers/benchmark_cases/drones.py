@@ -2,7 +2,7 @@
 
 import json
 
-from tests.helpers_eval import BenchmarkCase, write_image
+from tests.helpers.evaluation import BenchmarkCase, write_image
 
 A, B = [0, 0, 10, 10], [20, 0, 30, 10]
 

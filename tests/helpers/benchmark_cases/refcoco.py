@@ -4,7 +4,7 @@ import json
 import pickle
 from functools import partial
 
-from tests.helpers_eval import BenchmarkCase, write_image
+from tests.helpers.evaluation import BenchmarkCase, write_image
 
 LEFT, RIGHT = [0, 0, 10, 10], [20, 0, 30, 10]
 

@@ -1,6 +1,6 @@
 """Images in true layouts for benchmarks, stand-ins for the model, and the cases of the contract.
 
-A module ``tests/benchmark_cases_<name>.py`` has a module-level ``CASES: list[BenchmarkCase]``;
+A module of ``tests/helpers/benchmark_cases`` has a module-level ``CASES: list[BenchmarkCase]``;
 every such module is found by itself. A case writes a small fixture in the true layout and says what
 a model scores on it that answers with the truth, and one that answers nothing.
 """
@@ -148,6 +148,10 @@ class BenchmarkCase:
 
 
 def all_cases() -> list[BenchmarkCase]:
-    """Cases of every ``tests/benchmark_cases_*.py``, in the order of file names."""
-    modules = sorted(path.stem for path in Path(__file__).parent.glob("benchmark_cases_*.py"))
-    return [case for name in modules for case in importlib.import_module(f"tests.{name}").CASES]
+    """Cases of every ``tests/helpers/benchmark_cases/*.py``, in the order of file names."""
+    files = (Path(__file__).parent / "benchmark_cases").glob("[!_]*.py")
+    package = "tests.helpers.benchmark_cases"
+    modules = [
+        importlib.import_module(f"{package}.{name}") for name in sorted(f.stem for f in files)
+    ]
+    return [case for module in modules for case in module.CASES]
