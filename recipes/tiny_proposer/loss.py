@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlm_fo1.boxes import iou
+from vlm_fo1.eval.recall import matches
 from vlm_fo1.proposers.bundled import STRIDE, BoxNetwork, cell_centres
-from vlm_fo1.proposers.recall import matches
 from vlm_fo1.regions import Regions
 
 _NOTHING, _IGNORED = -1, -2
