@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vlm_fo1.errors import CheckpointError
 from vlm_fo1.train.batches import Batch
 from vlm_fo1.train.distributed import total
 
@@ -34,7 +36,7 @@ class Meters:
     def add(self, **figures: Tensor | float) -> None:
         """Add sums over the targets of a batch; the device is not waited for."""
         for name, value in figures.items():
-            added = torch.as_tensor(value, device=self.device).detach().double()
+            added = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
             self.sums[name] = self.sums[name] + added if name in self.sums else added
 
     def totals(self, accelerator: Accelerator) -> tuple[dict[str, float], dict[str, float]]:
@@ -49,8 +51,17 @@ class Meters:
         sums = {name: value.item() for name, value in self.sums.items()}
         return {"counts": dict(self.counts), "sums": sums}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
-        """Go on from what was counted."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was counted.
+
+        Raises:
+            CheckpointError: It was counted by another version.
+        """
+        if set(state) != {"counts", "sums"} or set(state["counts"]) != set(_COUNTED):
+            raise CheckpointError(
+                f"the checkpoint counts {', '.join(state)}, so it is from another version: go on "
+                "with that one, or start over with --fresh"
+            )
         self.counts = dict(state["counts"])
         self.sums = {}
         self.add(**state["sums"])
