@@ -26,7 +26,7 @@ from vlm_fo1.images import Frame, read_framed, read_image
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
-from vlm_fo1.plan import OnText, Plan, check_writing
+from vlm_fo1.plan import OnText, Plan, Scoring, check_writing
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.proposals import ON_IMAGES, Thresholds, Tile, offer_for, propose, tile_side
 from vlm_fo1.proposers.base import (
@@ -54,6 +54,10 @@ class FO1:
     is asked, if there is one; ``boxes=[]`` asks without any. Besides, each takes
 
     - ``max_new_tokens``: length limit of an answer in tokens; the model's context may leave less;
+    - ``constrain``: keep the answer within what the task's markup allows (see `vlm_fo1.grammar`);
+      False gives what the model writes by itself;
+    - ``scores`` (questions with labels): how every label and region gets its number, see
+      `vlm_fo1.scores`; None leaves them out;
     - ``on_text``: is called with the text as it is written;
     - ``queries``: what a proposer that looks for named things shall look for; the labels of the
       question unless said otherwise;
@@ -287,6 +291,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask; what the other methods do with a request of their own.
@@ -300,6 +306,8 @@ class FO1:
             tile: See the class.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: See the class.
+            constrain: See the class.
+            scores: See the class.
             on_text: See the class.
 
         Raises:
@@ -313,7 +321,14 @@ class FO1:
         scene = self.open(
             image, boxes, queries=queries, tile=_tile_of(request, tile), allow_url=allow_url
         )
-        return scene.answer(request, images=more, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request,
+            images=more,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def answer_many(
         self,
@@ -324,6 +339,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
     ) -> Iterator[Answer | FO1Error]:
         """Ask about many images, several side by side.
 
@@ -334,6 +351,8 @@ class FO1:
             tile: See the class.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: See the class.
+            constrain: See the class.
+            scores: See the class.
 
         Yields:
             An answer an item, in order; for a broken item its error, and the others go on.
@@ -347,7 +366,9 @@ class FO1:
         left = iter(items)
         while batch := list(islice(left, batch_size)):
             planned = [
-                self._planned(item, queries, tile, max_new_tokens, allow_url=allow_url)
+                self._planned(
+                    item, queries, tile, max_new_tokens, constrain, scores, allow_url=allow_url
+                )
                 for item in batch
             ]
             yield from self._answers(planned)
@@ -362,6 +383,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find everything that one of the labels names."""
@@ -374,6 +397,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -387,6 +412,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
@@ -399,6 +426,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -412,6 +441,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase describes, e.g. "the orange nearest the apple"."""
@@ -424,6 +455,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -437,6 +470,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each box; one mention a box, the words as its label."""
@@ -449,6 +483,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -461,6 +496,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Read the writing in each box; one mention a box, the writing as its label."""
@@ -473,6 +509,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -486,6 +523,7 @@ class FO1:
         tile: Tile = None,
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Find more of what stands in ``box`` among ``boxes``.
@@ -513,7 +551,9 @@ class FO1:
         notes = tuple(dict.fromkeys([*example.notes, *offer.notes]))
         regions = _first(example.regions, offer.regions)
         scene = self._scene(upright, replace(offer, regions=regions, notes=notes))
-        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ground(
         self,
@@ -524,6 +564,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Describe the image and point at everything mentioned."""
@@ -536,6 +577,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -548,6 +590,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Name every object of the image, with its regions."""
@@ -560,6 +603,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -574,6 +618,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
@@ -586,6 +631,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -602,6 +648,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask anything.
@@ -619,6 +666,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -632,6 +680,7 @@ class FO1:
         thresholds: Thresholds = ON_IMAGES,
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase means, as masks where the proposer has them.
@@ -647,6 +696,7 @@ class FO1:
             thresholds: Which of the things are offered that a detector finds for a name.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: Length limit of the answer.
+            constrain: See the class.
             on_text: Gets the text as it is written.
 
         Returns:
@@ -666,7 +716,9 @@ class FO1:
         upright = read_image(image, allow_url=allow_url)
         offer = offer_for(offering, upright, query or phrase, thresholds)
         scene = self._scene(upright, offer)
-        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def _check(self, request: Request, boxes: Any, queries: Queries) -> Queries:
         """Refuse what cannot be asked before anything looks; what the proposer shall look for.
@@ -715,6 +767,8 @@ class FO1:
         queries: Queries,
         tile: Tile,
         max_new_tokens: int,
+        constrain: bool,
+        scores: Scoring,
         *,
         allow_url: bool,
     ) -> "_Planned | FO1Error":
@@ -727,7 +781,9 @@ class FO1:
                 scene = self.open(
                     image, boxes, queries=wanted, tile=_tile_of(request, tile), allow_url=allow_url
                 )
-                plan = scene.plan(request, max_new_tokens=max_new_tokens)
+                plan = scene.plan(
+                    request, max_new_tokens=max_new_tokens, constrain=constrain, scores=scores
+                )
                 return scene, plan, scene.prompts(plan)
         except FO1Error as error:
             return error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -22,6 +22,9 @@ from vlm_fo1.tiling import Window
 LEAST_ROOM = 64
 """A prompt that leaves fewer tokens of the model's context for the answer is refused, unless the
 answer may not be that long anyway."""
+
+Scoring = Literal["joint", "branches"] | None
+"""How each (label, region) gets a number: see `vlm_fo1.scores`."""
 
 OnText = Callable[[str], None]
 """Gets the text of an answer as it is written."""
@@ -56,6 +59,8 @@ class Plan:
     notes: tuple[str, ...]
     """What the answer's ``problems`` shall say first."""
     max_new_tokens: int
+    constrain: bool = True
+    scores: Scoring = None
 
     def read(self, done: Sequence[Generation]) -> Answer:
         """The answer.
@@ -129,6 +134,8 @@ def make_plan(
     notes: Sequence[str],
     more_images: Sequence[Image.Image] = (),
     max_new_tokens: int,
+    constrain: bool = True,
+    scores: Scoring = None,
     context: int | None,
 ) -> Plan:
     """Which prompts a request is; nothing is encoded yet.
@@ -141,6 +148,8 @@ def make_plan(
         notes: What the answer's ``problems`` shall say first.
         more_images: Further images of the prompt.
         max_new_tokens: Length limit of each answer.
+        constrain: See `vlm_fo1.fo1.FO1`.
+        scores: See `vlm_fo1.fo1.FO1`.
         context: Tokens that prompt and answer may have together; None where nobody says.
 
     Returns:
@@ -172,7 +181,15 @@ def make_plan(
             limit = room_for(before + len(ids), max_new_tokens, context)
             drafts.append(Draft(window, question, ids, limit, head))
     return Plan(
-        request, processor, regions, tuple(drafts), len(asked), tuple(notes), max_new_tokens
+        request,
+        processor,
+        regions,
+        tuple(drafts),
+        len(asked),
+        tuple(notes),
+        max_new_tokens,
+        constrain,
+        scores,
     )
 
 

@@ -15,7 +15,7 @@ from vlm_fo1.answer import Answer
 from vlm_fo1.engine import Generation, LocalEngine, Prefix, Prompt
 from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import EncodedImages
-from vlm_fo1.plan import OnText, Plan, PlanWriter, check_writing, make_plan
+from vlm_fo1.plan import OnText, Plan, PlanWriter, Scoring, check_writing, make_plan
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.regions import Offer
 from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, as_list, task_of
@@ -75,6 +75,8 @@ class Scene:
         *,
         images: Sequence[Any] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask; greedy, so the same request gets the same answer.
@@ -87,6 +89,8 @@ class Scene:
                 on; those that the question does not place stand before it. ``<image_0>`` is the
                 image of the scene.
             max_new_tokens: Length limit of the answer, and of each answer where several are asked.
+            constrain: See `vlm_fo1.fo1.FO1`.
+            scores: See `vlm_fo1.fo1.FO1`.
             on_text: Gets the text as it is written.
 
         Raises:
@@ -96,7 +100,9 @@ class Scene:
         """
         check_writing(max_new_tokens, on_text)
         more = [read_image(image) for image in as_list(images, "images")]
-        plan = self.plan(request, images=more, max_new_tokens=max_new_tokens)
+        plan = self.plan(
+            request, images=more, max_new_tokens=max_new_tokens, constrain=constrain, scores=scores
+        )
         prompts = self.prompts(plan, more)
         on_id = None if on_text is None else PlanWriter(plan, on_text).put
         start = time.perf_counter()
@@ -108,25 +114,57 @@ class Scene:
         labels: str | Sequence[str],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find everything that one of the labels names."""
         request = Request(task=Task.DETECTION, labels=labels_of(labels))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def count(
-        self, label: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        label: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
+        on_text: OnText | None = None,
     ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
         request = Request(task=Task.COUNTING, labels=labels_of(label))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def refer(
-        self, phrase: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        phrase: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase describes."""
         request = Request(task=Task.REFERRING, labels=labels_of(phrase))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def describe(
         self,
@@ -134,43 +172,68 @@ class Scene:
         *,
         detail: Literal["brief", "detailed"] = "brief",
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each region (all by default), one question each."""
         request = self._about_each(task_of("describe", detail), indices)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def read_text(
         self,
         indices: Sequence[int] | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Read the writing in each region (all by default), one question each."""
         request = self._about_each(Task.REGION_OCR, indices)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def match(
-        self, index: int, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        index: int,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find more of what stands in region ``index``."""
         request = Request(task=Task.VISUAL_PROMPT, regions=(index,))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ground(
-        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Describe the image and point at everything mentioned."""
         request = Request(task=Task.GROUNDED_CAPTION)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def identify(
-        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Name every object, with its regions."""
         request = Request(task=Task.IDENTIFY)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def reason(
         self,
@@ -178,11 +241,14 @@ class Scene:
         *,
         about: Sequence[int] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
         request = Request(task=Task.REASONING, text=question, regions=tuple(about))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ask(
         self,
@@ -192,6 +258,7 @@ class Scene:
         images: Sequence[Any] = (),
         system: str | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask anything.
@@ -202,6 +269,7 @@ class Scene:
             images: See `answer`.
             system: A system message in place of the usual one.
             max_new_tokens: Length limit of the answer.
+            constrain: See `vlm_fo1.fo1.FO1`.
             on_text: Gets the text as it is written.
 
         Raises:
@@ -209,7 +277,13 @@ class Scene:
             ImageError: A further image cannot be read.
         """
         request = Request(task=Task.FREE, text=question, regions=tuple(about), system=system)
-        return self.answer(request, images=images, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            images=images,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            on_text=on_text,
+        )
 
     def close(self) -> None:
         """Give back the memory of what was encoded; the next question encodes it anew."""
@@ -225,6 +299,8 @@ class Scene:
         *,
         images: Sequence[Image.Image] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
     ) -> Plan:
         """The prompts of a request; what cannot be asked is refused before the towers look.
 
@@ -232,6 +308,8 @@ class Scene:
             request: Its region numbers are positions in `regions`.
             images: Further images of the prompt.
             max_new_tokens: Length limit of each answer.
+            constrain: See `vlm_fo1.fo1.FO1`.
+            scores: See `vlm_fo1.fo1.FO1`.
 
         Raises:
             PromptError: The request cannot be asked.
@@ -249,6 +327,8 @@ class Scene:
             notes=notes,
             more_images=images,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             context=self.engine.context,
         )
 
