@@ -37,7 +37,7 @@ def say(monkeypatch, fo1, text, *, stop=True):
         return choose(script.said(logits_BV, rows), rows, *rest)
 
     def recorded(model, prompts, **options):
-        script.prompts += [[*prefix.ids, *ids] for prefix, ids, _ in prompts]
+        script.prompts += [[*prompt.prefix.ids, *prompt.ids] for prompt in prompts]
         return run(model, prompts, **options)
 
     monkeypatch.setattr(generate, "_choose", scripted)

@@ -17,6 +17,9 @@ from typing import Any
 
 from vlm_fo1.errors import ConfigError
 
+NOTHING = "None"
+"""Stands in place of regions, or of a whole answer, where nothing is there."""
+
 _MAX_DIGITS = 9
 """Longer numbers name no region of any image and are read as plain text."""
 _MAX_QUOTED = 60
@@ -247,7 +250,7 @@ class _Reader:
     def text(self, text: str) -> None:
         if self.numbers is not None:
             said = text.strip(" \t\r\n,;")
-            if said and said.rstrip(".").lower() != "none":
+            if said and said.rstrip(".").lower() != NOTHING.lower():
                 self.problems.append(f"text inside {self.vocabulary.objects[0]}: {_quoted(said)}")
         elif self.in_label and self.label is not None:
             self.label += text

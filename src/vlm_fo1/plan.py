@@ -42,6 +42,8 @@ class Draft:
     """Greatest number of new tokens."""
     head: str
     """What stands before its answer in the text of the whole."""
+    start: tuple[int, ...] = ()
+    """Token ids that the answer shall begin with."""
 
 
 @dataclass(frozen=True)

@@ -350,7 +350,16 @@ class Scene:
             }
         else:
             prefixes = {window: self._prefix(window, keep=keep) for window in windows}
-        return [Prompt(prefixes[draft.window], draft.ids, draft.limit) for draft in plan.drafts]
+        return [
+            Prompt(
+                prefixes[draft.window],
+                draft.ids,
+                draft.limit,
+                regions=len(draft.window.indices),
+                start=draft.start,
+            )
+            for draft in plan.drafts
+        ]
 
     def read(self, plan: Plan, done: Sequence[Generation], seconds: float) -> Answer:
         """The answer to a plan of this scene.

@@ -3,8 +3,9 @@
 Knows tensors and ids; what a task, a text or an answer is, it does not.
 """
 
-from vlm_fo1.engine.generate import Generation
-from vlm_fo1.engine.local import LocalEngine, Prompt
+from vlm_fo1.engine.generate import Generation, Prompt
+from vlm_fo1.engine.lists import ListSteps, ListTokens
+from vlm_fo1.engine.local import LocalEngine
 from vlm_fo1.engine.prefix import Prefix
 
-__all__ = ["Generation", "LocalEngine", "Prefix", "Prompt"]
+__all__ = ["Generation", "ListSteps", "ListTokens", "LocalEngine", "Prefix", "Prompt"]

@@ -4,13 +4,14 @@ Shapes: B rows, P tokens of the prefixes, Q tokens after them, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vlm_fo1.engine.lists import ListRecorder, ListSteps, ListTokens, chances_of
 from vlm_fo1.engine.prefix import Prefix, join_caches
 from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
@@ -27,6 +28,23 @@ OnId = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """One row to be continued."""
+
+    prefix: Prefix
+    ids: tuple[int, ...]
+    """Token ids after the prefix."""
+    max_new_tokens: int
+    regions: int = 0
+    """How many of the tags may be named."""
+    start: tuple[int, ...] = ()
+    """How the answer shall begin; part of what is written."""
+
+    def __len__(self) -> int:
+        return len(self.prefix.ids) + len(self.ids)
+
+
+@dataclass(frozen=True)
 class Generation:
     """What one row wrote."""
 
@@ -36,26 +54,41 @@ class Generation:
     """Probability of each region tag among `ids`, in order."""
     ended: bool
     """Whether the model ended it; else it came to its limit or repeated itself."""
+    lists: tuple[ListSteps, ...] = field(default=(), compare=False)
+    """What each step of each list of regions thought, in the order of the lists."""
 
 
 @dataclass
 class _Row:
     number: int
-    limit: int
-    ids: list[int]
-    tag_probabilities: list[float]
+    prompt: Prompt
+    lists: ListRecorder
+    ids: list[int] = field(default_factory=list[int])
+    tag_probabilities: list[float] = field(default_factory=list[float])
     ended: bool = False
 
     @property
     def over(self) -> bool:
-        return self.ended or len(self.ids) >= self.limit or repeats_itself(self.ids)
+        limit = self.prompt.max_new_tokens
+        return self.ended or len(self.ids) >= limit or repeats_itself(self.ids)
+
+    @property
+    def forced(self) -> int | None:
+        """What has to come next, if anything has to."""
+        start = self.prompt.start
+        return start[len(self.ids)] if len(self.ids) < len(start) else None
+
+    def done(self) -> Generation:
+        return Generation(
+            tuple(self.ids), tuple(self.tag_probabilities), self.ended, self.lists.done()
+        )
 
 
 def generate(
     model: FO1ForConditionalGeneration,
-    prompts: Sequence[tuple[Prefix, Sequence[int], int]],
+    prompts: Sequence[Prompt],
     *,
-    tag_ids: frozenset[int],
+    tokens: ListTokens,
     stop_id: int,
     on_id: OnId | None = None,
 ) -> list[Generation]:
@@ -63,40 +96,44 @@ def generate(
 
     Args:
         model: The network.
-        prompts: For each row its prefix, the ids after it, and the greatest number of new tokens.
-        tag_ids: Ids whose probability is kept where they are written.
+        prompts: One a row.
+        tokens: How lists of regions are spelt; the probability of each tag that is written, and
+            of all that could have been, is kept.
         stop_id: Ends a row.
         on_id: See `OnId`.
 
     Returns:
         One generation a row, in order. A row ends by itself and leaves the batch.
     """
-    embedded = [prefix.embed(rest) for prefix, rest, _ in prompts]
+    embedded = [prompt.prefix.embed(prompt.ids) for prompt in prompts]
     cache, mask_BP = join_caches(
-        [prefix.cache(row) for (prefix, _, _), row in zip(prompts, embedded, strict=True)]
+        [prompt.prefix.cache(row) for prompt, row in zip(prompts, embedded, strict=True)]
     )
     rests = [
-        cut_prompt(row, len(prefix.ids), None)
-        for (prefix, _, _), row in zip(prompts, embedded, strict=True)
+        cut_prompt(row, len(prompt.prefix.ids), None)
+        for prompt, row in zip(prompts, embedded, strict=True)
     ]
     inputs, mask_BQ = _side_by_side(rests)
     mask_BT = torch.cat([mask_BP, mask_BQ], dim=1)
     last = inputs["position_ids"][..., -1:]
-    rows = [_Row(number, limit, [], []) for number, (_, _, limit) in enumerate(prompts)]
+    rows = [
+        _Row(number, prompt, ListRecorder(tokens, prompt.regions))
+        for number, prompt in enumerate(prompts)
+    ]
     alive = list(rows)
     while True:
         output = model(
             **inputs, **{CACHE: cache}, attention_mask=mask_BT, use_cache=True, logits_to_keep=1
         )
         cache = output[CACHE]
-        ids_B = _choose(output.logits[:, -1].float(), alive, tag_ids, stop_id, on_id)
+        ids_B = _choose(output.logits[:, -1].float(), alive, tokens, stop_id, on_id)
         kept = [place for place, row in enumerate(alive) if not row.over]
         if on_id is not None:
             for row in alive:
                 if row.over:
                     on_id(row.number, None)
         if not kept:
-            return [Generation(tuple(r.ids), tuple(r.tag_probabilities), r.ended) for r in rows]
+            return [row.done() for row in rows]
         if len(kept) < len(alive):
             chosen = torch.tensor(kept, device=mask_BT.device)
             cache.batch_select_indices(chosen)
@@ -119,20 +156,27 @@ def repeats_itself(ids: Sequence[int]) -> bool:
 def _choose(
     logits_BV: Tensor,
     rows: Sequence[_Row],
-    tag_ids: frozenset[int],
+    tokens: ListTokens,
     stop_id: int,
     on_id: OnId | None,
 ) -> Tensor:
-    """The likeliest id of each row, (B,), noted in the rows."""
+    """The next id of each row, (B,), noted in the rows: the likeliest, unless it is forced."""
     best_B = logits_BV.argmax(-1)
+    for place, row in enumerate(rows):
+        if row.forced is not None:
+            best_B[place] = row.forced
     log_total_B = logits_BV.logsumexp(-1)
     probability_B = (logits_BV.gather(-1, best_B[:, None])[:, 0] - log_total_B).exp()
-    for row, id_, probability in zip(rows, best_B.tolist(), probability_B.tolist(), strict=True):
+    listing = [place for place, row in enumerate(rows) if row.lists.wants_step]
+    chances = dict(zip(listing, chances_of(logits_BV, listing, tokens), strict=True))
+    chosen = zip(rows, best_B.tolist(), probability_B.tolist(), strict=True)
+    for place, (row, id_, probability) in enumerate(chosen):
+        row.lists.put(id_, len(row.ids), chances.get(place))
         if id_ == stop_id:
             row.ended = True
             continue
         row.ids.append(id_)
-        if id_ in tag_ids:
+        if id_ in tokens.tags:
             row.tag_probabilities.append(probability)
         if on_id is not None:
             on_id(row.number, id_)

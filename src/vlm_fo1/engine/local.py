@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from vlm_fo1.engine.generate import Generation, OnId, generate
+from vlm_fo1.engine.generate import Generation, OnId, Prompt, generate
+from vlm_fo1.engine.lists import ListTokens
 from vlm_fo1.engine.prefix import Prefix
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor
@@ -18,28 +19,20 @@ ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One row to be continued."""
-
-    prefix: Prefix
-    ids: tuple[int, ...]
-    """Token ids after the prefix."""
-    max_new_tokens: int
-
-    def __len__(self) -> int:
-        return len(self.prefix.ids) + len(self.ids)
-
-
-@dataclass(frozen=True)
 class LocalEngine:
     """Encodes images and runs prompts; threads may share one."""
 
     model: FO1ForConditionalGeneration
     image_processor: FO1ImageProcessor
-    tag_ids: frozenset[int]
-    """Token ids of the region tags: how sure each is, is kept."""
+    list_tokens: ListTokens
+    """How lists of regions are spelt: how sure each step of one is, is kept."""
     stop_id: int
     """The token that ends an answer."""
+
+    @property
+    def tag_ids(self) -> tuple[int, ...]:
+        """The token of each region tag, by region number."""
+        return self.list_tokens.tags
 
     @property
     def context(self) -> int | None:
@@ -79,8 +72,8 @@ class LocalEngine:
             some = prompts[first : first + ROWS_AT_ONCE]
             done += generate(
                 self.model,
-                [(prompt.prefix, prompt.ids, prompt.max_new_tokens) for prompt in some],
-                tag_ids=self.tag_ids,
+                some,
+                tokens=self.list_tokens,
                 stop_id=self.stop_id,
                 on_id=None if on_id is None else _shifted(on_id, first),
             )

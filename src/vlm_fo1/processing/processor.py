@@ -343,6 +343,11 @@ class FO1Processor(ProcessorMixin):
             self._only_id(tag, "add vocabulary.special_tokens() to the tokenizer") for tag in tags
         ]
 
+    def whole_id(self, token: str) -> int | None:
+        """The id of a text that is one token, else None."""
+        ids = self._tokenise([token])[0]
+        return ids[0] if len(ids) == 1 and self._lookup(token) == ids[0] else None
+
     def reserved_tokens(self) -> list[str]:
         """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
         added = self.tokenizer.added_tokens_decoder.values()
@@ -412,12 +417,13 @@ class FO1Processor(ProcessorMixin):
 
     def _only_id(self, token: str, remedy: str) -> int:
         # Of a token that must not fall apart: the model knows it whole.
-        ids = self._tokenise([token])[0]
-        if len(ids) != 1 or self._lookup(token) != ids[0]:
+        found = self.whole_id(token)
+        if found is None:
+            parts = len(self._tokenise([token])[0])
             raise ConfigError(
-                f"the tokenizer splits {token} into {len(ids)} tokens, one is needed: {remedy}"
+                f"the tokenizer splits {token} into {parts} tokens, one is needed: {remedy}"
             )
-        return ids[0]
+        return found
 
     def _id_of(self, token: str, argument: str | None) -> int:
         found = self._lookup(token)
