@@ -19,11 +19,11 @@ from PIL import Image
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import ListTokens, LocalEngine, Prompt
+from vlm_fo1.engine import LocalEngine, Matchers, Prompt
 from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
 from vlm_fo1.formats.boxes import given_regions
+from vlm_fo1.grammar import list_tokens
 from vlm_fo1.images import Frame, read_framed, read_image
-from vlm_fo1.markup import NOTHING
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
@@ -86,11 +86,14 @@ class FO1:
     ) -> None:
         self.model = model
         self.processor = processor
+        tokens, stop = list_tokens(processor), processor.stop_token_id
+        vocab_size = model.config.get_text_config().vocab_size
         self.engine = LocalEngine(
             model,
             processor.image_processor,
-            _list_tokens(processor),
-            processor.stop_token_id,
+            tokens,
+            stop,
+            Matchers(processor.tokenizer, vocab_size, tokens, stop),
         )
         self._proposer = proposer
         self._selection = selection
@@ -810,13 +813,6 @@ class FO1:
             else:
                 scene, plan, own = one
                 yield scene.read(plan, list(islice(done, len(own))), seconds)
-
-
-def _list_tokens(processor: FO1Processor) -> ListTokens:
-    """How the processor's vocabulary spells lists of regions in token ids."""
-    start, end = map(processor.whole_id, processor.vocabulary.objects)
-    none = processor.tokenizer(NOTHING, add_special_tokens=False)["input_ids"]
-    return ListTokens(tuple(processor.region_tag_ids()), start, end, tuple(none[:1]))
 
 
 _Planned = tuple[Scene, Plan, list[Prompt]]

@@ -8,7 +8,7 @@ from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
 from vlm_fo1.regions import Regions
 from vlm_fo1.tasks import Question, Task
 
-_ARTICLES = ("a", "an", "the")
+ARTICLES = ("a", "an", "the")
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -137,7 +137,7 @@ def _mentions(
 def _form(label: str) -> str:
     """What two spellings of one label have in common: "an orange", "Oranges"."""
     words = label.casefold().split()
-    if len(words) > 1 and words[0] in _ARTICLES:
+    if len(words) > 1 and words[0] in ARTICLES:
         words = words[1:]
     return " ".join(words).removesuffix("s")
 

@@ -9,8 +9,9 @@ from PIL import Image
 from transformers import TextStreamer
 
 from vlm_fo1.answer import Answer, Mention
-from vlm_fo1.engine import Generation
+from vlm_fo1.engine import Generation, Grammar
 from vlm_fo1.errors import PromptError
+from vlm_fo1.grammar import grammar_of
 from vlm_fo1.markup import renumbered
 from vlm_fo1.merging import merge_answers, merge_groups
 from vlm_fo1.parser import parse
@@ -44,6 +45,8 @@ class Draft:
     """What stands before its answer in the text of the whole."""
     start: tuple[int, ...] = ()
     """Token ids that the answer shall begin with."""
+    grammar: Grammar | None = None
+    """What the answer may be."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,9 @@ def make_plan(
                 head += f"{vocabulary.tag(request.regions[number])}: "
             ids, before = _ids_of(question, processor, regions, window, more_images, request.system)
             limit = room_for(before + len(ids), max_new_tokens, context)
-            drafts.append(Draft(window, question, ids, limit, head))
+            shown = len(window.indices)
+            grammar = grammar_of(question, processor, shown) if constrain else None
+            drafts.append(Draft(window, question, ids, limit, head, grammar=grammar))
     return Plan(
         request,
         processor,

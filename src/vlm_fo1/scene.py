@@ -23,9 +23,6 @@ from vlm_fo1.tiling import Area, Window, best_first, best_of, cut_regions, in_ti
 
 logger = logging.getLogger(__name__)
 
-KEPT_PREFIXES = 4
-"""With more windows than this, what the language model made of each is not kept in memory."""
-
 
 class Scene:
     """An image with its regions, opened for many questions: `FO1.open` makes it.
@@ -342,14 +339,13 @@ class Scene:
         beside = [self.engine.encode(image, np.zeros((0, 4), np.float32)) for image in images]
         system = plan.request.system
         windows = dict.fromkeys(draft.window for draft in plan.drafts)
-        keep = len(windows) <= KEPT_PREFIXES
         if beside or system is not None:
             prefixes = {
                 window: self._new_prefix(window, _together(self._shown(window), beside), system)
                 for window in windows
             }
         else:
-            prefixes = {window: self._prefix(window, keep=keep) for window in windows}
+            prefixes = {window: self._prefix(window) for window in windows}
         return [
             Prompt(
                 prefixes[draft.window],
@@ -357,6 +353,7 @@ class Scene:
                 draft.limit,
                 regions=len(draft.window.indices),
                 start=draft.start,
+                grammar=draft.grammar,
             )
             for draft in plan.drafts
         ]
@@ -411,12 +408,12 @@ class Scene:
             self._warned = True
         return [*self.notes, said]
 
-    def _prefix(self, window: Window, *, keep: bool) -> Prefix:
+    def _prefix(self, window: Window) -> Prefix:
         """What the model is shown of a window."""
         with self._lock:
             if window not in self._prefixes:
                 shown = self._shown(window)
-                self._prefixes[window] = self._new_prefix(window, shown, None, keep=keep)
+                self._prefixes[window] = self._new_prefix(window, shown, None, keep=True)
             return self._prefixes[window]
 
     def _new_prefix(

@@ -146,7 +146,7 @@ def test_a_scene_reads_the_image_and_its_regions_once(fo1, monkeypatch):
     monkeypatch.setattr(type(fo1.model), "forward", counting)
     scene = fo1.open(PIXELS, BOXES)
     scene.detect("cat", **SHORT)
-    assert lengths[0] == len(scene._prefix(scene._best, keep=True).ids)
+    assert lengths[0] == len(scene._prefix(scene._best).ids)
     del lengths[:]
     scene.detect("cat", **SHORT)
     assert max(lengths) == len(fo1.processor.encode_question(_detect("cat"), len(BOXES)))

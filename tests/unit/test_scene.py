@@ -19,7 +19,7 @@ from recipes.synthetic.kinds import KINDS
 from recipes.tiny.recipe import MAX_LABELS
 from vlm_fo1 import FO1
 from vlm_fo1.engine import LocalEngine
-from vlm_fo1.engine.generate import REPEATED_TOKENS, repeats_itself
+from vlm_fo1.engine.rows import REPEATED_TOKENS, repeats_itself
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.scene import Scene
@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(blind):
 def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, "one two three four five six seven eight nine ten eleven twelve")
-    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
+    prompt = len(scene._prefix(scene._best).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()
@@ -158,7 +158,7 @@ def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
 def test_an_answer_that_the_context_cuts_says_so(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, " ".join(itertools.islice(words_that_differ(), 300)))
-    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
+    prompt = len(scene._prefix(scene._best).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()

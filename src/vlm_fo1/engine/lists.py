@@ -63,6 +63,17 @@ class ListRecorder:
         """Whether the next token is written by a step of a list."""
         return self._inside and not self._over
 
+    def would_want(self, ids: Sequence[int]) -> bool:
+        """What `wants_step` will be after some more tokens."""
+        inside, over = self._inside, self._over
+        for id_ in ids:
+            over = over or (inside and (id_ == self.tokens.end or id_ in self.tokens.none))
+            if id_ == self.tokens.end:
+                inside = False
+            elif id_ == self.tokens.start and not inside:
+                inside, over = True, False
+        return inside and not over
+
     def put(self, id_: int, at: int, chances: Tensor | None) -> None:
         """Take the next token.
 
@@ -96,10 +107,16 @@ class ListRecorder:
         return tuple(found)
 
 
-def chances_of(logits_BV: Tensor, rows: Sequence[int], tokens: ListTokens) -> Tensor:
-    """Probability of each tag, and last of nothing being there, of some rows: (rows, tags + 1)."""
-    wanted = torch.tensor([*tokens.tags, *tokens.none], device=logits_BV.device)
-    some = logits_BV[torch.tensor(rows, dtype=torch.long, device=logits_BV.device)].float()
-    chances = (some[:, wanted] - some.logsumexp(-1, keepdim=True)).exp()
+def chances_of(log_total_R: Tensor, logits_RV: Tensor, tokens: ListTokens) -> Tensor:
+    """Probability of each tag, and last of nothing being there: (R, tags + 1).
+
+    Args:
+        log_total_R: Logarithm of the sum over the vocabulary.
+        logits_RV: What the model gave at each of R places.
+        tokens: How lists are spelt.
+    """
+    every = [*tokens.tags, *tokens.none]
+    wanted = torch.tensor(every, dtype=torch.long, device=logits_RV.device)
+    chances = (logits_RV[:, wanted] - log_total_R[:, None]).exp()
     tags = len(tokens.tags)
     return torch.cat([chances[:, :tags], chances[:, tags:].sum(-1, keepdim=True)], dim=-1)

@@ -1,21 +1,25 @@
 """The engine in this process: a model, what makes its inputs, and how it is run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from vlm_fo1.engine.generate import Generation, OnId, Prompt, generate
+from vlm_fo1.engine.constraints import Matchers
+from vlm_fo1.engine.generate import Decoder, Limits
 from vlm_fo1.engine.lists import ListTokens
-from vlm_fo1.engine.prefix import Prefix
+from vlm_fo1.engine.prefix import Prefix, PrefixStore
+from vlm_fo1.engine.rows import Generation, OnId, Prompt
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor
 
-ROWS_AT_ONCE = 16
-"""Rows that are decoded side by side; each holds the keys and values of its whole prompt."""
+KEPT_BYTES = 2**30
+"""Budget of kept prefixes on a CPU: of the bundled model some hundreds, of a 3B model about 20."""
+KEPT_SHARE = 0.15
+"""Of the memory of a GPU, for the same."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,20 @@ class LocalEngine:
     """How lists of regions are spelt: how sure each step of one is, is kept."""
     stop_id: int
     """The token that ends an answer."""
+    matchers: Matchers | None = None
+    """Make the constraints of prompts that have a grammar; without, nothing is constrained."""
+    limits: Limits = field(default_factory=Limits)
+    """How much goes into one pass."""
+    prefixes: PrefixStore = field(init=False)
+    """What is kept of prefixes; its ``budget`` may be set."""
+
+    def __post_init__(self) -> None:
+        device = self.model.device
+        budget = KEPT_BYTES
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            budget = int(total * KEPT_SHARE)
+        object.__setattr__(self, "prefixes", PrefixStore(budget))
 
     @property
     def tag_ids(self) -> tuple[int, ...]:
@@ -38,6 +56,11 @@ class LocalEngine:
     def context(self) -> int | None:
         """Tokens that prompt and answer may have together; None where nobody says."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the prefixes that are kept for later questions."""
+        return self.prefixes.bytes
 
     @torch.inference_mode()
     def encode(self, image: Image.Image, boxes_xyxy: npt.NDArray[np.float32]) -> EncodedImages:
@@ -53,35 +76,43 @@ class LocalEngine:
         )
 
     def prefix(self, encoded: EncodedImages, ids: Sequence[int], *, keep: bool = True) -> Prefix:
-        """The shared start of prompts; see `Prefix`."""
-        return Prefix(self.model, encoded, ids, keep=keep)
-
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], *, on_id: OnId | None = None) -> list[Generation]:
-        """Continue prompts, `ROWS_AT_ONCE` side by side.
+        """The shared start of prompts; see `Prefix`.
 
         Args:
-            prompts: Any number, of any prefixes.
-            on_id: Gets the number of a prompt and each token id as it is written.
+            encoded: The image.
+            ids: Token ids up to where prompts part.
+            keep: Keep what the language model makes of it for later prompts, within the budget.
+        """
+        return Prefix(self.model, encoded, ids, store=self.prefixes if keep else None)
+
+    def generate(self, prompts: Iterable[Prompt], *, on_id: OnId | None = None) -> list[Generation]:
+        """Continue prompts; see `stream`.
 
         Returns:
             One generation a prompt, in order.
         """
-        done: list[Generation] = []
-        for first in range(0, len(prompts), ROWS_AT_ONCE):
-            some = prompts[first : first + ROWS_AT_ONCE]
-            done += generate(
-                self.model,
-                some,
-                tokens=self.list_tokens,
-                stop_id=self.stop_id,
-                on_id=None if on_id is None else _shifted(on_id, first),
-            )
-            for prompt in some:
-                if not prompt.prefix.keep:
-                    prompt.prefix.close()
-        return done
+        done = dict(self.stream(prompts, on_id=on_id))
+        return [done[number] for number in range(len(done))]
 
+    def stream(
+        self, prompts: Iterable[Prompt], *, on_id: OnId | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Continue prompts side by side, each from when a row is free until it ends.
 
-def _shifted(on_id: OnId, first: int) -> OnId:
-    return lambda row, id_: on_id(first + row, id_)
+        Args:
+            prompts: Any number, of any prefixes; read as rows are free.
+            on_id: Gets the number of a prompt and each token id as it is written. What it raises
+                ends all of them and frees what they hold.
+
+        Yields:
+            The number of a prompt and what was written, as they end.
+        """
+        decoder = Decoder(
+            self.model,
+            tokens=self.list_tokens,
+            stop_id=self.stop_id,
+            matchers=self.matchers,
+            limits=self.limits,
+            on_id=on_id,
+        )
+        yield from decoder.run(prompts)

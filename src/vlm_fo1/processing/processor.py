@@ -339,6 +339,9 @@ class FO1Processor(ProcessorMixin):
             ConfigError: A tag that the tokenizer does not hold as one token.
         """
         tags = [self.vocabulary.tag(index) for index in range(self.vocabulary.max_regions)]
+        ids = self._tokenise(tags)
+        if all(len(own) == 1 for own in ids) and len({own[0] for own in ids}) == len(tags):
+            return [own[0] for own in ids]
         return [
             self._only_id(tag, "add vocabulary.special_tokens() to the tokenizer") for tag in tags
         ]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vlm_fo1 import FO1
-from vlm_fo1.engine.generate import repeats_itself
 from vlm_fo1.engine.lists import ListRecorder, ListTokens
+from vlm_fo1.engine.rows import repeats_itself
 from vlm_fo1.errors import FO1Error, ImageError
 from vlm_fo1.tasks import Request
 
@@ -26,12 +26,12 @@ def fo1():
 
 @pytest.fixture
 def passes(fo1, monkeypatch):
-    """The rows of every pass through the language model."""
+    """Rows and columns of every pass through the language model."""
     rows = []
     decode = type(fo1.model.host_adapter).decode
 
     def counting(self, host, embeds, *args, **options):
-        rows.append(len(embeds))
+        rows.append(tuple(embeds.shape[:2]))
         return decode(self, host, embeds, *args, **options)
 
     monkeypatch.setattr(type(fo1.model.host_adapter), "decode", counting)
@@ -42,7 +42,7 @@ def by_generate(fo1, scene, request):
     """What transformers' own greedy decoding writes, and the probability of each step."""
     (draft,) = scene.plan(request).drafts
     encoded = scene._shown(draft.window)
-    ids = torch.tensor([[*scene._prefix(draft.window, keep=True).ids, *draft.ids]])
+    ids = torch.tensor([[*scene._prefix(draft.window).ids, *draft.ids]])
     with torch.inference_mode():
         done = fo1.model.generate(
             ids,
@@ -70,7 +70,7 @@ def by_generate(fo1, scene, request):
 )
 def test_a_row_alone_is_what_generate_writes_bit_for_bit(fo1, request_):
     scene = fo1.open(DEMO / "photo.jpg", BOXES)
-    plan = scene.plan(request_, max_new_tokens=64)
+    plan = scene.plan(request_, max_new_tokens=64, constrain=request_.task != "free")
     (done,) = fo1.engine.generate(scene.prompts(plan))
     new, sure = by_generate(fo1, scene, request_)
     stop = fo1.processor.stop_token_id
@@ -163,9 +163,11 @@ def test_fifteen_boxes_are_described_in_one_batch_over_one_prefix(fo1, passes):
     scene = fo1.open(DEMO / "photo.jpg", BOXES)
     answer = scene.describe()
     longest = max(len(scene.processor.tokenizer(m.label)["input_ids"]) for m in answer.mentions)
-    assert passes[:2] == [1, 15]  # the prefix, then all questions
-    assert len(passes) <= 1 + longest + 1
-    assert passes[1:] == sorted(passes[1:], reverse=True)  # rows leave when they end
+    (prefix, questions, *steps) = passes
+    assert prefix[0] == questions[0] == 1  # one lane over one prefix
+    assert questions[1] < 15 * 20 < prefix[1] * 15  # all questions at once
+    assert len(steps) <= longest
+    assert all(lanes == 1 and tokens <= 15 for lanes, tokens in steps)
     assert [m.label for m in answer.mentions][:3] == ["background", "a pink guitar", "an orange"]
 
 
@@ -173,7 +175,10 @@ def test_eight_images_are_asked_side_by_side(fo1, passes):
     item = (DEMO / "photo.jpg", Request(task="counting", labels=("orange",)), BOXES)
     answers = list(fo1.answer_many([item] * 8, batch_size=8))
     assert [answer.count for answer in answers] == [3] * 8
-    assert passes[:9] == [*[1] * 8, 8]  # eight prefixes, then one pass a step for all
+    assert [rows for rows, _ in passes[:9]] == [
+        *[1] * 8,
+        8,
+    ]  # eight prefixes, then one pass a step for all
     alone = len(passes) - 8
     del passes[:]
     fo1.answer(*item)
@@ -206,10 +211,10 @@ def test_a_batch_that_cannot_be_run_together_is_run_one_by_one(fo1, monkeypatch)
 def test_what_a_scene_keeps_can_be_given_back(fo1):
     scene = fo1.open(DEMO / "photo.jpg", BOXES)
     before = scene.count("orange")
-    prefix = scene._prefix(scene._best, keep=True)
-    assert prefix._cache is not None
+    prefix = scene._prefix(scene._best)
+    assert prefix._known is not None
     scene.close()
-    assert prefix._cache is None
+    assert prefix._known is None
     assert scene.count("orange").to_json() == before.to_json()
 
 
