@@ -19,7 +19,7 @@ from PIL import Image
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import LocalEngine, Matchers, Prompt
+from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, Prompt, kept_bytes
 from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
 from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.grammar import list_tokens
@@ -94,6 +94,7 @@ class FO1:
             tokens,
             stop,
             Matchers(processor.tokenizer, vocab_size, tokens, stop),
+            prefixes=PrefixStore(kept_bytes(model.device)),
         )
         self._proposer = proposer
         self._selection = selection
@@ -192,7 +193,9 @@ class FO1:
 
     def selecting(self, selection: Selection) -> "FO1":
         """The same model and proposer with another selection of proposals."""
-        return FO1(self.model, self.processor, self.proposer, selection=selection)
+        fo1 = FO1(self.model, self.processor, self.proposer, selection=selection)
+        fo1.engine = self.engine  # one budget, one set of grammars
+        return fo1
 
     def seeing(self, image_size: int | None) -> "FO1":
         """The same model, which sees images at another size.
@@ -216,7 +219,9 @@ class FO1:
             image_token_id=own.image_token_id,
             region_token_id=own.region_token_id,
         )
-        return FO1(self.model, processor, self.proposer, selection=self._selection)
+        fo1 = FO1(self.model, processor, self.proposer, selection=self._selection)
+        fo1.engine = replace(self.engine, image_processor=images)
+        return fo1
 
     def open(
         self,

@@ -11,7 +11,7 @@ from vlm_fo1.engine import Grammar, ListTokens
 from vlm_fo1.markup import NOTHING
 from vlm_fo1.parser import ARTICLES
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.tasks import TASKS, Question, Task
+from vlm_fo1.tasks import Question, Task, spec_of
 
 _ANSWER = ("<answer>", "</answer>")
 """What the reasoning template asks for besides the vocabulary's tags."""
@@ -46,7 +46,7 @@ def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Gra
         return None
     ground, end_ground, objects, end_objects = map(_token, whole)
     tags = processor.region_tag_ids()[:regions]
-    spec = TASKS[question.task]
+    spec = spec_of(question.task)
     thinking = spec.takes == "text"
     # In running text a region may be named without a label only where words are the answer.
     bare = bool(tags) and (spec.per_region or thinking)

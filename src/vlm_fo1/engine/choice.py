@@ -1,6 +1,6 @@
 """The likeliest id at each place that is asked, chosen where the logits are.
 
-Shapes: R places of all rows, V vocabulary, W words of 32 bits.
+Shapes: R places of all rows, V vocabulary, W bytes of masks.
 """
 
 from collections.abc import Sequence
@@ -52,6 +52,6 @@ def _bits(asked: Sequence[tuple[Row, Ahead]], logits_RV: Tensor) -> Tensor:
     masks = [
         mask for _, ahead in asked for mask in (ahead.masks or [everything] * len(ahead.asked))
     ]
-    words_RW = torch.from_numpy(np.stack(masks)).to(logits_RV.device)
-    places = torch.arange(32, dtype=torch.int32, device=logits_RV.device)
-    return (words_RW[:, :, None] >> places & 1).bool().flatten(1)[:, :size]
+    bytes_RW = torch.from_numpy(np.stack(masks).view(np.uint8)).to(logits_RV.device)
+    places = torch.arange(8, dtype=torch.uint8, device=logits_RV.device)
+    return (bytes_RW[:, :, None] >> places & 1).bool().flatten(1)[:, :size]

@@ -22,6 +22,13 @@ KEPT_SHARE = 0.15
 """Of the memory of a GPU, for the same."""
 
 
+def kept_bytes(device: torch.device) -> int:
+    """How much memory kept prefixes may take on a device."""
+    if device.type != "cuda":
+        return KEPT_BYTES
+    return int(torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE)
+
+
 @dataclass(frozen=True)
 class LocalEngine:
     """Encodes images and runs prompts; threads may share one."""
@@ -36,16 +43,8 @@ class LocalEngine:
     """Make the constraints of prompts that have a grammar; without, nothing is constrained."""
     limits: Limits = field(default_factory=Limits)
     """How much goes into one pass."""
-    prefixes: PrefixStore = field(init=False)
+    prefixes: PrefixStore = field(default_factory=lambda: PrefixStore(KEPT_BYTES))
     """What is kept of prefixes; its ``budget`` may be set."""
-
-    def __post_init__(self) -> None:
-        device = self.model.device
-        budget = KEPT_BYTES
-        if device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory
-            budget = int(total * KEPT_SHARE)
-        object.__setattr__(self, "prefixes", PrefixStore(budget))
 
     @property
     def tag_ids(self) -> tuple[int, ...]:

@@ -243,3 +243,11 @@ def test_a_request_that_is_cancelled_frees_its_rows_and_the_next_is_answered(fo1
     gc.collect()
     assert fo1.engine.cache_bytes == kept
     assert scene.answer(request).text == before.text
+
+
+def test_the_same_model_seen_otherwise_shares_one_budget_and_one_set_of_grammars(fo1):
+    other = fo1.seeing(256)
+    assert other.engine.image_processor is other.processor.image_processor
+    for engine in (other.engine, fo1.selecting(fo1.selection).engine):
+        assert engine.prefixes is fo1.engine.prefixes
+        assert engine.matchers is fo1.engine.matchers
