@@ -14,7 +14,7 @@ FLOOR := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 EVERY_VERSION := tests/unit tests/parity tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all test-page test-oldest test-newest bench docs
+.PHONY: help demo app test test-all test-page test-oldest test-newest bench bench-gpu docs
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -55,8 +55,12 @@ test-newest: $(NEWEST)/.dev ## the same on the newest transformers 5; says when 
 	  newer() and "All passed: name this version in NEWEST_TRANSFORMERS of src/vlm_fo1/_extras.py, and it and " \
 	  "the tokenizers, huggingface-hub, hf-xet and safetensors that came with it in constraints.txt.\n" + newer())'
 
-bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that was taken here
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
+bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that needs no GPU
+	@set -e; for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
+
+bench-gpu: $(VENV)/.core ## measure the table of the GPU: random weights at released sizes, 8 minutes on one GPU
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

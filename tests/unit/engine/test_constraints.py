@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers_hosts import make_tokenizer
-from tests.helpers_tokenizer import char_tokenizer
+from tests.helpers.hosts import make_tokenizer
+from tests.helpers.tokenizer import char_tokenizer
 
-from vlm_fo1 import FO1, FO1ImageProcessor, FO1Processor
+from vlm_fo1 import FO1ImageProcessor, FO1Processor
 from vlm_fo1.engine import Matchers, Prefix, Prompt
 from vlm_fo1.engine.choice import choose
 from vlm_fo1.engine.guesses import Guesses
@@ -29,7 +29,6 @@ from vlm_fo1.tasks import Request, questions_of
 
 DEMO = Path(str(files("vlm_fo1"))) / "assets" / "demo"
 BOXES = json.loads((DEMO / "boxes.json").read_text())
-TINY = Path(str(files("vlm_fo1"))) / "assets" / "tiny"
 VOCAB = 1120
 LABELS = (
     "orange",
@@ -59,8 +58,8 @@ TOLD = ("the answer says", "no label: their label is empty", "outside <objects>"
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return FO1Processor.from_pretrained(TINY)
+def processor(tiny):
+    return tiny.processor
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +310,7 @@ def test_answers_of_a_processor_that_cannot_be_constrained_have_no_grammar():
     assert list_tokens(processor).start is not None
 
 
-def test_constrain_false_gives_what_the_model_writes_by_itself():
-    fo1 = FO1.from_pretrained("tiny")
+def test_constrain_false_gives_what_the_model_writes_by_itself(fo1):
     scene = fo1.open(DEMO / "photo.jpg", BOXES)
     request = Request(task="free", text="What is in the image?")
     raw = scene.answer(request, constrain=False)
