@@ -23,6 +23,7 @@ from vlm_fo1.engine.guesses import Guesses
 from vlm_fo1.engine.lists import ListRecorder
 from vlm_fo1.engine.rows import Row
 from vlm_fo1.grammar import grammar_of, list_tokens
+from vlm_fo1.markup import Vocabulary
 from vlm_fo1.parser import parse
 from vlm_fo1.regions import Regions
 from vlm_fo1.tasks import Request, questions_of
@@ -76,7 +77,9 @@ class Bench:
         count = max(regions, 1)
         reserved = processor.reserved_tokens()
         (self.question,) = questions_of(request, count, processor.vocabulary, reserved)
-        self.grammar = grammar_of(self.question, processor, regions)
+        grammar = grammar_of(self.question, processor, regions)
+        assert grammar is not None
+        self.grammar = grammar
         self.tokens = list_tokens(processor)
 
     def row(self, start=()):
@@ -121,11 +124,11 @@ class Bench:
 
     def allowed(self, text):
         """What may come after a text."""
-        row = self.row()
+        constraint = self.matchers.constraint(self.grammar)
         for id_ in self.ids(text):
-            row.constraint.take(id_)
-        assert not row.constraint.broken
-        bits = row.ahead(0).masks[0]
+            constraint.take(id_)
+        assert not constraint.broken
+        _, (bits,) = constraint.ahead([], 0)
         return {id_ for id_ in range(VOCAB) if bits[id_ // 32] >> (id_ % 32) & 1}
 
     def ids(self, text):
@@ -294,7 +297,7 @@ def test_a_tokenizer_that_cannot_be_constrained_is_told_once_and_leaves_answers_
     tokenizer = make()
     tokens = list_tokens(processor)
     matchers = Matchers(tokenizer, len(tokenizer), tokens, 0)
-    grammar = grammar_of(Bench(processor, None, REQUESTS[0], 3).question, processor, 3)
+    grammar = Bench(processor, None, REQUESTS[0], 3).grammar
     with caplog.at_level(logging.WARNING):
         assert matchers.constraint(grammar) is None
         assert matchers.constraint(grammar) is None
@@ -302,12 +305,11 @@ def test_a_tokenizer_that_cannot_be_constrained_is_told_once_and_leaves_answers_
     assert "constrain=False" in caplog.text
 
 
-def test_answers_of_a_processor_that_cannot_be_constrained_have_no_grammar():
-    tokenizer = char_tokenizer()
-    processor = FO1Processor(FO1ImageProcessor(), tokenizer)
+def test_where_markup_is_not_one_token_each_there_is_no_grammar():
+    spelt_otherwise = char_tokenizer(Vocabulary(ground=("<name>", "</name>")))
+    processor = FO1Processor(FO1ImageProcessor(), spelt_otherwise)
     (question,) = questions_of(REQUESTS[0], 3, processor.vocabulary, ())
-    assert grammar_of(question, processor, 3) is not None
-    assert list_tokens(processor).start is not None
+    assert grammar_of(question, processor, 3) is None
 
 
 def test_constrain_false_gives_what_the_model_writes_by_itself(fo1):

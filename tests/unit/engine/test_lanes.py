@@ -209,8 +209,9 @@ def test_kept_prefixes_of_all_scenes_stay_within_a_budget_in_bytes(fo1):
     assert one > 100_000
     fo1.engine.prefixes.budget = int(2.5 * one)
     scenes = [first, *(fo1.open(DEMO / "photo.jpg", BOXES) for _ in range(4))]
-    for scene in scenes:
-        assert scene.answer(request).to_dict()["mentions"] == before.to_dict()["mentions"]
+    for place in range(len(scenes)):
+        again = scenes[place].answer(request)
+        assert again.to_dict()["mentions"] == before.to_dict()["mentions"]
         assert fo1.engine.cache_bytes <= 2.5 * one
     assert fo1.engine.cache_bytes == 2 * one
     assert [scene._prefix(scene._best)._known is not None for scene in scenes] == [
@@ -219,7 +220,7 @@ def test_kept_prefixes_of_all_scenes_stay_within_a_budget_in_bytes(fo1):
     ]
     scenes[-1].close()
     assert fo1.engine.cache_bytes == one
-    del scenes, scene
+    scenes.clear()
     gc.collect()
     assert fo1.engine.cache_bytes == 0  # a scene that is gone keeps nothing
     fo1.engine.prefixes.budget = 0
