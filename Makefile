@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+LMMS := .venv-lmms
 BIN := $(VENV)/bin
 PIP = -m pip --disable-pip-version-check install --quiet
 DEMO := src/vlm_fo1/assets/demo
@@ -14,7 +15,7 @@ FLOOR := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 EVERY_VERSION := tests/unit tests/parity tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all test-page test-oldest test-newest bench bench-gpu docs
+.PHONY: help demo app test test-all test-page test-oldest test-newest test-lmms bench bench-gpu docs
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -61,6 +62,11 @@ bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that needs no
 
 bench-gpu: $(VENV)/.core ## measure the table of the GPU: random weights at released sizes, 8 minutes on one GPU
 	$(BIN)/python -m benchmarks.gpu
+test-lmms: $(LMMS)/.dev ## what lmms-eval asks of us, with lmms-eval installed (heavy; its own environment)
+	$(LMMS)/bin/python -m pytest tests/unit/eval/general -p no:cacheprovider
+
+bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that was taken here
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
@@ -105,6 +111,12 @@ $(OLDEST)/.dev $(NEWEST)/.dev: pyproject.toml constraints.txt
 	@grep -vE '^(transformers|tokenizers|huggingface-hub|hf-xet|safetensors)==' constraints.txt > $(@D)/constraints.txt
 	$(call torch_first,$(@D),$(@D)/constraints.txt)
 	@$(@D)/bin/python $(PIP) -c $(@D)/constraints.txt $(FOR_TESTS) '$(TRANSFORMERS)'
+	@touch $@
+
+$(LMMS)/.dev: pyproject.toml constraints.txt
+	$(call new_venv,$(@D))
+	@echo "Installing vlm_fo1 beside lmms-eval into $(@D): it is large"
+	@$(@D)/bin/python $(PIP) -e '.[lmms]' --group dev
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core

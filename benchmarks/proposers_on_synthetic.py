@@ -38,8 +38,8 @@ from vlm_fo1 import FO1, Answer, load_proposer
 from vlm_fo1.boxes import iou, xyxy_to_xywh
 from vlm_fo1.config import read
 from vlm_fo1.data.regions import build_regions
+from vlm_fo1.eval.recall import matches
 from vlm_fo1.proposers.base import selection_of
-from vlm_fo1.proposers.recall import matches
 from vlm_fo1.regions import Regions
 
 ROOT = Path(__file__).parents[1]

@@ -24,9 +24,9 @@ from vlm_fo1.config import read
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.tasks import Task
 from vlm_fo1.train.assemble import assemble
+from vlm_fo1.train.components import RunComponents, StepReport
 from vlm_fo1.train.config import DistributedConfig, ModelConfig, OutputConfig, TrainConfig
 from vlm_fo1.train.loop import StageRun
-from vlm_fo1.train.parts import Parts, StepReport
 from vlm_fo1.train.stop import Stop
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
@@ -116,8 +116,8 @@ def _config(lab: Lab, name: str) -> TrainConfig:
         "turns": lab.size.train_turns,
     }
     stage = replace(
-        stage, steps=lab.size.train_steps, accumulation=1, warmup_steps=0, save_every=0,
-        mixture={"sources": [source]},
+        stage, steps=lab.size.train_steps, accumulation=1, save_every=0,
+        schedule=replace(stage.schedule, warmup_steps=0), mixture={"sources": [source]},
     )  # fmt: skip
     if not on_gpu:  # bfloat16 is slow there
         stage = replace(stage, precision="fp32", frozen_precision="fp32")
@@ -136,15 +136,15 @@ def _config(lab: Lab, name: str) -> TrainConfig:
     )
 
 
-def _parts(lab: Lab, config: TrainConfig) -> Parts:
-    """The parts of the run, the weights drawn on the device."""
-    parts = assemble(config)
+def _components(lab: Lab, config: TrainConfig) -> RunComponents:
+    """The components of the run, the weights drawn on the device."""
+    components = assemble(config)
 
     def load_model(folder: Path | None) -> Any:
         with torch.device(lab.device):
-            return parts.load_model(folder)
+            return components.load_model(folder)
 
-    return replace(parts, load_model=load_model)
+    return replace(components, load_model=load_model)
 
 
 def _steps(lab: Lab, config: TrainConfig) -> list[tuple[float, float]] | None:
@@ -170,7 +170,7 @@ def _steps(lab: Lab, config: TrainConfig) -> list[tuple[float, float]] | None:
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clock.device)
     config.output.folder.mkdir(parents=True, exist_ok=True)
-    run = StageRun(config, config.stages[0], _parts(lab, config), Stop(), watch, None)
+    run = StageRun(config, config.stages[0], _components(lab, config), Stop(), watch, None)
     try:
         run.prepare(allow_changes=False)
         run.steps()

@@ -99,10 +99,40 @@ class ImagePool:
         part.replace(path)
 
 
+class PoolSource:
+    """Images of a pool in one order after another without end, as (place in the stream, index).
+
+    Args:
+        count: Images of the pool.
+        seed: Of the orders.
+        shard: Which places this source has: ``shard``, ``shard + shards``, and so on.
+        shards: How many sources share the stream.
+    """
+
+    def __init__(self, count: int, seed: int, shard: int, shards: int) -> None:
+        self.count, self.seed, self.place, self.shards = count, seed, shard, shards
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Go on from where the state says."""
+        while True:
+            place, self.place = self.place, self.place + self.shards
+            epoch, position = divmod(place, self.count)
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.count)
+            yield place, int(order[position])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where a state says."""
+        self.place = state["place"]
+
+
 def fresh_images(
     config: SyntheticConfig, seed: int, count: int
 ) -> tuple[list[Image.Image], list[npt.NDArray[np.float32]]]:
-    """Pictures that no pool of this seed holds, and the (N, 4) boxes of what is in them."""
+    """Images that no pool of this seed holds, and the (N, 4) boxes of what is in them."""
     sprites = load_sprites(config.sprites)
     images = [
         render(config, sprites, np.random.default_rng([seed + _FRESH, index]))
@@ -112,7 +142,7 @@ def fresh_images(
 
 
 def altered(
-    picture: npt.NDArray[np.uint8],
+    image: npt.NDArray[np.uint8],
     boxes: npt.NDArray[np.float32],
     rng: np.random.Generator,
     *,
@@ -123,7 +153,7 @@ def altered(
     """A scaled, cut, mirrored and recoloured image.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         boxes: (N, 4) xyxy.
         rng: Decides.
         side: Of the result in pixels, S.
@@ -135,11 +165,11 @@ def altered(
         left; boxes that are gone are left out.
     """
     zoom_xy = np.exp(rng.uniform(*np.log(zoom))) * np.exp(rng.uniform(-0.08, 0.08, 2))
-    size_wh = np.array([picture.shape[1], picture.shape[0]])
+    size_wh = np.array([image.shape[1], image.shape[0]])
     window = np.minimum(side / zoom_xy, size_wh)
     corner = rng.uniform(0, 1, 2) * (size_wh - window)
     inner = np.maximum(1, np.minimum(side, np.round(window * zoom_xy))).astype(int)
-    piece = Image.fromarray(picture).resize(
+    piece = Image.fromarray(image).resize(
         (int(inner[0]), int(inner[1])),
         Image.Resampling.BILINEAR,
         box=(*corner.tolist(), *(corner + window).tolist()),

@@ -1,6 +1,6 @@
 """What the bundled proposer is trained to do, and how well it does it.
 
-B is the batch, S the side of a picture in pixels, C its cells, N the things in it.
+B is the batch, S the side of an image in pixels, C its cells, N the things in it.
 """
 
 import math
@@ -9,39 +9,35 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vlm_fo1.boxes import iou
-from vlm_fo1.proposers.bundled import STRIDE, BoxNetwork, cell_centres
-from vlm_fo1.proposers.recall import matches
+from vlm_fo1.eval.recall import matches
+from vlm_fo1.proposers.bundled import STRIDE, cell_centres
 from vlm_fo1.regions import Regions
 
 _NOTHING, _IGNORED = -1, -2
 _LEAST_LEFT = 0.45  # share of a cut thing from which on it counts
 
 
-def losses(
-    network: BoxNetwork, pixels: Tensor, boxes: Sequence[Tensor], precision: str
-) -> tuple[Tensor, Tensor]:
+def losses(network: nn.Module, pixels: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Loss of the scores (quality focal loss against the overlap) and of the boxes (1 - GIoU).
 
     Args:
-        network: In training mode.
+        network: A `BoxNetwork` in training mode.
         pixels: (B, 3, S, S) levels.
         boxes: B arrays (N, 5): xyxy and the share that `altered` left of each thing.
-        precision: ``bf16`` or ``fp32``.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        logits, predicted = network(pixels.contiguous(memory_format=torch.channels_last))
+    logits, predicted = network(pixels.contiguous(memory_format=torch.channels_last))
     centres = cell_centres(pixels.shape[2] // STRIDE, pixels.shape[3] // STRIDE)
     owners = torch.stack([assigned(centres, each) for each in boxes])
-    picture, cell = torch.nonzero(owners >= 0, as_tuple=True)
+    image, cell = torch.nonzero(owners >= 0, as_tuple=True)
     counts = torch.tensor([0, *(len(each) for each in boxes)]).cumsum(0)
-    truth = torch.cat(list(boxes))[counts[picture] + owners[picture, cell], :4]
-    overlap, giou = _overlaps(predicted[picture, cell], truth)
+    truth = torch.cat(list(boxes))[counts[image] + owners[image, cell], :4]
+    overlap, giou = _overlaps(predicted[image, cell], truth)
     target = torch.zeros_like(logits)
-    target[picture, cell] = overlap.detach()
+    target[image, cell] = overlap.detach()
     share = logits.sigmoid()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     weights = (share.detach() - target).abs().square() * (owners != _IGNORED)
@@ -91,9 +87,9 @@ def recall_and_precision(
     """Recall and average precision at IoU 0.5, whatever things are called.
 
     Args:
-        found: Per picture, best first; without scores the rank counts.
-        truths: (N, 4) xyxy per picture.
-        limit: Boxes per picture that count.
+        found: Per image, best first; without scores the rank counts.
+        truths: (N, 4) xyxy per image.
+        limit: Boxes per image that count.
 
     Returns:
         ``recall`` (share of things with a box of their own), ``ap`` (area under the precision that

@@ -7,12 +7,11 @@ for the first use: the entry points of the Auto classes register before they do 
 """
 
 import functools
-import importlib.abc
 import importlib.machinery
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 _ENTRY_POINTS = {
     "transformers.models.auto.configuration_auto": ("AutoConfig", ("from_pretrained", "for_model")),
@@ -94,10 +93,10 @@ def _is_released(pretrained_model_name_or_path: Any, *args: Any, **options: Any)
     return values.get("model_type") in FAMILIES
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     """Loads a module as usual, then arms it and steps aside."""
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -111,7 +110,7 @@ class _Loader(importlib.abc.Loader):
         _arm(module)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Wraps the loaders of the modules with entry points."""
 
     def find_spec(
@@ -124,5 +123,5 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = cast("Any", _Loader(spec.loader))
         return spec

@@ -231,6 +231,10 @@ class Request:
     """Numbers of the regions it is about. Of tasks that ask about each: none stands for all."""
     system: str | None = None
     """A system message in place of the usual one."""
+    template: str = ""
+    """Words of the question in place of the task's own. ``{}`` stands for what the task takes;
+    without one they are the whole question, and what is asked for only says how to read the
+    answer: so benchmarks put their official prompts."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything looks at an image.
@@ -248,6 +252,8 @@ class Request:
         checked_text(self.text, "the question")
         if self.system is not None:
             checked_text(self.system, "the system message")
+        if checked_text(self.template, "the template") and not self.template.strip():
+            raise PromptError("the template is blank: leave it out for the task's own words")
         regions = tuple(_index(value) for value in as_list(self.regions, "regions"))
         object.__setattr__(self, "regions", regions)
         given = {"labels": self.labels, "text": self.text, "regions": self.regions}
@@ -257,6 +263,11 @@ class Request:
                 f"{self.task} needs at least one label: pass a name such as 'orange'"
                 if wanted == "labels"
                 else "the question is empty: write what you want to know"
+            )
+        if self.template and wanted not in {"labels", "regions"}:
+            raise PromptError(
+                f"{self.task} takes no template, tasks of labels and regions do: ask in words of "
+                "your own with the task 'free'"
             )
         for name, value in given.items():
             if value and name != wanted and (name, wanted) != ("regions", "text"):
@@ -275,6 +286,7 @@ class Request:
             "text": self.text,
             "regions": list(self.regions),
             "system": self.system,
+            "template": self.template,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -296,6 +308,8 @@ class Question:
     """What was changed on the way (repeated labels); ends up in `Answer.problems`."""
     spelt: Mapping[str, str] = field(default_factory=dict[str, str])
     """From a label as the user wrote it to the one that was asked, where they differ."""
+    template: str = ""
+    """Its words with ``{}`` for the labels, where they are not those of the task."""
 
 
 def ask_labels(
@@ -304,6 +318,7 @@ def ask_labels(
     vocabulary: Vocabulary = RELEASED,
     *,
     reserved: Sequence[str] = (),
+    template: str = "",
 ) -> Question:
     """A detection, referring or counting question.
 
@@ -312,6 +327,7 @@ def ask_labels(
         labels: One label or several; several are joined with a comma.
         vocabulary: The checkpoint's markup, escaped in the labels.
         reserved: The tokenizer's special tokens, escaped as well.
+        template: See `Request`.
 
     Returns:
         The question; repeated labels are asked once and noted.
@@ -337,12 +353,14 @@ def ask_labels(
         else:
             clean.append(words)
     notes = [f"label {name!r} given {count} times: asked once" for name, count in repeated.items()]
+    template = escape_special_tokens(template, vocabulary, reserved)
     return Question(
         task=task,
-        text=TASKS[task].template.format(", ".join(clean)),
+        text=(template or TASKS[task].template).replace("{}", ", ".join(clean)),
         labels=tuple(clean),
         notes=tuple(notes),
         spelt=spelt,
+        template=template,
     )
 
 
@@ -355,19 +373,28 @@ def in_groups(question: Question, most: int) -> list[Question]:
 
     Returns:
         As few questions as hold all labels, in their order, with as many in each, give or take one.
+        Words of somebody's own that have no place for labels stay one question.
     """
+    template = question.template or TASKS[question.task].template
+    if "{}" not in template:
+        return [question]
     labels = question.labels
     count = max(1, -(-len(labels) // most))
     bounds = [len(labels) * part // count for part in range(count + 1)]
     groups = [labels[start:end] for start, end in pairwise(bounds)]
-    template = TASKS[question.task].template
     return [
-        replace(question, text=template.format(", ".join(group)), labels=group) for group in groups
+        replace(question, text=template.replace("{}", ", ".join(group)), labels=group)
+        for group in groups
     ]
 
 
 def ask_regions(
-    task: str, indices: Sequence[int], count: int, vocabulary: Vocabulary = RELEASED
+    task: str,
+    indices: Sequence[int],
+    count: int,
+    vocabulary: Vocabulary = RELEASED,
+    *,
+    template: str = "",
 ) -> Question:
     """A question about given regions: read them, describe them, find more like them.
 
@@ -376,6 +403,7 @@ def ask_regions(
         indices: Which regions; several are joined with a comma.
         count: How many regions the image has.
         vocabulary: How tags are spelt.
+        template: See `Request`; escaped already.
 
     Raises:
         PromptError: No region, one that does not exist, or a task of another kind.
@@ -385,7 +413,8 @@ def ask_regions(
     if not wanted:
         raise PromptError(f"{task} needs at least one region")
     tags = ", ".join(map(vocabulary.tag, wanted))
-    return Question(task=task, text=TASKS[task].template.format(tags))
+    words = (template or TASKS[task].template).replace("{}", tags)
+    return Question(task=task, text=words, template=template)
 
 
 def task_of(command: str, detail: str = "") -> str:
@@ -475,13 +504,13 @@ def questions_of(
     Raises:
         PromptError: A region that does not exist, or what `ask_labels`, `ask_text` refuse.
     """
-    task, spec = request.task, request.spec
+    task, spec, template = request.task, request.spec, request.template
     if spec.takes in {"labels", "label"}:
-        return [ask_labels(task, request.labels, vocabulary, reserved=reserved)]
-    if spec.per_region:
-        return [ask_regions(task, [index], count, vocabulary) for index in request.regions]
+        return [ask_labels(task, request.labels, vocabulary, reserved=reserved, template=template)]
     if spec.takes == "regions":
-        return [ask_regions(task, request.regions, count, vocabulary)]
+        words = escape_special_tokens(template, vocabulary, reserved)
+        each = [[index] for index in request.regions] if spec.per_region else [request.regions]
+        return [ask_regions(task, some, count, vocabulary, template=words) for some in each]
     if spec.takes == "nothing":
         return [ask_image(task)]
     return [

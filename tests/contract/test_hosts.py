@@ -23,6 +23,7 @@ from vlm_fo1.model.region_pooling import pool_mean
 from vlm_fo1.model.splice import cut_prompt
 from vlm_fo1.processing.hosts import _primary
 from vlm_fo1.processing.image import FO1ImageProcessor
+from vlm_fo1.train.loss import answer_loss
 
 QUESTION = "is this red"
 GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "suppress_tokens": [1]}
@@ -249,6 +250,50 @@ def test_save_and_load_is_exact(pair: tuple[PreTrainedModel, Prompter], tmp_path
     inputs = prompter.batch([QUESTION], [photo(0)], [BOXES])
     assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
     assert loaded.config.to_dict().keys() == model.config.to_dict().keys()
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["image", "text"])
+def test_questions_that_share_a_row_have_the_losses_they_have_alone(
+    prompter: Prompter, shown: bool
+) -> None:
+    model = prompter.model
+    image, boxes = (photo(0), [BOXES]) if shown else (None, None)
+    asked = ["is this red", "what colour", "blue in this is what"]
+    alone = [prompter.batch([question], [image], boxes) for question in asked]
+    rows = [inputs["input_ids"][0].tolist() for inputs in alone]
+    shared = len(rows[0]) - len(asked[0].split()) - 1 if shown else 0
+    answers = [[12, 2], [10, 11, 2], [2]]
+    for inputs, row, answer in zip(alone, rows, answers, strict=True):
+        ids = torch.tensor([row + answer])
+        labels = torch.tensor([[-100] * len(row) + answer])
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    packed, segments, labels = rows[0][:shared], [0] * shared, [-100] * shared
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
+        packed += row[shared:] + answer
+        labels += [-100] * len(row[shared:]) + answer
+        segments += [number] * len(row[shared:] + answer)
+    short = torch.tensor([packed + [0] * 3])
+    together = alone[0] | {
+        "input_ids": short,
+        "attention_mask": torch.tensor([[1] * len(packed) + [0] * 3]),
+        "labels": torch.tensor([labels + [-100] * 3]),
+        "segment_ids": torch.tensor([segments + [-1] * 3]),
+    }
+    expected = sum(answer_loss(model, inputs).item() for inputs in alone)
+    assert answer_loss(model, together).item() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    del together["segment_ids"]
+    assert abs(answer_loss(model, together).item() - expected) > 1e-2
+
+
+def test_questions_in_a_row_are_refused_by_a_kernel_without_masks(prompter: Prompter) -> None:
+    text = prompter.model.host.config.get_text_config()
+    before, text._attn_implementation = text._attn_implementation, "flash_attention_2"
+    inputs = prompter.batch([QUESTION], [None])
+    try:
+        with pytest.raises(SpliceError, match=r'attn_implementation="sdpa"'):
+            prompter.model(**inputs, segment_ids=inputs["attention_mask"])
+    finally:
+        text._attn_implementation = before
 
 
 def test_every_region_parameter_trains(prompter: Prompter) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,6 @@ import vlm_fo1
 gradio_client = pytest.importorskip(
     "gradio_client", reason="gradio_client is not installed: pip install 'vlm-fo1[app]'"
 )
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vlm-fo1[app]'")
-pytest.importorskip(
-    "gradio_image_annotation",
-    reason="gradio_image_annotation is not installed: pip install 'vlm-fo1[app]'",
-)
 
 TEXT = (Path(__file__).parents[2] / "docs" / "app.md").read_text(encoding="utf-8")
 PHOTO = Path(vlm_fo1.__file__).parent / "assets" / "demo" / "photo.jpg"
@@ -29,6 +25,9 @@ BOX = [6, 55, 84, 132]
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     """The names that the documented block leaves behind, after it ran."""
+    for package in ("gradio", "gradio_image_annotation"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'vlm-fo1[app]'")
     folder = tmp_path_factory.mktemp("page")
     shutil.copy(PHOTO, folder / "photo.jpg")
     make_video(folder / "match.mp4")

@@ -1,13 +1,15 @@
 """Every code block of README.md and docs/ does what it says.
 
 Python blocks run in one namespace per file; `fo1` and `python` lines of console blocks run too,
-both in a fresh folder that holds the bundled image as `photo.jpg` and its boxes as `boxes.json`.
+`fo1` in this process, which has imported PyTorch already, and once as the program that it is. All
+are in a fresh folder that holds the bundled image as `photo.jpg` and its boxes as `boxes.json`.
 A block after ``<!-- needs weights -->`` is only parsed, and its options looked up in the help. What
 would change the machine (`make`, `pip`, `git`) is not run: the names in it have to exist.
 """
 
 import ast
 import importlib.resources
+import json
 import os
 import re
 import shlex
@@ -18,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from vlm_fo1.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -25,6 +30,7 @@ DEMO = importlib.resources.files("vlm_fo1") / "assets" / "demo"
 NEEDS_WEIGHTS = "<!-- needs weights -->"
 NOT_EXECUTED = {"text", "json", "yaml", "bibtex", "toml"}
 SHELL = {"bash", "console"}
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def test_python_blocks_run(page, request):
         exec(compile(padded, str(page), "exec"), namespace)
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
 def test_console_blocks_run(page, request):
     for block in (block for block in blocks_of(page) if block.language in SHELL):
@@ -116,19 +123,31 @@ def test_console_blocks_run(page, request):
                 look_at(words, block.where)
 
 
+def test_the_program_answers_as_the_first_page_says(folder):
+    commands = [words for block in blocks_of(PAGES[0]) for words in commands_of(block)]
+    _, *words = next(words for words in commands if words[:2] == ["fo1", "detect"])
+    done = run_aside(["-m", "vlm_fo1", *words], folder, "README.md")
+    answer = json.loads(done)
+    assert {mention["label"] for mention in answer["mentions"]} == {"orange", "apple"}
+    assert (folder / "out.jpg").exists()
+
+
 def run(words: list[str], folder: Path, where: str) -> str:
-    """Run `fo1` or `python` of this environment; what it printed."""
-    program = {"fo1": [sys.executable, "-m", "vlm_fo1"], "python": [sys.executable]}
+    """Run `fo1` in this process or `python` in another, in the current folder; what it printed."""
+    if words[0] == "python":
+        return run_aside(words[1:], folder, where)
+    done = CliRunner().invoke(app, words[1:], env=PLAIN)
+    assert done.exit_code == 0, f"{where}: {shlex.join(words)}\n{done.output}{done.exception!r}"
+    return done.output
+
+
+def run_aside(words: list[str], folder: Path, where: str) -> str:
+    """Run Python in a process of its own; what it printed."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*program[words[0]], *words[1:]],
+        [sys.executable, *words],
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "200",
-            "NO_COLOR": "1",
-        },
+        env={**os.environ, **PLAIN, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,

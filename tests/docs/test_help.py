@@ -8,18 +8,22 @@ import sys
 from functools import cache
 
 import pytest
+from typer.testing import CliRunner
+
+from vlm_fo1.cli.main import app
 
 FO1 = (sys.executable, "-m", "vlm_fo1")
 PLAIN = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
 NAMED_IN_THE_DOCS = (
     "detect", "count", "refer", "describe", "read-text", "match", "ground", "identify",
     "reason", "ask",
-    "propose", "segment", "video", "data", "graft", "train", "doctor",
+    "propose", "segment", "video", "data", "graft", "train", "eval", "doctor",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "numpy", "PIL", "supervision")
 
 
 def text_of(*arguments: str) -> str:
+    """What the program prints."""
     done = subprocess.run(
         [*FO1, *arguments], env=PLAIN, capture_output=True, text=True, timeout=60, check=False
     )
@@ -39,7 +43,9 @@ def test_the_help_lists_every_command_of_the_documentation():
 
 def test_every_command_explains_itself():
     for name in commands():
-        text = text_of(name, "--help")
+        done = CliRunner().invoke(app, [name, "--help"], env=PLAIN)
+        assert done.exit_code == 0, done.output
+        text = done.output
         assert "Usage" in text, name
         assert name in text
         assert len(text.splitlines()) > 5, f"`fo1 {name} --help` says next to nothing"

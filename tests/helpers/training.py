@@ -13,6 +13,7 @@ from transformers import Qwen2_5_VLConfig
 from vlm_fo1.errors import ImageError
 from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
+from vlm_fo1.train.components import RunComponents
 from vlm_fo1.train.config import (
     DataConfig,
     DistributedConfig,
@@ -22,7 +23,6 @@ from vlm_fo1.train.config import (
     TrainConfig,
     TrainRule,
 )
-from vlm_fo1.train.parts import Parts
 
 IMAGE, REGION, NEW = 60, 63, (61, 62, 63)
 GRID = (4, 4)
@@ -159,7 +159,7 @@ def length(example: TokenExample) -> int:
     return example.length
 
 
-def parts(model_seed: int = 0, **options: Any) -> Parts:
+def components(model_seed: int = 0, **options: Any) -> RunComponents:
     source_options = {
         k: options.pop(k) for k in ("longest", "bad_every", "regions") if k in options
     }
@@ -169,7 +169,7 @@ def parts(model_seed: int = 0, **options: Any) -> Parts:
             return tiny_model(model_seed)
         return FO1ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
-    return Parts(
+    return RunComponents(
         load_model=load,
         make_source=lambda mixture, shard, shards: TokenSource(shard, shards, **source_options),
         collate=collate,
@@ -196,7 +196,7 @@ def run_config(folder: Path, **stage: Any) -> TrainConfig:
         stages=(StageConfig(**values),),
         model=ModelConfig(path="tiny"),
         output=OutputConfig(
-            folder=folder, log_every=1, tensorboard=False, **whole.get("output", {})
+            folder=folder, **{"log_every": 1, "tensorboard": False, **whole.get("output", {})}
         ),
         data=DataConfig(**{"pool_batches": 4, **whole.get("data", {})}),
         distributed=DistributedConfig(device="cpu", **whole.get("distributed", {})),

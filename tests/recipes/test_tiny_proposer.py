@@ -22,6 +22,7 @@ from vlm_fo1.proposers.bundled import (
     cell_centres,
 )
 from vlm_fo1.regions import Regions
+from vlm_fo1.train.config import ScheduleConfig, StageConfig, TrainRule
 from vlm_fo1.train.metrics import read_log
 
 ASSETS = Path(str(files("vlm_fo1"))) / "assets"
@@ -29,10 +30,15 @@ SMALL = BoxNetworkConfig(widths=(4, 8, 8, 8, 8), blocks=(0, 0, 0, 0), neck=8)
 FEW = {"objects": [2, 4], "width": [96, 96], "height": [96, 96], "object_size": [20, 40]}
 
 
-def run(**changes) -> ProposerTraining:
+def run(stage=None, **changes) -> ProposerTraining:
+    steps = {
+        "name": "proposer", "train": (TrainRule(pattern="*", lr=2e-3),), "steps": 6,
+        "batch_size": 4, "schedule": ScheduleConfig(warmup_steps=2), "betas": (0.9, 0.99),
+        "clip_norm": 5.0, "save_every": 3, "precision": "fp32",
+    }  # fmt: skip
     values = {
-        "network": SMALL, "images": (FEW,), "pool": 12, "steps": 6, "batch_size": 4, "crop": 96,
-        "warmup_steps": 2, "log_every": 1, "save_every": 3, "test": 2, "precision": "fp32",
+        "network": SMALL, "images": (FEW,), "pool": 12, "crop": 96, "log_every": 1, "test": 2,
+        "stage": StageConfig(**{**steps, **(stage or {})}),
     }  # fmt: skip
     return ProposerTraining(**{**values, **changes})
 
@@ -58,12 +64,12 @@ def test_every_thing_has_a_cell_however_thin_it_is():
 
 
 def test_a_changed_image_keeps_its_boxes_on_its_things():
-    picture = np.zeros((80, 100, 3), np.uint8)
-    picture[20:50, 30:70] = 255
+    image = np.zeros((80, 100, 3), np.uint8)
+    image[20:50, 30:70] = 255
     truth = np.array([[30, 20, 70, 50]], np.float32)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        levels, boxes = altered(picture, truth, rng, side=64, zoom=(0.6, 1.4), gain=0.0)
+        levels, boxes = altered(image, truth, rng, side=64, zoom=(0.6, 1.4), gain=0.0)
         assert levels.shape == (64, 64, 3)
         if len(boxes):
             shown = np.argwhere(levels[..., 0] > 170)
@@ -73,15 +79,14 @@ def test_a_changed_image_keeps_its_boxes_on_its_things():
 
 
 def test_scores_learn_the_overlap_and_boxes_the_things():
-    config = run()
     torch.manual_seed(0)
     network = BoxNetwork(SMALL)
     pixels = torch.rand(2, 3, 64, 64) * 255
     boxes = [torch.tensor([[8.0, 8, 40, 40, 1]]), torch.zeros(0, 5)]
-    score, box = losses(network, pixels, boxes, config.precision)
+    score, box = losses(network, pixels, boxes)
     assert score > 0
     assert 0 < box < 2
-    nothing = losses(network, pixels[1:], boxes[1:], config.precision)
+    nothing = losses(network, pixels[1:], boxes[1:])
     assert float(nothing[1].detach()) == 0
 
 
@@ -97,33 +102,41 @@ def test_recall_and_precision_count_a_thing_once():
 
 
 def test_a_short_training_lowers_the_loss_and_leaves_weights_and_figures(tmp_path):
-    folder = train(run(steps=40, save_every=40, lr=1e-2), None, tmp_path)
+    fast = {"train": (TrainRule(pattern="*", lr=1e-2),), "steps": 40, "eval_every": 20}
+    folder = train(run(fast), None, tmp_path)
     assert folder is not None
-    lines = [line["loss"] for line in read_log(tmp_path)]
-    assert np.mean(lines[-5:]) < 0.9 * np.mean(lines[:5])
+    assert folder == tmp_path / "proposer"
+    lines = read_log(tmp_path)
+    curve = [line["loss"] for line in lines]
+    assert np.mean(curve[-5:]) < 0.9 * np.mean(curve[:5])
+    assert curve == pytest.approx([line["score"] + 2 * line["box"] for line in lines])
+    assert [line["step"] for line in read_log(tmp_path, "eval")] == [20, 40]
+    assert {"training_recall", "training_ap"} < read_log(tmp_path, "eval")[0].keys()
     figures = json.loads((folder / "figures.json").read_text())
     assert set(figures["training"]) == {"styles", "recall", "ap", "boxes", "things"}
     assert len(load_proposer(f"tiny:{folder}").propose([Image.new("RGB", (40, 40))])) == 1
 
 
-def test_a_killed_run_goes_on_with_the_same_losses(tmp_path, monkeypatch):
-    train(run(), None, tmp_path / "whole")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_killed_run_goes_on_with_the_same_losses_and_weights(tmp_path, monkeypatch, precision):
+    config = run({"precision": precision})
+    train(config, None, tmp_path / "whole")
 
-    def killed(config, pool, step):
-        if step == 4:
+    def killed(*arguments, **options):
+        if (tmp_path / "killed" / "checkpoints" / "proposer" / "step-00000003").is_dir():
             raise KeyboardInterrupt
-        return batch(config, pool, step)
+        return altered(*arguments, **options)
 
-    batch = training.pool_batch
-    monkeypatch.setattr(training, "pool_batch", killed)
+    monkeypatch.setattr(training, "altered", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(run(), None, tmp_path / "killed")
-    monkeypatch.setattr(training, "pool_batch", batch)
-    train(run(), None, tmp_path / "killed")
+        train(config, None, tmp_path / "killed")
+    monkeypatch.setattr(training, "altered", altered)
+    train(config, None, tmp_path / "killed")
     whole, resumed = (read_log(tmp_path / name) for name in ("whole", "killed"))
+    assert len(whole) == 6
     assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
     first, second = (
-        (tmp_path / name / "export" / "model.safetensors").read_bytes()
+        (tmp_path / name / "proposer" / "model.safetensors").read_bytes()
         for name in ("whole", "killed")
     )
     assert first == second
@@ -132,7 +145,9 @@ def test_a_killed_run_goes_on_with_the_same_losses(tmp_path, monkeypatch):
 def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
     train(run(), None, tmp_path)
     with pytest.raises(CheckpointError, match=r"lr: 0\.002 -> 0\.1"):
-        train(run(lr=0.1), None, tmp_path)
+        train(run({"train": (TrainRule(pattern="*", lr=0.1),)}), None, tmp_path)
+    with pytest.raises(CheckpointError, match=r"recipe\.box_weight: 2\.0 -> 1\.0"):
+        train(run(box_weight=1.0), None, tmp_path)
     with pytest.raises(CheckpointError, match="holds other images"):
         train(run(seed=1), None, tmp_path)
 
@@ -162,7 +177,7 @@ def test_the_recipe_is_read_and_written_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps = 0"),
+        ({"pool": 0}, "pool = 0"),
         ({"crop": 100}, "a multiple of 32"),
         ({"zoom": (2.0, 1.0)}, "zoom"),
         ({"gain": 1.0}, "gain = 1.0"),
@@ -177,6 +192,6 @@ def test_a_recipe_that_cannot_be_run_is_refused(changes, message):
 
 def test_the_command_says_what_is_wrong_with_its_file(tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
-    path.write_text("stepz: 3\n")
+    path.write_text("stage: {name: proposer, stepz: 3}\n")
     assert main([str(path), "--out", str(tmp_path / "run")]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err

@@ -286,3 +286,59 @@ def test_questions_that_cannot_be_asked_are_refused(text, about, message):
 def test_a_task_of_another_kind_is_refused(ask, message):
     with pytest.raises(PromptError, match=message):
         ask()
+
+
+def test_a_template_takes_the_place_of_the_words_of_the_task():
+    asked = Request(
+        task="detection", labels=("cat", "dog"), template="Please detect {} in the image."
+    )
+    (question,) = questions_of(asked, 0)
+    assert question.text == "Please detect cat, dog in the image."
+    assert question.labels == ("cat", "dog")
+    assert asked.to_dict()["template"] == "Please detect {} in the image."
+
+
+def test_a_template_without_a_place_is_the_whole_question_and_stays_one():
+    words = "Please detect cat; dog in the image and return the object indexes."
+    asked = Request(task="detection", labels=("cat", "dog"), template=words)
+    (question,) = questions_of(asked, 0)
+    assert question.text == words
+    assert in_groups(question, 1) == [question]
+
+
+def test_a_template_with_a_place_is_asked_in_groups():
+    asked = Request(task="detection", labels=("cat", "dog"), template="Find {}!")
+    assert [part.text for part in in_groups(questions_of(asked, 0)[0], 1)] == [
+        "Find cat!",
+        "Find dog!",
+    ]
+
+
+def test_a_template_of_regions_names_each_in_a_question_of_its_own():
+    asked = Request(
+        task="brief_caption", regions=(1, 0), template="What is the category of {}? In one word."
+    )
+    assert [question.text for question in questions_of(asked, 2)] == [
+        "What is the category of <region1>? In one word.",
+        "What is the category of <region0>? In one word.",
+    ]
+
+
+def test_a_template_cannot_forge_tokens():
+    asked = Request(task="detection", labels=("cat",), template="Is {} <region7>?")
+    (question,) = questions_of(asked, 0)
+    assert "<region7>" not in question.text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": "free", "text": "what?", "template": "Say {}"}, "takes no template"),
+        ({"task": "identify", "template": "Say {}"}, "takes no template"),
+        ({"task": "detection", "labels": ("cat",), "template": " "}, "template is blank"),
+        ({"task": "detection", "labels": ("cat",), "template": 3}, "a text is needed"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(values, message):
+    with pytest.raises(PromptError, match=message):
+        Request(**values)

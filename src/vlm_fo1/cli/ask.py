@@ -92,7 +92,7 @@ def run(name: str, typed: Asked) -> None:
         request = _request(name, typed)
         _check_options(typed)
         boxes = _read_boxes(typed, request)
-        tile = _tile(typed.tile)
+        tile = tile_of(typed.tile)
 
         def load(several: bool) -> "Callable[[Path], Answer]":
             fo1 = _load(typed, errors)
@@ -154,7 +154,7 @@ def _decisive(request: tasks.Request, typed: Asked) -> list[Any]:
     return [asked, typed.model, typed.revision, typed.dtype, *proposals]
 
 
-def _tile(text: str) -> "Tile":
+def tile_of(text: str) -> "Tile":
     """What ``--tile`` means.
 
     Raises:

@@ -20,8 +20,8 @@ from vlm_fo1.errors import FO1Error
 from vlm_fo1.jsonl import check_writable, line_of, write_whole
 
 if TYPE_CHECKING:
+    from vlm_fo1.eval.recall import CocoTruth, RecallMeter
     from vlm_fo1.proposers.base import Proposer, Selection
-    from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
     from vlm_fo1.regions import Regions
 
 logger = logging.getLogger(__name__)
@@ -214,9 +214,9 @@ def _check_save(save: Path | None) -> None:
 
 def _prepare(job: Job, errors: Console) -> _Tools:
     with errors.status(Text(f"loading {job.proposer}")):
+        from vlm_fo1.eval.recall import CocoTruth, RecallMeter
         from vlm_fo1.proposers.base import Selection, check_queries, load_proposer
         from vlm_fo1.proposers.cache import CachedProposer
-        from vlm_fo1.proposers.recall import CocoTruth, RecallMeter
 
         selection = Selection(min_score=job.min_score, nms_iou=job.nms, limit=job.limit)
         truth = CocoTruth(job.recall) if job.recall else None

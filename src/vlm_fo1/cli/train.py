@@ -18,7 +18,7 @@ from vlm_fo1.errors import ConfigError, counted
 from vlm_fo1.jsonl import lock_file, writing
 
 if TYPE_CHECKING:
-    from vlm_fo1.train.parts import Outcome, StepReport
+    from vlm_fo1.train.components import StepReport, TrainResult
 
 
 def command(
@@ -86,7 +86,7 @@ def _run(
     errors: Console,
     resume: bool,
     allow_changes: bool,
-) -> "Outcome":
+) -> "TrainResult":
     """Read, assemble, train.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Records to the tensors of a training step: several questions on one image in one sequence."""
+"""Records to the tensors of a training step: all questions on one image in one row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     """`IGNORED` except on answers and the token that ends each."""
+    segments: list[int]
+    """0 on what every question sees, then the number of the question, from 1; all 0 in a
+    conversation."""
     turns: int
     """How many questions fitted."""
 
@@ -34,9 +37,14 @@ def bundled_collator() -> "Collator":
 class Collator:
     """Turns records into a batch; pads on the right.
 
-    The first question comes in the processor's own prompt, later ones as further turns::
+    Questions of a record share its image and regions, and each sees those and itself, as when it is
+    asked alone (`vlm_fo1.model.packing`)::
 
-        PROMPT(Q1)A1<|im_end|>
+        PREFIX  Q1 A1<|im_end|>  Q2 A2<|im_end|> ...
+
+    In a conversation each sees all before it::
+
+        PREFIX Q1 A1<|im_end|>
         <|im_start|>user
         Q2<|im_end|>
         <|im_start|>assistant
@@ -58,7 +66,8 @@ class Collator:
             examples: At least one record, each with or without an image.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``labels`` (rows, T) int64; if any record has an
+            ``input_ids``, ``attention_mask`` and ``labels`` (rows, T) int64; ``segment_ids`` too
+            where a record has several questions that are no conversation. If any record has an
             image also ``pixel_values``, ``image_grid_thw``, ``aux_pixel_values`` and
             ``region_boxes``, one entry per image in the order of the rows.
 
@@ -100,35 +109,43 @@ class Collator:
         """
         ids: list[int] = []
         labels: list[int] = []
+        segments: list[int] = []
         taken = 0
         turns = ((turn.question, turn.answer) for turn in example.turns)
         regions = len(example.regions_xyxy)
-        for prompt, answer in self.processor.encode_turns(turns, regions, image_tokens):
-            if self.max_tokens is not None and len(ids) + len(prompt) + len(answer) > (
-                self.max_tokens
-            ):
+        shared = len(self.processor.encode_prefix(regions, image_tokens))
+        for prompt, answer in self.processor.encode_turns(
+            turns, regions, image_tokens, conversation=example.conversation
+        ):
+            new = [*prompt, *answer]
+            if self.max_tokens is not None and len(ids) + len(new) > self.max_tokens:
                 if taken == 0:
                     raise DataError(
-                        f"record {example.id!r} of {example.source} needs "
-                        f"{len(prompt) + len(answer)} tokens for its first question, at most "
-                        f"{self.max_tokens} are allowed: raise max_tokens or shrink the image"
+                        f"record {example.id!r} of {example.source} needs {len(new)} tokens for "
+                        f"its first question, at most {self.max_tokens} are allowed: raise "
+                        "max_tokens or shrink the image"
                     )
                 break
-            ids += [*prompt, *answer]
+            ids += new
             labels += [*[IGNORED] * len(prompt), *answer]
             taken += 1
-        return Encoded(ids, labels, taken)
+            segments += [0 if example.conversation else taken] * len(new)
+        segments[:shared] = [0] * shared
+        return Encoded(ids, labels, segments, taken)
 
     def pad(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """Rows of one length: (rows, T) ``input_ids``, ``attention_mask`` and ``labels``."""
+        """Rows of one length: (rows, T) each, as `__call__` gives them."""
         longest = max(len(row.input_ids) for row in rows)
         shape = (len(rows), longest)
         ids = torch.full(shape, self.processor.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.int64)
         labels = torch.full(shape, IGNORED, dtype=torch.int64)
+        segments = torch.full(shape, -1, dtype=torch.int64)
         for index, row in enumerate(rows):
             length = len(row.input_ids)
             ids[index, :length] = torch.tensor(row.input_ids)
             mask[index, :length] = 1
             labels[index, :length] = torch.tensor(row.labels)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            segments[index, :length] = torch.tensor(row.segments)
+        padded = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return padded | ({"segment_ids": segments} if segments.max() > 1 else {})

@@ -7,7 +7,8 @@ A line of a file is one JSON object::
                 "answer": "a dog"}], "source": "mine"}
 
 ``image`` is a path beside the file, or null; ``regions`` are xyxy in pixels of the image as
-displayed; ``scores``, ``source``, ``id`` and ``task`` may be left out.
+displayed; ``scores``, ``source``, ``id`` and ``task`` may be left out. ``"conversation": true``
+says that later turns need earlier ones; without it each question is learnt by itself.
 """
 
 import json
@@ -29,7 +30,7 @@ from vlm_fo1.formats.identity import is_writable
 from vlm_fo1.markup import RELEASED, scan
 from vlm_fo1.tasks import Question, Task
 
-_KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
+_KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source", "conversation"})
 _TURN_KEYS = frozenset({"question", "answer", "task"})
 _BLANK = b"\0 \t\r\n\xef\xbb\xbf"  # the mark of UTF-8, and what a power cut leaves, included
 
@@ -65,6 +66,8 @@ class Example:
     source: str = ""
     """Where it comes from: a file with line, or a stream with index."""
     id: str = ""
+    conversation: bool = False
+    """Whether a turn sees those before it; otherwise each is asked alone."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit.
@@ -198,6 +201,8 @@ def to_dict(example: Example, folder: Path) -> dict[str, Any]:
         for turn in example.turns
     ]
     record["source"] = example.source
+    if example.conversation:
+        record["conversation"] = True
     return record
 
 
@@ -232,6 +237,9 @@ def _from_dict(record: Any, path: Path, number: int) -> Example:
     turns = record.get("turns")
     if not isinstance(turns, list):
         raise DataError("turns must be a list of {question, answer, task}")
+    conversation = record.get("conversation", False)
+    if not isinstance(conversation, bool):
+        raise DataError(f"conversation = {conversation!r} must be true or false")
     return Example(
         image=None if image is None else locate(path.parent, image),
         regions_xyxy=box_math.as_boxes(record.get("regions") or []),
@@ -239,6 +247,7 @@ def _from_dict(record: Any, path: Path, number: int) -> Example:
         scores=_scores(record.get("scores")),
         source=f"{path}:{number}",
         id=str(record.get("id", number)),
+        conversation=conversation,
     )
 
 

@@ -25,6 +25,7 @@ from vlm_fo1.model.configuration import FO1Config
 from vlm_fo1.model.connectors import build_connector
 from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.hosts import find_host
+from vlm_fo1.model.packing import separate
 from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.region_encoder import HybridRegionEncoder
 from vlm_fo1.model.splice import EmbeddedPrompt, check_counts, splice, splice_deep
@@ -286,6 +287,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         deepstack_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         past_key_values: Any = None,
@@ -308,6 +310,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: (B, T, D) instead of ``input_ids``, placeholders already replaced.
             deepstack_embeds: (B, T, L, D) to go with ``inputs_embeds``, see `embed_prompt`.
             labels: (B, T) token ids, -100 where no loss is wanted.
+            segment_ids: (B, T) of questions that share a row, see `packing.separate`.
             use_cache: Return the cache.
             logits_to_keep: Only the last so many positions (0 for all), or indices of positions.
             past_key_values: The older name of ``cache``.
@@ -343,6 +346,8 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "position_ids are needed with inputs_embeds or a started cache: "
                 "embed_prompt returns those of the prompt"
             )
+        if segment_ids is not None:
+            attention_mask, position_ids = separate(self.host, embeds, position_ids, segment_ids)
         outputs = self.host_adapter.decode(
             self.host,
             embeds,

@@ -284,18 +284,24 @@ class FO1Processor(ProcessorMixin):
         return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
 
     def encode_turns(
-        self, turns: Iterable[tuple[str, str]], count: int = 0, image_tokens: int = 0
+        self,
+        turns: Iterable[tuple[str, str]],
+        count: int = 0,
+        image_tokens: int = 0,
+        *,
+        conversation: bool = True,
     ) -> Iterator[tuple[list[int], list[int]]]:
-        """Token ids of a conversation to be learnt from.
+        """Token ids of questions and answers to be learnt from.
 
         Records are written in the canonical spelling (`markup.RELEASED`); here, and here alone,
-        they take that of `vocabulary`. The first question comes in the prompt of `encode_prompt`,
-        later ones in a user's turn of their own.
+        they take that of `vocabulary`. The first question comes in the prompt of `encode_prompt`;
+        later ones as a user's next turn, or as if each followed `encode_prefix` itself.
 
         Args:
             turns: Questions and their answers.
             count: Number of regions.
-            image_tokens: Merged patches of the image; 0 is a conversation without an image.
+            image_tokens: Merged patches of the image; 0 for no image.
+            conversation: Later questions are further turns.
 
         Yields:
             Ids of what stands before an answer, and of the answer with the token that ends it.
@@ -309,6 +315,8 @@ class FO1Processor(ProcessorMixin):
             question, answer = (respelt(text, self.vocabulary) for text in turn)
             if index == 0:
                 prompt = self.encode_prompt(question, count, image_tokens)
+            elif not conversation:
+                prompt = self.encode_question(question, count, image=image_tokens > 0)
             else:  # a system turn comes once
                 later = f"\n{opening}{self._escaped(question)}{self.chat.closing}"
                 prompt = self._tokenise([later])[0]

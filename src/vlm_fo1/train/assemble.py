@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: the network, its processor, the data."""
+"""From a configuration to the components of a run: the network, its processor, the data."""
 
 import logging
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vlm_fo1.data.collate import Collator
 from vlm_fo1.data.example import Example
@@ -17,8 +18,9 @@ from vlm_fo1.images import image_size
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
 from vlm_fo1.processing import FO1Processor
+from vlm_fo1.train.components import RunComponents
 from vlm_fo1.train.config import TrainConfig
-from vlm_fo1.train.parts import Parts
+from vlm_fo1.train.export import save_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ def make_collator(model: str, max_tokens: int) -> Collator:
     return Collator(FO1Processor.from_pretrained(resolve_folder(model, weights=False)), max_tokens)
 
 
-def assemble(config: TrainConfig) -> Parts:
-    """The parts of a run on the package's own data and networks.
+def assemble(config: TrainConfig) -> RunComponents:
+    """The components of a run on the package's own data and networks.
 
     Args:
         config: The run; ``model.path`` is a folder or Hub id with a processor in it.
@@ -100,6 +102,10 @@ def assemble(config: TrainConfig) -> Parts:
             folder or start, dtype=torch.float32, **options
         )
 
+    def save(model: Any, state: Mapping[str, Tensor], folder: Path) -> None:
+        save_pretrained(model, state, folder)
+        processor.save_pretrained(folder)
+
     notes: dict[str, None] = {}
     for mixture in config.mixtures():  # a mistake in the last should not wait for the first to end
         for part in make_source(mixture, 0, 1).parts:
@@ -107,12 +113,12 @@ def assemble(config: TrainConfig) -> Parts:
     for note in notes:
         logger.warning("%s", note)
     ids = processor.tokenizer.convert_tokens_to_ids(processor.vocabulary.special_tokens())
-    return Parts(
+    return RunComponents(
         load_model=load_model,
         make_source=make_source,
         collate=collator,
         length=ExampleLength(collator),
         new_token_ids=ids,
         fingerprint=fingerprint,
-        save_extras=processor.save_pretrained,
+        save_model=save,
     )

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vlm_fo1.data.check import BadRecord, Collate, fault
 from vlm_fo1.errors import ConfigError, FO1Error, TrainingError, item_errors
 
-_BALLAST_SEARCH = 1000
+_FILLER_SEARCH = 1000
 _MOST_IN_A_ROW = 200  # bad records without a good one between, after which a run is given up
 
 
@@ -111,31 +111,31 @@ class BucketedBatches:
 
 
 @dataclass
-class Fed:
+class Batch:
     """A collated batch, and what goes with it."""
 
     inputs: dict[str, Any]
     examples: int
+    targets: int
+    """What the loss is a sum over: answer tokens where there are ``labels``, else examples."""
     tokens: int
-    """Without padding."""
-    slots: int
+    """Without padding; 0 without an ``attention_mask``."""
+    padded_tokens: int
     """With padding."""
-    answer_tokens: int
-    """Tokens the loss looks at."""
     bad: list[BadRecord]
     shard: int = 0
     state: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def collate_usable(
-    examples: list[Any], collate: Collate, *, ballast: Any = None, stop: bool = False
-) -> tuple[Fed | None, list[BadRecord]]:
+    examples: list[Any], collate: Collate, *, filler: Any = None, stop: bool = False
+) -> tuple[Batch | None, list[BadRecord]]:
     """Collate a batch, leaving out examples that cannot be.
 
     Args:
         examples: The batch.
         collate: Makes tensors; raises on an example it cannot use.
-        ballast: An example added with no say in the loss, if the batch has no regions.
+        filler: An example added with no say in the loss, if the batch has no regions.
         stop: Raise instead of leaving out.
 
     Returns:
@@ -148,7 +148,7 @@ def collate_usable(
     bad: list[BadRecord] = []
     try:
         with item_errors("a batch"):
-            return _feed(examples, collate, ballast, bad), bad
+            return _make_batch(examples, collate, filler, bad), bad
     except FO1Error as error:
         reason = str(error)
     usable: list[Any] = []
@@ -167,21 +167,21 @@ def collate_usable(
         raise TrainingError(
             f"a batch of {len(examples)} cannot be made though each of its records can: {reason}"
         )
-    return (_feed(usable, collate, ballast, bad) if usable else None), bad
+    return (_make_batch(usable, collate, filler, bad) if usable else None), bad
 
 
-def _feed(examples: list[Any], collate: Collate, ballast: Any, bad: list[BadRecord]) -> Fed:
-    needs = ballast is not None and not any(map(has_regions, examples))
-    inputs = collate([*examples, ballast] if needs else examples)
+def _make_batch(examples: list[Any], collate: Collate, filler: Any, bad: list[BadRecord]) -> Batch:
+    needs = filler is not None and not any(map(has_regions, examples))
+    inputs = collate([*examples, filler] if needs else examples)
     if needs:
         inputs["labels"][-1] = -100
-    mask = inputs["attention_mask"]
-    return Fed(
+    labels, mask = inputs.get("labels"), inputs.get("attention_mask")
+    return Batch(
         inputs=inputs,
         examples=len(examples),
-        tokens=int(mask.sum()),
-        slots=mask.numel(),
-        answer_tokens=int((inputs["labels"][:, 1:] != -100).sum()),
+        targets=len(examples) if labels is None else int((labels[:, 1:] != -100).sum()),
+        tokens=0 if mask is None else int(mask.sum()),
+        padded_tokens=0 if mask is None else mask.numel(),
         bad=bad,
     )
 
@@ -192,8 +192,8 @@ def has_regions(example: Any) -> bool:
 
 
 @dataclass
-class FeedSettings:
-    """How `Feed` cuts and reads."""
+class BatchSettings:
+    """How `BatchLoader` cuts and reads."""
 
     batch_size: int
     pool_batches: int = 32
@@ -201,12 +201,12 @@ class FeedSettings:
     batch_tokens: int = 0
     workers: int = 0
     """Reading processes; 0 reads in the caller."""
-    ballast: bool = False
+    filler: bool = False
     """Keep an example with regions in every batch (its answer does not count)."""
     stop_on_bad: bool = False
 
 
-class Feed:
+class BatchLoader:
     """An endless stream of collated batches for one training process.
 
     With workers, each reads a shard of its own and the batches are taken in turn, so the order does
@@ -226,7 +226,7 @@ class Feed:
         make_source: Callable[[int, int], Source],
         collate: Collate,
         length: Callable[[Any], int],
-        settings: FeedSettings,
+        settings: BatchSettings,
         *,
         rank: int = 0,
         world: int = 1,
@@ -236,9 +236,9 @@ class Feed:
         self._next = 0
         self._stream = _Stream(make_source, collate, length, settings, rank, world)
         self._workers = settings.workers
-        self._batches: Iterator[Fed | TrainingError] | None = None
+        self._batches: Iterator[Batch | TrainingError] | None = None
 
-    def __next__(self) -> Fed:
+    def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
@@ -255,7 +255,7 @@ class Feed:
             )
             self._batches = iter(loader)
         try:
-            fed = next(self._batches)
+            batch = next(self._batches)
         except StopIteration:
             raise TrainingError(
                 "the examples ran out: training needs a source without end"
@@ -263,13 +263,13 @@ class Feed:
         except RuntimeError as error:  # such as a reading process that the system ended
             reason = str(error).split("\n", 1)[0]
             raise TrainingError(f"{reason}; if memory ran out, lower data.workers") from error
-        if isinstance(fed, TrainingError):
-            raise fed
-        self._states[fed.shard] = fed.state
-        self._next = (fed.shard + 1) % self.shards
-        return fed
+        if isinstance(batch, TrainingError):
+            raise batch
+        self._states[batch.shard] = batch.state
+        self._next = (batch.shard + 1) % self.shards
+        return batch
 
-    def __iter__(self) -> Iterator[Fed]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class Feed:
         self._batches = None
 
 
-class _Stream(IterableDataset[Fed | TrainingError]):
+class _Stream(IterableDataset[Batch | TrainingError]):
     """What runs inside a worker, or in the training process without workers."""
 
     def __init__(
@@ -302,7 +302,7 @@ class _Stream(IterableDataset[Fed | TrainingError]):
         make_source: Callable[[int, int], Source],
         collate: Collate,
         length: Callable[[Any], int],
-        settings: FeedSettings,
+        settings: BatchSettings,
         rank: int,
         world: int,
     ) -> None:
@@ -311,7 +311,7 @@ class _Stream(IterableDataset[Fed | TrainingError]):
         self.states: list[dict[str, Any] | None] = [None]
         self.first = 0
 
-    def __iter__(self) -> Iterator[Fed | TrainingError]:
+    def __iter__(self) -> Iterator[Batch | TrainingError]:
         """Batches, with what was left out on the way; at last why no more come, if so.
 
         An error is given rather than raised: one that leaves a worker by itself brings a traceback
@@ -322,7 +322,7 @@ class _Stream(IterableDataset[Fed | TrainingError]):
         except FO1Error as error:
             yield error if isinstance(error, TrainingError) else TrainingError(str(error))
 
-    def _batches(self) -> Iterator[Fed]:
+    def _batches(self) -> Iterator[Batch]:
         """Batches, with what was left out on the way.
 
         Raises:
@@ -347,35 +347,35 @@ class _Stream(IterableDataset[Fed | TrainingError]):
         state = self.states[shard]
         if state is not None:
             batches.load_state_dict(state)
-        ballast = self._find_ballast() if settings.ballast else None
+        filler = self._find_filler() if settings.filler else None
         pending: list[BadRecord] = []
         for examples in batches:
-            fed, bad = collate_usable(
-                examples, self.collate, ballast=ballast, stop=settings.stop_on_bad
+            batch, bad = collate_usable(
+                examples, self.collate, filler=filler, stop=settings.stop_on_bad
             )
             pending += [BadRecord("", "", reason) for reason in unread[reported:]] + bad
             reported = len(unread)
-            if fed is None:
+            if batch is None:
                 if len(pending) >= _MOST_IN_A_ROW:
                     raise TrainingError(
                         f"the last {len(pending)} records cannot be used, the newest because: "
                         f"{pending[-1].reason}; look with `fo1 data check CONFIG`"
                     )
                 continue
-            fed.bad, pending = pending, []
-            fed.shard, fed.state = shard, batches.state_dict()
-            yield fed
+            batch.bad, pending = pending, []
+            batch.shard, batch.state = shard, batches.state_dict()
+            yield batch
 
-    def _find_ballast(self) -> Any:
+    def _find_filler(self) -> Any:
         """The first usable example with regions, the same one after a restart.
 
         Raises:
             TrainingError: There is none near the beginning.
         """
-        for example in islice(self.make_source(self.rank, self.world), _BALLAST_SEARCH):
+        for example in islice(self.make_source(self.rank, self.world), _FILLER_SEARCH):
             if has_regions(example) and collate_usable([example], self.collate)[0] is not None:
                 return example
         raise TrainingError(
-            f"none of the first {_BALLAST_SEARCH} examples shows regions: FSDP needs one; "
+            f"none of the first {_FILLER_SEARCH} examples shows regions: FSDP needs one; "
             "use distributed.strategy: ddp for a stage without regions"
         )

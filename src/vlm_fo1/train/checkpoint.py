@@ -1,7 +1,7 @@
 """Checkpoints that resume exactly: weights, optimiser, random numbers, data, step.
 
 A checkpoint is a folder ``step-00000400`` without pickles: ``model.safetensors`` (what the stage
-trains), ``optimizer.safetensors``, ``state.json``, and per process ``rank-0.json`` and
+trains, and buffers), ``optimizer.safetensors``, ``state.json``, and per process ``rank-0.json`` and
 ``rank-0.safetensors``. It is written beside its place, flushed to disk and renamed, so a kill at
 any moment leaves the one before.
 """
@@ -31,7 +31,7 @@ from vlm_fo1.config import differences, plain
 from vlm_fo1.errors import CheckpointError, OutputError
 from vlm_fo1.jsonl import writing
 from vlm_fo1.train.config import TrainConfig, may_change
-from vlm_fo1.train.distributed import spread, whole
+from vlm_fo1.train.distributed import full_tensor, shard_like
 
 _NAME = re.compile(r"step-(\d{8,})")
 _VERSIONED = ("vlm-fo1", "torch", "transformers", "accelerate", "numpy", "safetensors", "peft")
@@ -58,8 +58,8 @@ class RankState:
     """What each process keeps for itself."""
 
     data: dict[str, Any]
-    """State of its `Feed`."""
-    meters: dict[str, float]
+    """State of its `BatchLoader`."""
+    meters: dict[str, Any]
     """What it has counted since the last line of the log."""
 
 
@@ -69,7 +69,7 @@ def save(
     rank: RankState,
     model: nn.Module,
     names: Sequence[str],
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     accelerator: Accelerator,
     *,
     keep: int,
@@ -82,7 +82,7 @@ def save(
         rank: What this process keeps.
         model: Unwrapped.
         names: The parameters that train.
-        optimizer: The plain AdamW.
+        optimizers: Each parameter that trains is in one of them.
         accelerator: Of the stage.
         keep: How many checkpoints stay; older ones are removed.
 
@@ -99,7 +99,7 @@ def save(
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    weights, averages = _gather(model, names, optimizer)
+    weights, averages = _gather(model, names, optimizers)
     plain_random, tensors = random_state()
     number = accelerator.process_index
     with saving(part):
@@ -206,10 +206,10 @@ def restore(
     path: Path,
     model: nn.Module,
     names: Sequence[str],
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     rank: int,
 ) -> RankState:
-    """Put weights and optimiser back, and give what the process kept.
+    """Put weights and optimisers back, and give what the process kept.
 
     Random numbers are put back by `restore_random`, last of all.
 
@@ -217,7 +217,7 @@ def restore(
         path: A checkpoint.
         model: Unwrapped.
         names: The parameters that train.
-        optimizer: The plain AdamW.
+        optimizers: Each of these parameters is in one of them.
         rank: Number of this process.
 
     Raises:
@@ -225,23 +225,23 @@ def restore(
     """
     weights = load_file(path / "model.safetensors")
     averages = load_file(path / "optimizer.safetensors")
-    if set(weights) != set(names):
-        odd = sorted(set(weights) ^ set(names))
+    kept = _kept(model, names)
+    if set(weights) != set(kept):
+        odd = sorted(set(weights) ^ set(kept))
         raise CheckpointError(
             f"{path} holds other parameters than the stage trains: {', '.join(odd[:6])}"
         )
-    parameters = dict(model.named_parameters())
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in averages.items():
         kind, _, name = key.partition("|")
         by_name.setdefault(name, {})[kind] = value
+    owners = _owners(optimizers)
     with torch.no_grad():
-        for name in names:
-            parameter = parameters[name]
-            parameter.copy_(spread(weights[name], parameter))
+        for name, held in kept.items():
+            held.copy_(shard_like(weights[name], held))
             if name in by_name:
-                optimizer.state[parameter] = {
-                    kind: value if kind == "step" else spread(value, parameter)
+                owners[id(held)].state[held] = {
+                    kind: value if kind == "step" else shard_like(value, held)
                     for kind, value in by_name[name].items()
                 }
     values = _read_json(path / f"rank-{rank}.json")
@@ -297,17 +297,37 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _kept(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model: parameters that train, and buffers that are saved."""
+    state = model.state_dict(keep_vars=True)
+    buffers = {name for name, _ in model.named_buffers()}
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    return {name: parameters[name] for name in names} | {
+        name: value for name, value in state.items() if name in buffers
+    }
+
+
+def _owners(optimizers: Sequence[Optimizer]) -> dict[int, Optimizer]:
+    """The optimiser of each parameter, by its id."""
+    return {
+        id(parameter): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
 def _gather(
-    model: nn.Module, names: Sequence[str], optimizer: Optimizer
+    model: nn.Module, names: Sequence[str], optimizers: Sequence[Optimizer]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    parameters = dict(model.named_parameters())
     weights: dict[str, Tensor] = {}
     averages: dict[str, Tensor] = {}
-    for name in names:
-        parameter = parameters[name]
-        weights[name] = whole(parameter).contiguous()
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            averages[f"{kind}|{name}"] = whole(torch.as_tensor(value)).contiguous()
+    owners = _owners(optimizers)
+    for name, held in _kept(model, names).items():
+        weights[name] = full_tensor(held).contiguous()
+        state = owners[id(held)].state.get(held, {}) if id(held) in owners else {}
+        for kind, value in state.items():
+            averages[f"{kind}|{name}"] = full_tensor(torch.as_tensor(value)).contiguous()
     return weights, averages
 
 

@@ -59,6 +59,30 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rates of a stage go: up in a straight line, level, then down."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    """The way down; ``constant`` stays at the peak."""
+    warmup_steps: int = 0
+    """Steps over which the rates rise from 0."""
+    decay_steps: int = 0
+    """Steps at the end over which they fall; 0 for all after the warm-up."""
+    min_lr_ratio: float = 0.0
+    """Where they end, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("warmup_steps", "decay_steps"):
+            value = getattr(self, name)
+            _need(value >= 0, f"{name} = {value}: it cannot be negative")
+        _need(
+            0 <= self.min_lr_ratio <= 1,
+            f"min_lr_ratio = {self.min_lr_ratio:g}: it must be in [0, 1]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage: what trains, for how long, on what."""
 
@@ -79,13 +103,9 @@ class StageConfig:
     batch_tokens: int = 0
     """Tokens a micro-batch with padding, at most: bounds memory, wastes less; 0 for no limit."""
     accumulation: int = 1
-    """Micro-batches an optimiser step; the loss is a mean over all their answer tokens."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
-    final_lr_share: float = 0.0
-    """Where ``cosine`` ends, as a share of the peak."""
+    """Micro-batches an optimiser step; the loss is a mean over all their targets."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rates go over the steps."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices (AdamW)."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -119,19 +139,13 @@ class StageConfig:
         for name in ("steps", "batch_size", "accumulation"):
             value = getattr(self, name)
             _need(value >= 1, f"{name} = {value} of stage {self.name!r}: it must be at least 1")
-        for name in (
-            *("batch_tokens", "warmup_steps", "weight_decay", "clip_norm"),
-            *("eval_every", "save_every"),
-        ):
+        for name in ("batch_tokens", "weight_decay", "clip_norm", "eval_every", "save_every"):
             value = getattr(self, name)
             _need(value >= 0, f"{name} = {value} of stage {self.name!r}: it cannot be negative")
+        busy = self.schedule.warmup_steps + self.schedule.decay_steps
         _need(
-            0 <= self.final_lr_share <= 1,
-            f"final_lr_share = {self.final_lr_share:g}: it must be in [0, 1]",
-        )
-        _need(
-            self.warmup_steps <= self.steps,
-            f"warmup_steps = {self.warmup_steps} but stage {self.name!r} has {self.steps} steps",
+            busy <= self.steps,
+            f"warm-up and decay take {busy} steps but stage {self.name!r} has {self.steps}",
         )
 
 
@@ -226,6 +240,8 @@ class TrainConfig:
     """How processes share the work."""
     seed: int = 0
     """Of weights, order and dropout."""
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Settings of a recipe that runs on this loop; the library compares them when it resumes."""
 
     def __post_init__(self) -> None:
         """Check what holds between the parts."""

@@ -21,7 +21,7 @@ def start(config: TrainConfig, stage: StageConfig) -> Accelerator:
     """The accelerator of one stage; processes come from ``torchrun`` or ``accelerate launch``.
 
     A batch may hold no regions or no image, so DDP looks for unused parameters; FSDP cannot, there
-    `Feed` keeps one example with regions in every batch.
+    `BatchLoader` keeps one example with regions in every batch.
     """
     cpu = config.distributed.device == "cpu" or not torch.accelerator.is_available()
     if cpu:  # accelerate reads these; without them it asks for NCCL
@@ -74,13 +74,13 @@ def total(accelerator: Accelerator, *values: float | int | Tensor) -> list[float
     return summed.tolist()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over processes, on the CPU; every process must call."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, placed and cut as another one is."""
     if isinstance(like, DTensor):
         moved = value.to(like.device_mesh.device_type)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlm_fo1.config import dump
 from vlm_fo1.train.checkpoint import saving, versions
 from vlm_fo1.train.config import StageConfig, TrainConfig
-from vlm_fo1.train.distributed import whole
+from vlm_fo1.train.distributed import full_tensor
 from vlm_fo1.train.lora import merge
 
 CONFIG_FILE, PROVENANCE_FILE = "train.yaml", "provenance.json"
@@ -25,7 +25,7 @@ def export(
     stage: StageConfig,
     accelerator: Accelerator,
     facts: Mapping[str, Any],
-    save_extras: Callable[[Path], Any],
+    save_model: Callable[[Any, Mapping[str, Tensor], Path], Any],
 ) -> Path:
     """Write the folder of a finished stage, at once or not at all; every process must call.
 
@@ -35,7 +35,7 @@ def export(
         stage: The stage that ended.
         accelerator: Of the stage.
         facts: Written to ``provenance.json`` with the versions: data, steps, figures.
-        save_extras: Writes what else belongs there, such as the processor.
+        save_model: Writes weights and what else belongs there, such as the processor.
 
     Returns:
         The folder.
@@ -57,9 +57,7 @@ def export(
         with saving(folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            model.save_pretrained(part, state_dict=state)
-            _state_dtype(part / "config.json", config.output.dtype)
-            save_extras(part)
+            save_model(model, state, part)
             (part / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
             provenance = {"stage": stage.name, "versions": versions(), **facts}
             (part / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
@@ -73,14 +71,17 @@ def gather_state(model: nn.Module, accelerator: Accelerator) -> dict[str, Tensor
     """All tensors of a model, whole and on the CPU; empty on other than the main process."""
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        complete = whole(value)
+        complete = full_tensor(value)
         if accelerator.is_main_process:
             state[name] = complete
     return state
 
 
-def _state_dtype(path: Path, dtype: str) -> None:
-    """Have ``config.json`` name the dtype of the weights rather than that of the training."""
+def save_pretrained(model: Any, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write weights and ``config.json`` as transformers does, with the dtype of these weights."""
+    model.save_pretrained(folder, state_dict=dict(state))
+    path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["dtype"] = dtype
+    (kind,) = {value.dtype for value in state.values() if value.is_floating_point()}
+    values["dtype"] = str(kind).removeprefix("torch.")
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

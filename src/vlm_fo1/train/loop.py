@@ -2,27 +2,31 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor
+from torch.optim import Optimizer
 
 from vlm_fo1.config import dump, plain
 from vlm_fo1.errors import CheckpointError, TrainingError
 from vlm_fo1.jsonl import writing
 from vlm_fo1.train import checkpoint
-from vlm_fo1.train.batches import Fed, Feed, FeedSettings
+from vlm_fo1.train.batches import Batch, BatchLoader, BatchSettings
 from vlm_fo1.train.claim import checkpoints_of, claim, is_finished
-from vlm_fo1.train.config import StageConfig, TrainConfig
+from vlm_fo1.train.components import RunComponents, StepReport, TrainResult
+from vlm_fo1.train.config import EvaluationConfig, StageConfig, TrainConfig
 from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
 from vlm_fo1.train.export import CONFIG_FILE, export
-from vlm_fo1.train.loss import answer_loss, clip, to_device
+from vlm_fo1.train.loss import clip, to_device
+from vlm_fo1.train.meters import Meters
 from vlm_fo1.train.metrics import MetricsLogger
-from vlm_fo1.train.parts import Meters, Outcome, Parts, StepReport, do_nothing
-from vlm_fo1.train.stages import StagePlan, apply_stage, learning_rate_share
+from vlm_fo1.train.schedule import lr_multiplier
+from vlm_fo1.train.stages import StagePlan, apply_stage, check_optimizers
 from vlm_fo1.train.stop import Stop, stop_on_signals
 
 logger = logging.getLogger(__name__)
@@ -33,17 +37,17 @@ PADDING_LIMIT = 0.15
 
 def train(
     config: TrainConfig,
-    parts: Parts,
+    components: RunComponents,
     *,
     resume: bool = True,
     allow_changes: bool = False,
-    watch: Callable[[StepReport], None] = do_nothing,
-) -> Outcome:
+    watch: Callable[[StepReport], None] | None = None,
+) -> TrainResult:
     """Run all stages, going on where an earlier run in the same folder ended.
 
     Args:
         config: The run.
-        parts: What it is put together from.
+        components: What it is put together from.
         resume: Go on from the newest checkpoint; without it the folder must hold no run.
         allow_changes: Resume although the configuration or the data changed.
         watch: Called after every step on the main process.
@@ -53,34 +57,35 @@ def train(
 
     Raises:
         CheckpointError: The folder holds a run that this one cannot go on from.
-        ConfigError: A pattern of a stage matches nothing, or another process trains in the folder.
+        ConfigError: A pattern of a stage matches nothing, an optimiser lacks what trains, or
+            another process trains in the folder.
         OutputError: The disk refuses what is written; finished checkpoints stay.
         TrainingError: The loss is not a number, or the data ran out or is bad.
     """
     out = config.output.folder
     bad_records, folder = 0, None
     with stop_on_signals() as stop, claim(config, resume=resume, allow_changes=allow_changes):
-        finished = [is_finished(config, number) for number in range(len(config.stages))]
-        if all(finished):
+        done = [is_finished(config, number) for number in range(len(config.stages))]
+        if all(done):
             logger.warning(
                 "every stage of %s is finished: nothing is trained; for more steps, pass "
                 "--allow-changes --set stages.%d.steps=...", out, len(config.stages) - 1,
             )  # fmt: skip
-        for stage, done in zip(config.stages, finished, strict=True):
-            if done:
+        for stage, is_done in zip(config.stages, done, strict=True):
+            if is_done:
                 folder = out / stage.name
                 continue
-            run = StageRun(config, stage, parts, stop, watch, folder)
+            run = StageRun(config, stage, components, stop, watch, folder)
             try:
                 run.prepare(allow_changes=allow_changes)
                 finished = run.steps()
                 bad_records += run.bad_records
                 if not finished:
-                    return Outcome(folder=None, stopped_by=run.stopped_by, bad_records=bad_records)
+                    return TrainResult(None, run.stopped_by, bad_records)
                 folder = run.finish()
             finally:
                 run.close()
-    return Outcome(folder=folder, stopped_by=None, bad_records=bad_records)
+    return TrainResult(folder, None, bad_records)
 
 
 class StageRun:
@@ -89,7 +94,7 @@ class StageRun:
     Args:
         config: The run.
         stage: The stage.
-        parts: What the run is put together from.
+        components: What the run is put together from.
         stop: Set by a signal.
         watch: Called after every step on the main process.
         start_from: Weights of the stage before; None for ``config.model``.
@@ -99,25 +104,26 @@ class StageRun:
         self,
         config: TrainConfig,
         stage: StageConfig,
-        parts: Parts,
+        components: RunComponents,
         stop: Stop,
-        watch: Callable[[StepReport], None],
+        watch: Callable[[StepReport], None] | None,
         start_from: Path | None,
     ) -> None:
-        self.config, self.stage, self.parts = config, stage, parts
+        self.config, self.stage, self.components = config, stage, components
         self.stop, self.watch, self.start_from = stop, watch, start_from
         self.accelerator: Accelerator = start(config, stage)
-        self.journal = MetricsLogger(
+        self.logs = MetricsLogger(
             config.output.folder,
             main=self.accelerator.is_main_process,
             tensorboard=config.output.tensorboard,
         )
         self.step, self.bad_records = 0, 0
         self.model: Any = None
-        self.optimizer: Any = None
-        self.feed = self._feed(stage.mixture)
+        self.optimizers: Sequence[Optimizer] = ()
+        self.loader = self._load_batches(stage.mixture)
+        self.meters = Meters(self.accelerator.device)
         self.stopped_by: int | None = None
-        self.tokens, self.slots, self.warned_of_padding = 0.0, 0.0, False
+        self.tokens, self.padded_tokens, self.warned_of_padding = 0.0, 0.0, False
 
     def prepare(self, *, allow_changes: bool) -> None:
         """Load, freeze, wrap, and go to where the newest checkpoint stood.
@@ -127,11 +133,12 @@ class StageRun:
 
         Raises:
             CheckpointError: The newest checkpoint does not fit.
+            ConfigError: A parameter that trains is not in exactly one optimiser.
         """
         accelerator, stage, config = self.accelerator, self.stage, self.config
         set_seed(config.seed)
-        model = self.parts.load_model(self.start_from)
-        self.plan: StagePlan = apply_stage(model, stage, self.parts.new_token_ids)
+        model = self.components.load_model(self.start_from)
+        self.plan: StagePlan = apply_stage(model, stage, self.components.new_token_ids)
         for rule, count in self.plan.counts.items():
             logger.info("stage %s: %s trains %s numbers", stage.name, rule, f"{count:,}")
         if stage.gradient_checkpointing:
@@ -139,11 +146,12 @@ class StageRun:
             old = model.gradient_checkpointing_enable
             getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         self.model = wrap(model, config, accelerator)
-        groups = self.plan.parameter_groups(inner(self.model))
-        self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=stage.eps)
+        self.optimizers = self.components.optimizers(inner(self.model), stage, self.plan)
+        check_optimizers(self.optimizers, inner(self.model), self.plan)
+        for group in self._groups():
+            group["peak_lr"] = group["lr"]
         set_seed(config.seed + accelerator.process_index)
-        self.fingerprints = plain(dict(self.parts.fingerprint(stage.mixture)))
-        self.meters = Meters(torch.zeros((), dtype=torch.float64, device=accelerator.device))
+        self.fingerprints = plain(dict(self.components.fingerprint(stage.mixture)))
         self.checkpoints = checkpoints_of(config, stage)
         found = checkpoint.list_checkpoints(self.checkpoints)
         if found:
@@ -153,21 +161,27 @@ class StageRun:
             path = config.output.folder / CONFIG_FILE
             with writing(path):
                 path.write_text(dump(config), encoding="utf-8")
-        self.journal.begin(stage.name, self.step)
+        self.logs.begin(stage.name, self.step)
+        self.meters.started_s = time.perf_counter()
 
-    def _feed(self, mixture: Mapping[str, Any], *, held_out: bool = False) -> Feed:
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        """Parameter groups of all optimisers."""
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
+
+    def _load_batches(self, mixture: Mapping[str, Any], *, held_out: bool = False) -> BatchLoader:
         config, accelerator = self.config, self.accelerator
-        return Feed(
-            lambda shard, shards: self.parts.make_source(mixture, shard, shards),
-            self.parts.collate,
-            self.parts.length,
-            FeedSettings(
+        return BatchLoader(
+            lambda shard, shards: self.components.make_source(mixture, shard, shards),
+            self.components.collate,
+            self.components.length,
+            BatchSettings(
                 batch_size=self.stage.batch_size,
                 pool_batches=config.data.pool_batches,
                 seed=config.seed,
                 batch_tokens=self.stage.batch_tokens,
                 workers=0 if held_out else config.data.workers,
-                ballast=config.distributed.strategy == "fsdp",
+                filler=config.distributed.strategy == "fsdp",
                 stop_on_bad=config.data.on_bad_record == "stop",
             ),
             rank=accelerator.process_index,
@@ -184,13 +198,10 @@ class StageRun:
             )
         checkpoint.check_same_data(saved, self.fingerprints, allow_changes=allow_changes)
         rank = accelerator.process_index
-        kept = checkpoint.restore(path, inner(self.model), self.plan.names, self.optimizer, rank)
+        kept = checkpoint.restore(path, inner(self.model), self.plan.names, self.optimizers, rank)
         self.step = saved.step
-        self.feed.load_state_dict(kept.data)
-        counts = dict(kept.meters)
-        self.meters.loss += counts.pop("loss")
-        for name, value in counts.items():
-            setattr(self.meters, name, value)
+        self.loader.load_state_dict(kept.data)
+        self.meters.load_state_dict(kept.meters)
         checkpoint.restore_random(path, rank)
         logger.info("resumed stage %s at step %d from %s", self.stage.name, self.step, path)
 
@@ -211,7 +222,7 @@ class StageRun:
             metrics = None
             if last or self.step % self.config.output.log_every == 0:
                 metrics = self._log(grad_norm)
-            if self.accelerator.is_main_process:
+            if self.watch is not None and self.accelerator.is_main_process:
                 self.watch(
                     StepReport(stage=stage.name, step=self.step, steps=stage.steps, metrics=metrics)
                 )
@@ -233,78 +244,73 @@ class StageRun:
         Raises:
             TrainingError: It is not a finite number.
         """
-        stage, accelerator, meters = self.stage, self.accelerator, self.meters
-        fed = [next(self.feed) for _ in range(stage.accumulation)]
-        for batch in fed:
-            self._note_bad(batch)
-            meters.examples += batch.examples
-            meters.tokens += batch.tokens
-            meters.slots += batch.slots
-        answer_tokens = sum(batch.answer_tokens for batch in fed)
-        meters.answer_tokens += answer_tokens
-        # Averaged by the processes, summed by us: every answer token weighs the same.
-        share = accelerator.num_processes / max(1.0, total(accelerator, answer_tokens)[0])
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * learning_rate_share(stage, self.step)
-        for number, batch in enumerate(fed, 1):
-            inputs = to_device(batch.inputs, accelerator.device)
-            with gradients_summed(self.model, on=number == len(fed)):
-                with accelerator.autocast():
-                    loss = answer_loss(self.model, inputs)
-                accelerator.backward(loss * share)
-            meters.loss += loss.detach().double()
+        stage, accelerator = self.stage, self.accelerator
+        batches = [self._next(self.loader, self.meters) for _ in range(stage.accumulation)]
+        targets = sum(batch.targets for batch in batches)
+        # Averaged by the processes, summed by us: every target weighs the same.
+        share = accelerator.num_processes / max(1.0, total(accelerator, targets)[0])
+        for group in self._groups():
+            group["lr"] = group["peak_lr"] * lr_multiplier(stage, self.step)
+        for number, batch in enumerate(batches, 1):
+            with gradients_summed(self.model, on=number == len(batches)):
+                accelerator.backward(self._loss(batch, self.meters) * share)
         parameters = dict(inner(self.model).named_parameters())
         for mask in self.plan.row_masks:
             mask.apply(parameters[mask.name])
-        trained = [parameters[name] for name in self.plan.names]
-        norm = clip(trained, stage.clip_norm)
+        norm = clip([parameters[name] for name in self.plan.names], stage.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(
                 f"the gradient is {norm.item()} at step {self.step + 1} of stage {stage.name!r}: "
                 "lower its learning rates, warm up longer, or use precision: fp32; the newest "
                 f"checkpoint is in {self.checkpoints}"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return norm.item()
 
-    def _note_bad(self, fed: Fed) -> None:
-        """List what was left out of a batch."""
-        self.journal.bad(fed.bad)
-        self.bad_records += len(fed.bad)
+    def _next(self, loader: BatchLoader, meters: Meters) -> Batch:
+        """The next batch, counted, with what was left out of it listed."""
+        batch = next(loader)
+        self.logs.bad(batch.bad)
+        self.bad_records += len(batch.bad)
+        meters.count(batch)
+        return batch
+
+    def _loss(self, batch: Batch, meters: Meters) -> Tensor:
+        """The loss of a batch, summed over its targets; it and its figures are metered."""
+        inputs = to_device(batch.inputs, self.accelerator.device)
+        with self.accelerator.autocast():
+            found = self.components.loss(self.model, inputs)
+        loss, figures = (found, {}) if isinstance(found, Tensor) else found
+        meters.add(loss=loss, **figures)
+        return loss
 
     def _log(self, grad_norm: float) -> dict[str, float]:
         """Write a line about the steps since the last one; every process must call."""
-        meters, accelerator = self.meters, self.accelerator
-        seconds = time.perf_counter() - meters.started_s
-        loss, answers, examples, tokens, slots = total(
-            accelerator,
-            meters.loss,
-            meters.answer_tokens,
-            meters.examples,
-            meters.tokens,
-            meters.slots,
-        )
+        seconds = time.perf_counter() - self.meters.started_s
+        figures, counts = self.meters.totals(self.accelerator)
+        self.meters = Meters(self.accelerator.device)
         metrics = {
-            "loss": loss / max(1.0, answers),
-            "lr_share": learning_rate_share(self.stage, self.step - 1),
+            **figures,
+            "lr_multiplier": lr_multiplier(self.stage, self.step - 1),
             "grad_norm": grad_norm,
-            "padding": 1 - tokens / max(1.0, slots),
-            "examples": examples,
-            "answer_tokens": answers,
-            "samples_per_s": examples / seconds,
-            "tokens_per_s": tokens / seconds,
+            "examples": counts["examples"],
+            "targets": counts["targets"],
+            "samples_per_s": counts["examples"] / seconds,
         }
-        self.journal.write(self.stage.name, self.step, "train", metrics)
-        self._watch_padding(tokens, slots)
-        self.meters = Meters(torch.zeros_like(meters.loss))
+        if counts["padded_tokens"]:
+            metrics["padding"] = 1 - counts["tokens"] / counts["padded_tokens"]
+            metrics["tokens_per_s"] = counts["tokens"] / seconds
+            self._watch_padding(counts["tokens"], counts["padded_tokens"])
+        self.logs.write(self.stage.name, self.step, "train", metrics)
         return metrics
 
-    def _watch_padding(self, tokens: float, slots: float) -> None:
+    def _watch_padding(self, tokens: float, padded_tokens: float) -> None:
         """Warn once when much of what the network reads is padding, a pool of batches seen."""
         self.tokens += tokens
-        self.slots += slots
-        share = 1 - self.tokens / max(1.0, self.slots)
+        self.padded_tokens += padded_tokens
+        share = 1 - self.tokens / self.padded_tokens
         seen = self.step * self.stage.accumulation >= self.config.data.pool_batches
         if seen and share > PADDING_LIMIT and not self.warned_of_padding:
             self.warned_of_padding = True
@@ -323,29 +329,23 @@ class StageRun:
         model.eval()
         with torch.no_grad():
             if self.config.evaluation is not None:
-                figures["loss"] = self._held_out_loss(self.config.evaluation.batches)
-            if self.parts.evaluate is not None:
-                figures |= self.parts.evaluate(model, self.stage, self.step)
+                figures |= self._held_out(self.config.evaluation)
+            if self.components.evaluate is not None:
+                figures |= self.components.evaluate(model, self.stage, self.step)
         for name, module in model.named_modules():
             module.training = modes[name]
         checkpoint.set_random_state(*random_before)
         if figures:
-            self.journal.write(self.stage.name, self.step, "eval", figures)
+            self.logs.write(self.stage.name, self.step, "eval", figures)
         self.meters.started_s += time.perf_counter() - began_s
 
-    def _held_out_loss(self, batches: int) -> float:
-        assert self.config.evaluation is not None
-        feed = self._feed(self.config.evaluation.mixture, held_out=True)
-        loss, answers = self.meters.loss.new_zeros(()), 0
-        for _ in range(batches):
-            fed = next(feed)
-            self._note_bad(fed)
-            inputs = to_device(fed.inputs, self.accelerator.device)
-            with self.accelerator.autocast():
-                loss += answer_loss(self.model, inputs).double()
-            answers += fed.answer_tokens
-        summed, count = total(self.accelerator, loss, answers)
-        return summed / max(1.0, count)
+    def _held_out(self, settings: EvaluationConfig) -> dict[str, float]:
+        """The loss, and figures beside it, on held-out examples."""
+        loader = self._load_batches(settings.mixture, held_out=True)
+        meters = Meters(self.accelerator.device)
+        for _ in range(settings.batches):
+            self._loss(self._next(loader, meters), meters)
+        return meters.totals(self.accelerator)[0]
 
     def _asked_to_stop(self) -> bool:
         """Whether any process got a signal; all agree."""
@@ -356,7 +356,6 @@ class StageRun:
 
     def _save(self) -> None:
         began_s = time.perf_counter()
-        meters = self.meters
         checkpoint.save(
             self.checkpoints,
             checkpoint.RunState(
@@ -366,23 +365,14 @@ class StageRun:
                 fingerprints=self.fingerprints,
                 world=self.accelerator.num_processes,
             ),
-            checkpoint.RankState(
-                data=self.feed.state_dict(),
-                meters={
-                    "loss": meters.loss.item(),
-                    "answer_tokens": meters.answer_tokens,
-                    "examples": meters.examples,
-                    "tokens": meters.tokens,
-                    "slots": meters.slots,
-                },
-            ),
+            checkpoint.RankState(data=self.loader.state_dict(), meters=self.meters.state_dict()),
             inner(self.model),
             self.plan.names,
-            self.optimizer,
+            self.optimizers,
             self.accelerator,
             keep=self.config.output.keep_checkpoints,
         )
-        meters.started_s += time.perf_counter() - began_s
+        self.meters.started_s += time.perf_counter() - began_s
 
     def finish(self) -> Path:
         """Write the weights of the stage and let go of everything."""
@@ -394,13 +384,13 @@ class StageRun:
         }
         return export(
             inner(self.model), self.config, self.stage, self.accelerator, facts,
-            self.parts.save_extras,
+            self.components.save_model,
         )  # fmt: skip
 
     def close(self) -> None:
         """End workers and logs, free the network."""
-        self.feed.close()
-        self.journal.close()
+        self.loader.close()
+        self.logs.close()
         if self.accelerator.device.type != "cpu":
             self.accelerator.free_memory()
-        self.model = self.optimizer = None
+        self.model, self.optimizers = None, ()

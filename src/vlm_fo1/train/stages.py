@@ -5,17 +5,18 @@ Shapes: V vocabulary, D width of the language model.
 
 import difflib
 import fnmatch
-import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.train.config import StageConfig, TrainRule
-from vlm_fo1.train.distributed import spread
+from vlm_fo1.train.distributed import shard_like
 from vlm_fo1.train.lora import add_adapters, is_adapter, plain_name
 
 
@@ -39,7 +40,7 @@ class RowMask:
         if self._mask_V1 is None:
             mask_V1 = torch.zeros(parameter.shape[0], 1, dtype=parameter.grad.dtype)
             mask_V1[list(self.rows)] = 1
-            self._mask_V1 = spread(mask_V1, parameter.grad)
+            self._mask_V1 = shard_like(mask_V1, parameter.grad)
         parameter.grad.mul_(self._mask_V1)
 
 
@@ -66,7 +67,7 @@ class StagePlan:
     """Rule (its pattern, or ``lora``) to how many numbers it trains."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """AdamW's groups; ``peak_lr`` is the rate the schedule scales.
+        """An optimiser's groups, with the peak learning rate of each.
 
         Args:
             model: The network as it is now: FSDP replaces parameters.
@@ -76,11 +77,42 @@ class StagePlan:
             {
                 "params": [parameters[name] for name in group.names],
                 "lr": group.lr,
-                "peak_lr": group.lr,
                 "weight_decay": group.weight_decay,
             }
             for group in self.groups
         ]
+
+
+def adamw(model: nn.Module, stage: StageConfig, plan: StagePlan) -> list[Optimizer]:
+    """AdamW over all that trains."""
+    groups = plan.parameter_groups(model)
+    return [torch.optim.AdamW(groups, betas=stage.betas, eps=stage.eps)]
+
+
+def check_optimizers(optimizers: Iterable[Optimizer], model: nn.Module, plan: StagePlan) -> None:
+    """Refuse optimisers that would leave something as it is, or step twice.
+
+    Raises:
+        ConfigError: A parameter that trains is in none of them or in two, or one that does not
+            train is in one.
+    """
+    held = Counter(
+        id(parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    trains = set(plan.names)
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if held[id(parameter)] != int(name in trains)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{len(wrong)} parameters, such as {wrong[0]}, are not in exactly one optimiser if "
+            "they train and in none if they do not: make `optimizers` follow the stage's plan"
+        )
 
 
 def apply_stage(
@@ -172,17 +204,6 @@ def modules_of(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wanted = {name for pattern in patterns for name in _matches(pattern, linear, "linear module")}
     return [name for name in linear if name in wanted]
-
-
-def learning_rate_share(stage: StageConfig, step: int) -> float:
-    """What the peak learning rates are multiplied by at a step (from 0), in [0, 1]."""
-    if step < stage.warmup_steps:
-        return (step + 1) / stage.warmup_steps
-    if stage.schedule == "constant":
-        return 1.0
-    done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
-    wave = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return stage.final_lr_share + (1 - stage.final_lr_share) * wave
 
 
 def _matches(pattern: str, names: Iterable[str], what: str) -> list[str]:

@@ -203,7 +203,7 @@ def test_the_commands_of_the_training_page_go_from_coco_data_to_a_model(tmp_path
     monkeypatch.chdir(tmp_path)
     short = [
         item
-        for change in ("steps=2", "batch_size=2", "warmup_steps=1")
+        for change in ("steps=2", "batch_size=2", "schedule.warmup_steps=1")
         for item in ("--set", f"stages.0.{change}")
     ]
     write_images(SyntheticSource(SyntheticConfig()), Path("mine"), range(6))

@@ -19,7 +19,7 @@ from vlm_fo1.errors import TrainingError
 from vlm_fo1.markup import Vocabulary
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor
 from vlm_fo1.train.assemble import ExampleLength
-from vlm_fo1.train.batches import Feed, FeedSettings
+from vlm_fo1.train.batches import BatchLoader, BatchSettings
 
 TURN = {"question": "What is <region0>?", "answer": "red", "task": "brief_caption"}
 MENTION = "<ground>dog</ground><objects><region0></objects>"
@@ -134,18 +134,18 @@ def records_file(folder, kinds):
 def trained(path, collate, count, **entry):
     """What the trainer's own loader leaves out in two rounds through a file, as lines."""
     recipe = {"sources": [{"type": "jsonl", "path": str(path), **entry}]}
-    feed = Feed(
+    batches = BatchLoader(
         lambda shard, shards: make_mixture(recipe, rank=shard, world_size=shards),
         collate,
         ExampleLength(collate),
-        FeedSettings(batch_size=3, pool_batches=2),
+        BatchSettings(batch_size=3, pool_batches=2),
     )
     bad: list[BadRecord] = []
     seen = 0
     while seen + len(bad) < 2 * count:
-        fed = next(feed)
-        seen += fed.examples
-        bad += fed.bad
+        batch = next(batches)
+        seen += batch.examples
+        bad += batch.bad
     return {int(re.findall(rf"{re.escape(str(path))}:(\d+)", str(each))[0]) for each in bad}
 
 

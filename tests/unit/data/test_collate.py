@@ -19,17 +19,20 @@ PHOTO = Image.effect_noise((84, 56), 60).convert("RGB")
 FIND = "<ground>dog</ground><objects><region1></objects>"
 
 
-def example(*pairs, image: Any = PHOTO, boxes=((1, 2, 30, 40), (5, 5, 60, 50))) -> Example:
+def example(*pairs, image: Any = PHOTO, boxes=((1, 2, 30, 40), (5, 5, 60, 50)), **more) -> Example:
     turns = tuple(Turn(question=question, answer=answer) for question, answer in pairs)
-    return Example(image=image, regions_xyxy=np.array(boxes, np.float32), turns=turns, id="x")
+    boxes = np.array(boxes, np.float32)
+    return Example(image=image, regions_xyxy=boxes, turns=turns, id="x", **more)
 
 
 def text(processor, ids):
     return "".join(processor.tokenizer.convert_ids_to_tokens(ids.tolist()))
 
 
-def test_several_questions_follow_each_other_in_the_chat_format(processor):
-    batch = Collator(processor)([example(("Where?", FIND), ("What is <region0>?", "a cat"))])
+def test_a_conversation_goes_on_in_the_chat_format(processor):
+    pairs = ("Where?", FIND), ("What is <region0>?", "a cat")
+    batch = Collator(processor)([example(*pairs, conversation=True)])
+    assert "segment_ids" not in batch
     read = text(processor, batch["input_ids"][0])
     assert read.endswith(
         "\n<region0><regionfeat><region1><regionfeat>\nWhere?<|im_end|>\n<|im_start|>assistant\n"
@@ -37,6 +40,27 @@ def test_several_questions_follow_each_other_in_the_chat_format(processor):
         "<|im_start|>assistant\na cat<|im_end|>"
     )
     assert read.count("system") == 1
+
+
+@pytest.mark.parametrize("image", [PHOTO, None], ids=["image", "text"])
+def test_each_question_of_a_record_is_what_is_read_when_it_is_asked_alone(processor, image):
+    boxes = {"image": image, "boxes": np.zeros((0, 4)) if image is None else ((1, 2, 30, 40),)}
+    pairs = ("Where?", "there"), ("What is it?", "a cat"), ("How many?", "1")
+    batch = Collator(processor)([example(*pairs, **boxes), example(pairs[1], **boxes)])
+    segments = batch["segment_ids"][0]
+    prefix = batch["input_ids"][0][segments == 0].tolist()
+    assert len(prefix) == (0 if image is None else (segments == 0).sum())
+    for number, pair in enumerate(pairs, 1):
+        alone = Collator(processor)([example(pair, **boxes)])
+        asked = batch["input_ids"][0][segments == number].tolist()
+        assert prefix + asked == alone["input_ids"][0].tolist()
+        learnt = batch["labels"][0][segments == number]
+        expected = alone["labels"][0]
+        assert (learnt == expected[len(prefix) :]).all()
+        assert "segment_ids" not in alone
+    padding = batch["attention_mask"][1] == 0
+    assert (batch["segment_ids"][1][padding] == -1).all()
+    assert batch["segment_ids"][1][~padding].max() == 1
 
 
 def test_only_answers_and_their_ends_are_learnt(processor):

@@ -46,7 +46,8 @@ def lines(tmp_path, *records):
 
 def test_what_is_written_is_read_again(tmp_path, photo):
     scores = np.array([0.5, 0.25, 1], np.float32)
-    text = Example(image=None, turns=(Turn(question="Hello?", answer=""),), id="t")
+    turns = (Turn(question="Hello?", answer=""),)
+    text = Example(image=None, turns=turns, id="t", conversation=True)
     assert write_examples(tmp_path / "d.jsonl", [record(photo, scores=scores), text]) == 2
     first, second = read_examples(tmp_path / "d.jsonl")
     assert first.image == photo
@@ -58,6 +59,14 @@ def test_what_is_written_is_read_again(tmp_path, photo):
     assert first.source == f"{tmp_path / 'd.jsonl'}:1"
     assert second.image is None
     assert second.regions_xyxy.shape == (0, 4)
+    assert (first.conversation, second.conversation) == (False, True)
+
+
+def test_whether_a_record_is_a_conversation_is_true_or_false(tmp_path):
+    turns = [{"question": "Hi?", "answer": "Yo"}]
+    path = lines(tmp_path, {"turns": turns, "conversation": "yes"})
+    with pytest.raises(DataError, match="conversation = 'yes' must be true or false"):
+        list(read_examples(path))
 
 
 @pytest.mark.parametrize(

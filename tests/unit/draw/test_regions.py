@@ -58,7 +58,7 @@ def pixels(image, colour):
 
 @pytest.mark.parametrize("size_wh", SIZES)
 @pytest.mark.parametrize("count", [1, 10, 60])
-def testlabels_stay_inside_the_image_and_off_each_other(size_wh, count, monkeypatch):
+def test_labels_stay_inside_the_image_and_off_each_other(size_wh, count, monkeypatch):
     answer = about(
         scattered(count, size_wh),
         orange=range(0, count, 2),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.tiny_proposer.training import ProposerTraining, export
+from recipes.tiny_proposer.training import export
 from vlm_fo1.boxes import iou
 from vlm_fo1.errors import BoxError, CheckpointError, ConfigError, PromptError
 from vlm_fo1.proposers.base import Proposer, load_proposer
@@ -145,7 +145,7 @@ def test_a_dtype_that_is_none_is_refused():
 def test_a_folder_without_weights_or_with_others_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is no bundled proposer"):
         BundledProposer.from_pretrained(tmp_path)
-    export(BoxNetwork(SMALL), ProposerTraining(network=SMALL), tmp_path)
+    export(BoxNetwork(SMALL).state_dict(), SMALL, tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="holds another network"):
         BundledProposer.from_pretrained(tmp_path)
@@ -161,7 +161,7 @@ def test_a_folder_without_weights_or_with_others_is_refused(tmp_path):
 def test_weights_that_are_no_numbers_are_told_of(tmp_path, photo):
     network = BoxNetwork(SMALL)
     torch.nn.init.constant_(network.sides.weight, torch.nan)
-    export(network, ProposerTraining(network=SMALL), tmp_path)
+    export(network.state_dict(), SMALL, tmp_path)
     with pytest.raises(BoxError, match="weights are broken"):
         BundledProposer.from_pretrained(tmp_path).propose([photo])
 

@@ -13,7 +13,7 @@ from tests.helpers.training import (
     tiny_model,
 )
 
-from vlm_fo1.train.batches import BucketedBatches, Feed, FeedSettings, collate_usable
+from vlm_fo1.train.batches import BatchLoader, BatchSettings, BucketedBatches, collate_usable
 from vlm_fo1.train.loss import answer_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,41 +39,41 @@ def padding(batches: list[list[int]]) -> float:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_feed_resumes_at_every_batch(workers):
-    settings = FeedSettings(batch_size=2, pool_batches=3, workers=workers)
+def test_a_loader_resumes_at_every_batch(workers):
+    settings = BatchSettings(batch_size=2, pool_batches=3, workers=workers)
 
-    def feed():
-        return Feed(TokenSource, collate, length, settings)
+    def loader():
+        return BatchLoader(TokenSource, collate, length, settings)
 
-    def rows(feed, count):
-        return [next(feed).inputs["input_ids"].tolist() for _ in range(count)]
+    def rows(batches, count):
+        return [next(batches).inputs["input_ids"].tolist() for _ in range(count)]
 
-    whole = rows(feed(), 12)
+    whole = rows(loader(), 12)
     for cut in (1, 5) if workers else (1, 2, 3, 4, 6, 7, 11):
-        first = feed()
+        first = loader()
         assert rows(first, cut) == whole[:cut]
         state = json.loads(json.dumps(first.state_dict()))
-        second = feed()
+        second = loader()
         second.load_state_dict(state)
         assert rows(second, 12 - cut) == whole[cut:]
 
 
-def test_ballast_shows_regions_but_has_no_say():
+def test_filler_shows_regions_but_has_no_say():
     text = TokenExample([3, 4], [5])
     shown = TokenExample([9], [8, 8], [[4, 4, 24, 30]])
-    fed, bad = collate_usable([text, text], collate, ballast=shown)
-    assert fed is not None
+    batch, bad = collate_usable([text, text], collate, filler=shown)
+    assert batch is not None
     assert not bad
-    assert fed.examples == 2
-    assert len(fed.inputs["input_ids"]) == 3
-    assert fed.answer_tokens == 2
+    assert batch.examples == 2
+    assert len(batch.inputs["input_ids"]) == 3
+    assert batch.targets == 2
     model = tiny_model()
     alone, _ = collate_usable([text, text], collate)
     assert alone is not None
-    loss = answer_loss(model, fed.inputs)
+    loss = answer_loss(model, batch.inputs)
     assert loss.item() == pytest.approx(answer_loss(model, alone.inputs).item(), rel=1e-5)
     loss.backward()
     assert model.get_parameter("region_connector.0.weight").grad is not None
-    kept, _ = collate_usable([text, shown], collate, ballast=shown)
+    kept, _ = collate_usable([text, shown], collate, filler=shown)
     assert kept is not None
     assert len(kept.inputs["input_ids"]) == 2

@@ -19,8 +19,8 @@ from tests.helpers.training import (
     TokenExample,
     TokenSource,
     collate,
+    components,
     length,
-    parts,
     run_config,
     tiny_model,
 )
@@ -29,9 +29,16 @@ from vlm_fo1.data.check import BadRecord
 from vlm_fo1.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train import checkpoint
-from vlm_fo1.train.batches import Feed, FeedSettings
-from vlm_fo1.train.config import EvaluationConfig, LoraConfig, StageConfig, TrainRule
+from vlm_fo1.train.batches import BatchLoader, BatchSettings
+from vlm_fo1.train.config import (
+    EvaluationConfig,
+    LoraConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrainRule,
+)
 from vlm_fo1.train.loop import train
+from vlm_fo1.train.loss import answer_loss
 from vlm_fo1.train.metrics import MetricsLogger, read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,12 +66,12 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_killed_run_goes_on_with_exactly_the_losses_it_would_have_had(tmp_path):
     whole = run_config(tmp_path / "whole", save_every=2, accumulation=2)
-    train(whole, parts())
+    train(whole, components())
     cut = run_config(tmp_path / "cut", save_every=2, accumulation=2)
     with pytest.raises(KilledError):
-        train(cut, parts(), watch=kill_at(5))
+        train(cut, components(), watch=kill_at(5))
     torch.manual_seed(999)  # whatever happened in between
-    outcome = train(cut, parts())
+    outcome = train(cut, components())
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "cut")) == 6
     assert outcome.folder is not None
@@ -75,58 +82,108 @@ def test_a_killed_run_goes_on_with_exactly_the_losses_it_would_have_had(tmp_path
 
 def test_a_run_with_reading_processes_resumes_exactly(tmp_path):
     options = {"save_every": 3, "steps": 5, "data": {"workers": 2, "pool_batches": 2}}
-    train(run_config(tmp_path / "whole", **options), parts())
+    train(run_config(tmp_path / "whole", **options), components())
     cut = run_config(tmp_path / "cut", **options)
     with pytest.raises(KilledError):
-        train(cut, parts(), watch=kill_at(4))
-    train(cut, parts())
+        train(cut, components(), watch=kill_at(4))
+    train(cut, components())
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path):
-    train(run_config(tmp_path / "whole"), parts())
+    train(run_config(tmp_path / "whole"), components())
     config = run_config(tmp_path / "cut")
 
     def terminate(report):
         if report.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    outcome = train(config, parts(), watch=terminate)
+    outcome = train(config, components(), watch=terminate)
     assert outcome.stopped_by == signal.SIGTERM
     assert outcome.folder is None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     found = checkpoint.list_checkpoints(tmp_path / "cut" / "checkpoints" / "stage1")
     assert [path.name for path in found] == ["step-00000003"]
-    assert train(config, parts()).stopped_by is None
+    assert train(config, components()).stopped_by is None
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_only_the_last_checkpoints_stay_and_a_half_written_one_does_not_count(tmp_path):
     config = run_config(tmp_path, save_every=1, output={"keep_checkpoints": 2})
     with pytest.raises(KilledError):
-        train(config, parts(), watch=kill_at(5))
+        train(config, components(), watch=kill_at(5))
     folder = tmp_path / "checkpoints" / "stage1"
     names = [path.name for path in checkpoint.list_checkpoints(folder)]
     assert names == ["step-00000003", "step-00000004"]
     (folder / ".part-step-00000005").mkdir()
-    train(config, parts())
+    train(config, components())
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def own_loss(model, batch):
+    loss = answer_loss(model, batch)
+    return 2 * loss, {"half": loss, "rows": float(len(batch["labels"]))}
+
+
+def two_optimizers(model, stage, plan):
+    one, other = plan.parameter_groups(model)
+    return [torch.optim.SGD([one], momentum=0.9), torch.optim.AdamW([other])]
+
+
+def test_a_recipe_brings_its_own_loss_figures_and_optimizers_and_resumes_exactly(tmp_path):
+    made = components(loss=own_loss, optimizers=two_optimizers)
+    options = {
+        "save_every": 3, "output": {"log_every": 2},
+    }  # fmt: skip
+    train(run_config(tmp_path / "whole", **options), made)
+    with pytest.raises(KilledError):
+        train(run_config(tmp_path / "cut", **options), made, watch=kill_at(4))
+    train(run_config(tmp_path / "cut", **options), made)
+    lines = read_log(tmp_path / "whole")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line, again in zip(lines, read_log(tmp_path / "cut"), strict=True):
+        assert {k: v for k, v in line.items() if not k.endswith("per_s")} == {
+            k: v for k, v in again.items() if not k.endswith("per_s")
+        }
+        assert line["half"] == pytest.approx(line["loss"] / 2)
+        assert line["rows"] == pytest.approx(line["examples"] / line["targets"])
+    expected = weights_of(tmp_path / "whole" / "stage1")
+    for name, value in weights_of(tmp_path / "cut" / "stage1").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_figures_beside_the_loss_are_measured_on_held_out_examples_too(tmp_path):
+    config = run_config(tmp_path, steps=1)
+    config = dataclasses.replace(config, evaluation=EvaluationConfig(mixture={}, batches=2))
+    train(config, components(loss=own_loss))
+    (line,) = read_log(tmp_path, "eval")
+    assert line["half"] == pytest.approx(line["loss"] / 2)
+
+
+@pytest.mark.parametrize("given", [(0,), (0, 1, 0)], ids=["misses", "doubles"])
+def test_optimizers_that_miss_or_double_a_parameter_are_refused(tmp_path, given):
+    def wrong(model, stage, plan):
+        groups = plan.parameter_groups(model)
+        return [torch.optim.SGD([groups[number]]) for number in given]
+
+    with pytest.raises(ConfigError, match="are not in exactly one optimiser"):
+        train(run_config(tmp_path), components(optimizers=wrong))
 
 
 def test_resuming_with_another_configuration_is_refused_with_the_keys_named(tmp_path):
     with pytest.raises(KilledError):
-        train(run_config(tmp_path, save_every=1), parts(), watch=kill_at(3))
+        train(run_config(tmp_path, save_every=1), components(), watch=kill_at(3))
     other = run_config(tmp_path, save_every=2, batch_size=4)
     with pytest.raises(CheckpointError, match=r"stages\.0\.batch_size: 2 -> 4") as caught:
-        train(other, parts())
+        train(other, components())
     assert "save_every" not in str(caught.value)
-    train(other, parts(), allow_changes=True)
+    train(other, components(), allow_changes=True)
     with pytest.raises(CheckpointError, match="holds a run"):
-        train(other, parts(), resume=False)
+        train(other, components(), resume=False)
 
 
 def test_resuming_with_changed_data_is_refused(tmp_path):
-    made = parts(fingerprint=lambda mixture: {"scenes.jsonl": "aa"})
+    made = components(fingerprint=lambda mixture: {"scenes.jsonl": "aa"})
     config = run_config(tmp_path, save_every=1)
     with pytest.raises(KilledError):
         train(config, made, watch=kill_at(3))
@@ -139,8 +196,8 @@ def test_accumulating_small_batches_equals_one_large_batch(tmp_path):
     # One pool of all four examples: cut into 4, 2 + 2, with unequal numbers of answer tokens.
     small = run_config(tmp_path / "small", batch_size=2, accumulation=2, data={"pool_batches": 2})
     large = run_config(tmp_path / "large", batch_size=4, data={"pool_batches": 1})
-    train(small, parts())
-    train(large, parts())
+    train(small, components())
+    train(large, components())
     for (_, one), (_, other) in zip(
         losses(tmp_path / "small"), losses(tmp_path / "large"), strict=True
     ):
@@ -153,10 +210,10 @@ def test_accumulating_small_batches_equals_one_large_batch(tmp_path):
 
 def test_training_lowers_the_loss_and_writes_what_it_was_made_with(tmp_path):
     config = run_config(
-        tmp_path, steps=16, batch_size=4, warmup_steps=2,
+        tmp_path, steps=16, batch_size=4, schedule=ScheduleConfig(warmup_steps=2),
         train=(TrainRule(pattern="*", lr=2e-2),), precision="bf16", gradient_checkpointing=True,
     )  # fmt: skip
-    made = parts(fingerprint=lambda mixture: {"made.jsonl": "sha256:00"})
+    made = components(fingerprint=lambda mixture: {"made.jsonl": "sha256:00"})
     outcome = train(config, made)
     curve = [loss for _, loss in losses(tmp_path)]
     assert sum(curve[-4:]) < 0.85 * sum(curve[:4])
@@ -172,10 +229,10 @@ def test_bf16_frozen_weights_train_and_resume_exactly(tmp_path):
         "precision": "bf16", "frozen_precision": "bf16", "steps": 4, "save_every": 2,
         "train": (TrainRule(pattern="region_connector", lr=1e-2),),
     }  # fmt: skip
-    train(run_config(tmp_path / "whole", **options), parts())
+    train(run_config(tmp_path / "whole", **options), components())
     with pytest.raises(KilledError):
-        train(run_config(tmp_path / "cut", **options), parts(), watch=kill_at(3))
-    train(run_config(tmp_path / "cut", **options), parts())
+        train(run_config(tmp_path / "cut", **options), components(), watch=kill_at(3))
+    train(run_config(tmp_path / "cut", **options), components())
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
@@ -192,7 +249,7 @@ def test_stage_1_leaves_the_host_and_old_tokens_bit_for_bit(tmp_path):
     )
     source = TokenSource()
     source.example = lambda number: TokenExample([7, 61], [62, 61], [[4, 4, 24, 30]], id="x")
-    made = dataclasses.replace(parts(), make_source=lambda mixture, shard, shards: source)
+    made = dataclasses.replace(components(), make_source=lambda mixture, shard, shards: source)
     outcome = train(config, made)
     assert outcome.folder is not None
     before, after = dict(tiny_model().named_parameters()), weights_of(outcome.folder)
@@ -216,9 +273,9 @@ def test_stages_follow_each_other_and_a_finished_one_is_not_run_again(tmp_path):
     )  # fmt: skip
     config = dataclasses.replace(one, stages=(*one.stages, second))
     with pytest.raises(KilledError):
-        train(config, parts(), watch=lambda r: kill_at(2)(r) if r.stage == "stage2" else None)
+        train(config, components(), watch=lambda r: kill_at(2)(r) if r.stage == "stage2" else None)
     first = (tmp_path / "stage1" / "model.safetensors").stat().st_mtime_ns
-    outcome = train(config, parts())
+    outcome = train(config, components())
     assert (tmp_path / "stage1" / "model.safetensors").stat().st_mtime_ns == first
     assert outcome.folder == tmp_path / "stage2"
     before, after = weights_of(tmp_path / "stage1"), weights_of(tmp_path / "stage2")
@@ -230,7 +287,7 @@ def test_stages_follow_each_other_and_a_finished_one_is_not_run_again(tmp_path):
 
 
 def test_a_bad_record_is_listed_and_left_out(tmp_path):
-    outcome = train(run_config(tmp_path), parts(bad_every=3))
+    outcome = train(run_config(tmp_path), components(bad_every=3))
     text = (tmp_path / "bad_records.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert outcome.bad_records == len(lines) >= 2
@@ -247,7 +304,7 @@ def test_whatever_a_record_raises_is_a_line_and_the_run_goes_on(tmp_path, worker
         return collate(examples)
 
     config = run_config(tmp_path, data={"workers": workers})
-    outcome = train(config, dataclasses.replace(parts(), collate=raising))
+    outcome = train(config, dataclasses.replace(components(), collate=raising))
     assert outcome.folder is not None
     (line,) = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "2"
@@ -263,7 +320,7 @@ def test_bad_records_of_an_evaluation_are_listed_too(tmp_path):
         evaluation=EvaluationConfig(mixture=mixtures[1], batches=4),
     )
     made = dataclasses.replace(
-        parts(),
+        components(),
         make_source=lambda mixture, shard, shards: TokenSource(
             shard, shards, bad_every=3 if mixture["of"] == "evaluation" else 0
         ),
@@ -275,13 +332,13 @@ def test_bad_records_of_an_evaluation_are_listed_too(tmp_path):
 def test_what_a_kill_or_power_cut_left_of_the_logs_is_mended(tmp_path):
     config = run_config(tmp_path, save_every=1)
     with pytest.raises(KilledError):
-        train(config, parts(bad_every=3), watch=kill_at(3))
+        train(config, components(bad_every=3), watch=kill_at(3))
     for name, tail in (("log.jsonl", b'{"stage": "st'), ("bad_records.jsonl", b"\0" * 64)):
         with (tmp_path / name).open("ab") as file:
             file.write(tail)
     with (tmp_path / "log.jsonl").open("ab") as file:
         file.write(b"\n7\n\xff\n")
-    train(config, parts(bad_every=3))
+    train(config, components(bad_every=3))
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
     for name in ("log.jsonl", "bad_records.jsonl"):
         text = (tmp_path / name).read_text()
@@ -290,10 +347,10 @@ def test_what_a_kill_or_power_cut_left_of_the_logs_is_mended(tmp_path):
 
 
 def test_each_bad_record_is_listed_once_though_others_add_to_the_file(tmp_path):
-    journals = [MetricsLogger(tmp_path, main=main, tensorboard=False) for main in (True, False)]
+    loggers = [MetricsLogger(tmp_path, main=main, tensorboard=False) for main in (True, False)]
     for number in range(3):
-        for journal in journals:
-            journal.bad([BadRecord("a", str(number), "broken"), BadRecord("a", "0", "broken")])
+        for logs in loggers:
+            logs.bad([BadRecord("a", str(number), "broken"), BadRecord("a", "0", "broken")])
     lines = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2"]
 
@@ -302,21 +359,21 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_is_not_disturbed(tmp_p
     def second(report):
         if report.step == 2:
             with pytest.raises(ConfigError, match="is being written by another run"):
-                train(config, parts())
+                train(config, components())
 
     config = run_config(tmp_path)
-    assert train(config, parts(), watch=second).folder is not None
+    assert train(config, components(), watch=second).folder is not None
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_stage_goes_on_to_more_steps_from_its_newest_checkpoint(tmp_path):
-    train(run_config(tmp_path / "whole", steps=5, schedule="constant"), parts())
-    short = run_config(tmp_path / "run", steps=3, save_every=3, schedule="constant")
-    train(short, parts())
-    longer = run_config(tmp_path / "run", steps=5, save_every=3, schedule="constant")
+    level = {"schedule": ScheduleConfig(name="constant"), "save_every": 3}
+    train(run_config(tmp_path / "whole", steps=5, **level), components())
+    train(run_config(tmp_path / "run", steps=3, **level), components())
+    longer = run_config(tmp_path / "run", steps=5, **level)
     with pytest.raises(CheckpointError, match=r"stages\.0\.steps: 3 -> 5"):
-        train(longer, parts())
-    outcome = train(longer, parts(), allow_changes=True)
+        train(longer, components())
+    outcome = train(longer, components(), allow_changes=True)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert outcome.folder is not None
     expected = weights_of(tmp_path / "whole" / "stage1")
@@ -333,14 +390,14 @@ def test_a_finished_stage_goes_on_to_more_steps_from_its_newest_checkpoint(tmp_p
     ],
 )
 def test_a_finished_stage_that_cannot_go_on_says_what_to_do(tmp_path, first, then, said):
-    train(run_config(tmp_path, **first), parts())
+    train(run_config(tmp_path, **first), components())
     with pytest.raises(CheckpointError, match=rf"finished at step 6, .*{said}.*--fresh"):
-        train(run_config(tmp_path, **{**first, **then}), parts(), allow_changes=True)
+        train(run_config(tmp_path, **{**first, **then}), components(), allow_changes=True)
 
 
 def test_a_finished_run_says_that_nothing_is_trained(tmp_path, caplog):
-    train(run_config(tmp_path), parts())
-    assert train(run_config(tmp_path), parts()).folder == tmp_path / "stage1"
+    train(run_config(tmp_path), components())
+    assert train(run_config(tmp_path), components()).folder == tmp_path / "stage1"
     assert "is finished: nothing is trained; for more steps" in caplog.text
 
 
@@ -358,7 +415,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, what
     else:
         (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"cannot be written: ") as caught:
-        train(run_config(tmp_path, save_every=2), parts())
+        train(run_config(tmp_path, save_every=2), components())
     assert str(tmp_path) in str(caught.value)
     assert ("No space left" in str(caught.value)) == (what != "log")
     assert "\n" not in str(caught.value)
@@ -367,7 +424,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, what
 def test_a_bad_record_stops_the_run_when_asked_to(tmp_path):
     config = run_config(tmp_path, data={"on_bad_record": "stop"})
     with pytest.raises(TrainingError, match=r"made\.jsonl, record \d+: photo\.jpg is broken"):
-        train(config, parts(bad_every=3))
+        train(config, components(bad_every=3))
 
 
 def test_evaluation_in_the_loop_changes_nothing(tmp_path):
@@ -376,8 +433,8 @@ def test_evaluation_in_the_loop_changes_nothing(tmp_path):
         torch.rand(3)
         return {"step_seen": float(step)}
 
-    train(run_config(tmp_path / "without"), parts())
-    train(run_config(tmp_path / "with", eval_every=2), parts(evaluate=evaluate))
+    train(run_config(tmp_path / "without"), components())
+    train(run_config(tmp_path / "with", eval_every=2), components(evaluate=evaluate))
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
     seen = [line["step_seen"] for line in read_log(tmp_path / "with", "eval")]
     assert seen == [2.0, 4.0, 6.0]
@@ -391,7 +448,7 @@ def test_a_loss_that_is_not_a_number_is_an_error(tmp_path):
         return model
 
     with pytest.raises(TrainingError, match="gradient is nan at step"):
-        train(run_config(tmp_path), dataclasses.replace(parts(), load_model=broken))
+        train(run_config(tmp_path), dataclasses.replace(components(), load_model=broken))
 
 
 SCRIPT = """
@@ -400,7 +457,7 @@ sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from tests.helpers.training import parts, run_config
+from tests.helpers.training import components, run_config
 from vlm_fo1.train.config import EvaluationConfig, LoraConfig, TrainRule
 from vlm_fo1.train.loop import train
 
@@ -419,7 +476,7 @@ def watch(report):
     time.sleep(float(wait_s))
     if report.step == int(end_at):
         raise SystemExit(9)
-train(config, parts(), watch=watch)
+train(config, components(), watch=watch)
 """
 
 
@@ -490,6 +547,6 @@ def test_a_run_that_sees_nothing_but_bad_records_ends_and_says_why():
     def refuse(examples):
         raise DataError("image gone.png does not exist")
 
-    feed = Feed(TokenSource, refuse, length, FeedSettings(batch_size=2, pool_batches=2))
+    batches = BatchLoader(TokenSource, refuse, length, BatchSettings(batch_size=2, pool_batches=2))
     with pytest.raises(TrainingError, match=r"records cannot be used.*gone\.png does not exist"):
-        next(feed)
+        next(batches)

@@ -10,7 +10,7 @@ from vlm_fo1.config import read
 from vlm_fo1.errors import ConfigError
 from vlm_fo1.train.config import LoraConfig, StageConfig, TrainConfig, TrainRule
 from vlm_fo1.train.lora import merge
-from vlm_fo1.train.stages import apply_stage, assign, learning_rate_share
+from vlm_fo1.train.stages import apply_stage, assign
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "train").glob("*.yaml"))
 CONFIGS = [path for path in CONFIGS if not path.stem.startswith("tiny")]  # other programs
@@ -131,18 +131,6 @@ def test_frozen_weights_can_be_held_in_bfloat16_and_trained_ones_are_float32():
     kinds = {name: value.dtype for name, value in model.named_parameters()}
     assert kinds.pop("region_connector.0.weight") is torch.float32
     assert kinds["host.lm_head.weight"] is torch.bfloat16
-
-
-def test_the_learning_rate_warms_up_then_follows_its_schedule():
-    cosine = stage("*", steps=100, warmup_steps=10, final_lr_share=0.1)
-    shares = [learning_rate_share(cosine, step) for step in range(100)]
-    assert shares[0] == pytest.approx(0.1)
-    assert shares[9] == shares[10] == 1
-    assert shares[55] == pytest.approx(0.55)
-    assert 0.1 < shares[99] < 0.11
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    constant = stage("*", steps=100, schedule="constant")
-    assert {learning_rate_share(constant, step) for step in range(100)} == {1.0}
 
 
 @pytest.mark.parametrize("tied", [False, True])

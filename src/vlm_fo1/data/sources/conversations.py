@@ -81,6 +81,7 @@ class ConversationsSource:
                 turns=tuple(turns),
                 source=str(self.path),
                 id=str(row.get("id", position)),
+                conversation=True,
             )
         except (FO1Error, ValueError, TypeError) as error:
             raise DataError(f"{where}: {error}") from error

@@ -57,8 +57,12 @@ def pooled_f1(
     return _pooled_tally(read_images(images), present=variant == "present").score()
 
 
-def pooled_f1_tally(images: Iterable[Any], variant: str = "all") -> Tally:
+def pooled_f1_tally(images: Iterable[Any] | Images, variant: str = "all") -> Tally:
     """The tally of `pooled_f1`; a resample recomputes P and R of every label from its images.
+
+    Args:
+        images: As there, or what `read_images` made of them.
+        variant: As there.
 
     Raises:
         EvaluationError: As there; also for ``published``, which is no function of sums.
@@ -93,7 +97,7 @@ def per_image_f1(images: Iterable[Any], labels: str = "aware") -> Score:
     return per_image_f1_tally(images, labels).score()
 
 
-def per_image_f1_tally(images: Iterable[Any], labels: str = "aware") -> Tally:
+def per_image_f1_tally(images: Iterable[Any] | Images, labels: str = "aware") -> Tally:
     """The tally of `per_image_f1`.
 
     Raises:
@@ -139,7 +143,7 @@ def false_positives_per_truth(images: Iterable[Any]) -> Score:
     return false_positives_tally(images).score()
 
 
-def false_positives_tally(images: Iterable[Any]) -> Tally:
+def false_positives_tally(images: Iterable[Any] | Images) -> Tally:
     """The tally of `false_positives_per_truth`.
 
     Raises:
@@ -168,11 +172,13 @@ def _pooled_tally(read: Images, *, present: bool) -> Tally:
     counted_GT = sums_by_group(~ignored_NT, read.answer.group_N, groups)
     objects_G1 = read.truth.counts(groups)[:, None]
     rows_GK = np.hstack([right_GT, counted_GT, objects_G1]).astype(np.float64)
-    order_G = np.argsort(read.label_G, kind="stable")
+    objects_C = np.bincount(read.label_G, objects_G1[:, 0], minlength=len(read.names))
+    counting_G = (objects_C[read.label_G] > 0) & rows_GK.any(1)  # no other row enters the formula
+    order_R = np.flatnonzero(counting_G)[np.argsort(read.label_G[counting_G], kind="stable")]
     return Tally(
-        rows_GK[order_G],
-        read.image_G[order_G],
-        read.label_G[order_G],
+        rows_GK[order_R],
+        read.image_G[order_R],
+        read.label_G[order_R],
         read.images,
         len(read.names),
         _pooled_formula,

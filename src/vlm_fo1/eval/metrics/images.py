@@ -62,19 +62,22 @@ class Images:
 
 
 def read_images(
-    images: Iterable[Any], rename: Callable[[Hashable], Hashable] = lambda label: label
+    images: "Iterable[Any] | Images", rename: Callable[[Hashable], Hashable] = lambda label: label
 ) -> Images:
     """Images with boxes by label, as arrays.
 
     Args:
         images: Mappings with ``truth``, ``answer`` and perhaps ``crowd`` (boxes by label) and
-            ``not_exhaustive`` (labels).
+            ``not_exhaustive`` (labels). What was read before passes as it is, so that several
+            metrics of many images read them once.
         rename: What labels are compared by.
 
     Raises:
         EvaluationError: No images, or one that is no such mapping.
         BoxError: A box is not four finite numbers, or is reversed.
     """
+    if isinstance(images, Images):
+        return images
     lists = {"truth": BoxLists(), "crowd": BoxLists(), "answer": BoxLists()}
     group_L: dict[str, list[int]] = {kind: [] for kind in lists}
     label_of: dict[Hashable, int] = {}

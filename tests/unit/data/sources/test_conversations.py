@@ -30,6 +30,7 @@ def test_boxes_in_a_conversation_become_regions(tmp_path, images):
         "And <region0> or [1, 2, 3, 4]?",
     ]
     assert example.turns[0].answer == "A dog beside a cat <region1>."
+    assert example.conversation
 
 
 def test_a_conversation_may_list_its_boxes_or_have_none(tmp_path, images):

@@ -9,8 +9,8 @@ import pytest
 
 from vlm_fo1.boxes import xyxy_to_xywh
 from vlm_fo1.errors import BoxError
+from vlm_fo1.eval.recall import LIMITS, SIZES, CocoTruth, RecallMeter, matches
 from vlm_fo1.images import Frame
-from vlm_fo1.proposers.recall import LIMITS, SIZES, CocoTruth, RecallMeter, matches
 from vlm_fo1.regions import Regions
 
 SIZE = (400, 400)

@@ -1,0 +1,135 @@
+"""Held-out records of one's own, as training reads them: each question is asked by itself.
+
+So a model that was trained on such records, or the bundled one on synthetic images, is judged by
+its answers, task by task.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_fo1.data.example import Example, Turn, read_examples
+from vlm_fo1.errors import EvaluationError, FO1Error
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.metrics import (
+    false_positives_tally,
+    grec_tally,
+    official_count,
+    pooled_f1_tally,
+    text_accuracy_tally,
+)
+from vlm_fo1.eval.metrics.tally import Tally, share
+from vlm_fo1.eval.predictions import Record, boxes_by_label
+from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.markup import RELEASED, scan
+from vlm_fo1.tasks import Request, Task
+
+_NAMES = (Task.DETECTION, Task.GROUNDED_CAPTION, Task.IDENTIFY)
+_PHRASES = (Task.REFERRING, Task.VISUAL_PROMPT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """A ``records.jsonl`` of image, regions and questions with their answers."""
+
+    card: Card
+    options: NoOptions = NO_OPTIONS
+
+    def items(self, data: Path) -> Iterator[Item]:
+        """Every question of every record, with the regions of the record.
+
+        Raises:
+            EvaluationError: The file is missing, or a record cannot be read or has no image.
+        """
+        path = data if data.is_file() else data / "records.jsonl"
+        if not path.is_file():
+            raise EvaluationError(f"{path} is missing: {self.card.layout}")
+        try:
+            for number, example in enumerate(read_examples(path)):
+                if not isinstance(example.image, Path):
+                    raise EvaluationError(f"{path}: record {number} has no image")
+                for place, turn in enumerate(example.turns):
+                    yield _item(f"{number}/{place}", example, example.image, turn)
+        except FO1Error as error:
+            raise EvaluationError(str(error)) from error
+
+    def judge(self, records: Sequence[Record]) -> Scores:
+        """Task by task: F1 and false names, exact numbers, exact regions, exact words."""
+        tasks: dict[str, list[int]] = {}
+        for place, record in enumerate(records):
+            tasks.setdefault(record.truth["task"], []).append(place)
+        parts: list[Part] = []
+        for task, places in tasks.items():
+            own = [records[place] for place in places]
+            parts += [Part(tally, task, scale, places) for tally, scale in _tallies(task, own)]
+        errors = [1 - _exact(record) for record in records]
+        return Scores(parts=tuple(parts), errors=errors)
+
+
+def _item(id_: str, example: Example, image: Path, turn: Turn) -> Item:
+    """A question with its regions where ``{}`` stands."""
+    tags = RELEASED.tag_pattern()
+    asked = tuple(int(match[1]) for match in tags.finditer(turn.question))
+    found = scan(turn.answer, RELEASED)
+    boxes = example.regions_xyxy.tolist()
+    pairs = [(said.label, boxes[n]) for said in found.mentions for n in said.numbers]
+    return Item(
+        id=id_,
+        image=image,
+        request=Request(
+            task="free",
+            text=tags.sub("{}", re.sub(re.escape(RELEASED.region_feature), "", turn.question)),
+            regions=asked,
+        ),
+        truth={
+            "boxes": boxes_by_label(pairs),
+            "task": turn.task or str(Task.FREE),
+            "answer": found.plain.strip(),
+        },
+        boxes={"xyxy": boxes, "scores": None if example.scores is None
+               else example.scores.tolist()},
+    )  # fmt: skip
+
+
+def _tallies(task: str, records: Sequence[Record]) -> Iterator[tuple[Tally, float]]:
+    """The tallies of a task, and what their values are multiplied by."""
+    if task in _NAMES:
+        images = [record.labelled() for record in records]
+        if any(image["truth"] for image in images):
+            yield pooled_f1_tally(images, "all"), 100
+            yield false_positives_tally(images), 1
+    if task in _PHRASES:
+        yield grec_tally([record.unlabelled() for record in records]), 100
+    rows = [(_exact(record), 1) for record in records]
+    yield Tally.of_items(rows, lambda sums_1K: {"exact": share(*sums_1K[0])}), 100
+
+
+def _exact(record: Record) -> float:
+    """Whether an answer is right as a whole: its regions, its number or its words."""
+    if record.answer is None:
+        return 0.0
+    task, truth = record.truth["task"], record.truth
+    if task == Task.COUNTING:
+        return float(official_count(record.answer.text) == official_count(truth["answer"]))
+    if task in _NAMES:
+        said = {label: sorted(boxes) for label, boxes in record.answer.by_label.items()}
+        return float(said == {label: sorted(boxes) for label, boxes in truth["boxes"].items()})
+    if task in _PHRASES:
+        return grec_tally([record.unlabelled()]).score()["pr"] or 0.0
+    value: Any = text_accuracy_tally([record.answer.plain], [truth["answer"]]).score()["accuracy"]
+    return value or 0.0
+
+
+RECORDS = Records(
+    card=Card(
+        title="Held-out records",
+        protocol="Each question of each record by itself, with the record's regions, in its own "
+        "words; F1 of names, exact number, exact regions or exact words by task.",
+        metric="detection f1_mean",
+        layout="records.jsonl, as training reads it, and the images that it names",
+        source="your own, or synthetic images: python -m recipes.synthetic FOLDER",
+        licence="yours",
+    )
+)

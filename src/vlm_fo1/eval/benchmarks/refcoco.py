@@ -1,0 +1,281 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: an expression means one object; gRefCOCO: several, one, or none.
+
+The files of the ``refer`` repository are read as they are: a pickle (or JSON) of references, and
+the COCO instances that they point at.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlm_fo1.config import read_json
+from vlm_fo1.errors import EvaluationError
+from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
+from vlm_fo1.eval.metrics import Tally, grec_tally, referring_tally
+from vlm_fo1.eval.metrics.tally import mean
+from vlm_fo1.eval.pickles import read_pickle
+from vlm_fo1.eval.predictions import Record
+from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.tasks import Request
+
+NO_TARGET = -1
+"""The ``ann_id`` of an expression that means nothing in its image."""
+
+_SPLITS = {"refcoco": ("val", "testA", "testB"), "refcoco+": ("val", "testA", "testB"),
+           "refcocog": ("val", "test")}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """What a user may choose."""
+
+    split: str = "all"
+    """One split, such as testA; "all" for those that are printed, whose plain mean is told too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Expressions of one data set; every sentence is an item."""
+
+    card: Card
+    folder: str
+    """Name of the data set's folder in the data folder."""
+    refs: str
+    """Name of its file of references, without its ending."""
+    splits: tuple[str, ...]
+    several: bool = False
+    """Whether an expression may mean several objects, or none."""
+    options: ReferenceOptions = ReferenceOptions()
+
+    def items(self, data: Path) -> Iterator[Item]:
+        """One referring question a sentence.
+
+        Raises:
+            EvaluationError: A file is missing, a split has no expression, or a reference means what
+                is not there.
+        """
+        folder = data / self.folder
+        refs = read_references(folder, self.refs)
+        coco = read_coco(folder / "instances.json")
+        images = {image.id: image for image in coco.images}
+        places = [data / "train2014", data / "images" / "train2014", data / "images", folder, data]
+        for split in self._splits():
+            chosen = [ref for ref in refs if ref.get("split") == split]
+            if not chosen:
+                there = sorted({str(ref.get("split")) for ref in refs})
+                raise EvaluationError(
+                    f"{folder / self.refs}: no expression is of the split {split!r}; it has "
+                    f"{', '.join(there)}"
+                )
+            for ref in chosen:
+                image, boxes = self._meant(ref, images, folder)
+                path = find_image(image.name, places)
+                for number, sentence in enumerate(_sentences(ref, folder)):
+                    yield Item(
+                        id=f"{split}/{ref['ref_id']}/{number}",
+                        image=path,
+                        request=Request(task="referring", labels=(sentence,)),
+                        truth={"boxes": {sentence: boxes} if boxes else {}, "split": split},
+                        size_wh=image.size_wh,
+                    )
+
+    def judge(self, records: Sequence[Record]) -> Scores:
+        """Accuracy of the first box, or exactly right answers; by split, and the mean of splits."""
+        splits = list(dict.fromkeys(record.truth["split"] for record in records))
+        metric = "pr" if self.several else "accuracy"
+        parts: list[Part] = []
+        values: list[float] = []
+        for split in splits:
+            places = [i for i, record in enumerate(records) if record.truth["split"] == split]
+            own = [records[place] for place in places]
+            tally = self._tally(own)
+            parts.append(Part(tally, split, records=places))
+            values.append(tally.score()[metric] or 0.0)
+        parts.insert(0, Part({f"mean {metric}": mean(values)}))
+        return Scores(parts=tuple(parts), errors=[1 - self._right(record) for record in records])
+
+    def _splits(self) -> tuple[str, ...]:
+        return self.splits if self.options.split == "all" else (self.options.split,)
+
+    def _tally(self, records: Sequence[Record]) -> Tally:
+        rows = [record.unlabelled() for record in records]
+        if self.several:
+            return grec_tally(rows)
+        return referring_tally([row["answer"] for row in rows], [row["truth"] for row in rows])
+
+    def _right(self, record: Record) -> float:
+        return self._tally([record]).score()["pr" if self.several else "accuracy"] or 0.0
+
+    def _meant(
+        self,
+        ref: Mapping[str, Any],
+        images: Mapping[Any, CocoImage],
+        folder: Path,
+    ) -> tuple[CocoImage, list[list[float]]]:
+        """The image of a reference, and the boxes that it means.
+
+        Raises:
+            EvaluationError: They are not in the instances file, or are more than the set allows.
+        """
+        where = f"{folder / self.refs}: reference {ref.get('ref_id')!r}"
+        image = images.get(ref.get("image_id"))
+        if image is None:
+            raise EvaluationError(f"{where} is about image {ref.get('image_id')!r}, which "
+                                  "instances.json does not have")  # fmt: skip
+        meant = ref.get("ann_id")
+        ids = meant if isinstance(meant, list) else [meant]
+        ids = [id_ for id_ in ids if id_ != NO_TARGET]
+        boxes_by_id = {row["id"]: row["bbox"] for row in image.annotations}
+        missing = [id_ for id_ in ids if id_ not in boxes_by_id]
+        if missing or (not self.several and len(ids) != 1):
+            raise EvaluationError(
+                f"{where} means the annotations {meant!r}: "
+                + (f"image {image.id!r} has no {missing[0]!r}" if missing else "one is needed")
+            )
+        boxes = [boxes_by_id[id_] for id_ in ids]
+        return image, [[x, y, x + w, y + h] for x, y, w, h in boxes]
+
+
+def read_references(folder: Path, name: str) -> list[Mapping[str, Any]]:
+    """The references of a data set, from ``NAME.p`` or ``NAME.json``.
+
+    Raises:
+        EvaluationError: Neither is there, or it holds something else.
+    """
+    path = folder / f"{name}.json"
+    rows = read_json(path, EvaluationError) if path.is_file() else read_pickle(folder / f"{name}.p")
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise EvaluationError(f"{folder / name} holds no list of references: is it the right file?")
+    return rows
+
+
+def _sentences(ref: Mapping[str, Any], folder: Path) -> list[str]:
+    """What is said of an object.
+
+    Raises:
+        EvaluationError: Nothing is.
+    """
+    rows = ref.get("sentences")
+    said = [row.get("sent") for row in rows] if isinstance(rows, list) else []
+    if not said or not all(isinstance(text, str) and text.strip() for text in said):
+        raise EvaluationError(
+            f"{folder}: reference {ref.get('ref_id')!r} has no 'sentences' with a text 'sent' each"
+        )
+    return [str(text) for text in said]
+
+
+def _card(title: str, folder: str, refs: str, rows: Mapping[str, tuple[float | None, ...]],
+          columns: tuple[str, ...]) -> Card:  # fmt: skip
+    return Card(
+        title=title,
+        protocol="Every sentence is asked in the task's own words; right if the first region of "
+        "the answer has IoU >= .5 with the object. No box is wrong. Oracle: any region.",
+        metric="mean accuracy",
+        layout=f"{folder}/{refs}.p (or .json), {folder}/instances.json and train2014/",
+        source="github.com/lichengunc/refer (pickles are read without running them); images: COCO "
+        "train2014",
+        licence="code Apache-2.0; annotations: not stated; images: Flickr terms",
+        size="sentences: see the run; images 13 GB",
+        published=(
+            Published(
+                source="FO1 with UPN: README; the others as FO1 prints them. Images are of COCO "
+                "train2014, which models may have seen",
+                columns=columns,
+                rows=rows,
+            ),
+        ),
+    )
+
+
+REFCOCO = References(
+    folder="refcoco",
+    refs="refs(unc)",
+    splits=_SPLITS["refcoco"],
+    card=_card(
+        "RefCOCO", "refcoco", "refs(unc)",
+        {
+            "FO1": (91.15, 93.74, 87.56),
+            "Gemini 1.5 Pro": (73.2, 72.9, 74.6),
+            "Grounding DINO": (90.6, 93.2, 88.2),
+            "InternVL2.5-8B": (90.3, 94.5, 85.9),
+            "Ferret-7B": (87.49, 91.35, 82.45),
+            "Groma": (89.53, 92.09, 86.26),
+            "ChatRex": (91.0, 94.1, 87.0),
+            "Qwen2.5-VL-7B": (90.0, 92.5, 85.4),
+        },
+        ("val accuracy", "testA accuracy", "testB accuracy"),
+    ),
+)  # fmt: skip
+
+REFCOCO_PLUS = References(
+    folder="refcoco+",
+    refs="refs(unc)",
+    splits=_SPLITS["refcoco+"],
+    card=_card(
+        "RefCOCO+", "refcoco+", "refs(unc)",
+        {
+            "FO1": (86.44, 90.5, 80.57),
+            "Gemini 1.5 Pro": (62.5, 63.9, 65.0),
+            "Grounding DINO (its paper: testA 82.75, disputed)": (88.2, 89.0, 75.9),
+            "InternVL2.5-8B": (85.2, 91.5, 78.8),
+            "Ferret-7B": (80.78, 87.38, 73.14),
+            "Groma": (83.90, 88.91, 78.05),
+            "ChatRex": (89.8, 91.9, 79.3),
+            "Qwen2.5-VL-7B": (84.2, 89.1, 76.9),
+        },
+        ("val accuracy", "testA accuracy", "testB accuracy"),
+    ),
+)  # fmt: skip
+
+REFCOCOG = References(
+    folder="refcocog",
+    refs="refs(umd)",
+    splits=_SPLITS["refcocog"],
+    card=_card(
+        "RefCOCOg", "refcocog", "refs(umd)",
+        {
+            "FO1": (88.87, 88.34),
+            "Gemini 1.5 Pro": (75.2, 76.2),
+            "Grounding DINO": (86.1, 87.0),
+            "InternVL2.5-8B": (86.7, 87.6),
+            "Ferret-7B": (83.93, 84.76),
+            "Groma": (86.37, 87.01),
+            "ChatRex": (89.8, 90.0),
+            "Qwen2.5-VL-7B": (87.2, 87.2),
+        },
+        ("val accuracy", "test accuracy"),
+    ),
+)  # fmt: skip
+
+GREFCOCO = References(
+    folder="grefcoco",
+    refs="grefs(unc)",
+    splits=("val", "testA", "testB"),
+    several=True,
+    card=replace(
+        REFCOCO.card,
+        title="gRefCOCO",
+        protocol="Every sentence is asked in the task's own words; right if the answered boxes and "
+        "the objects pair up exactly at IoU >= .5 (best pair first), or there are none of both.",
+        metric="mean pr",
+        layout="grefcoco/grefs(unc).json (or .p), grefcoco/instances.json and train2014/",
+        source="github.com/henghuiding/gRefCOCO; images: COCO train2014. The official scorer "
+        "matches by generalised IoU, ours by IoU",
+        licence="of the annotations: not stated; images: Flickr terms",
+        published=(
+            Published(
+                source="second hand; N-acc alone",
+                columns=("val n_acc",),
+                rows={
+                    "FO1": (52.5,),
+                    "Qwen3-VL-8B": (55.0,),
+                    "Qwen3-VL-2B": (25.1,),
+                    "Rex-Omni": (33.6,),
+                    "Motto": (58.0,),
+                },
+            ),
+        ),
+    ),
+)

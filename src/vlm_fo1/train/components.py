@@ -1,0 +1,78 @@
+"""What a training run is put together from, and what it says about itself.
+
+A recipe of its own (other losses, optimisers, data) is another `RunComponents`: steps, checkpoints,
+schedules, logs and processes stay the library's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vlm_fo1.train.batches import Collate, Source
+from vlm_fo1.train.config import StageConfig
+from vlm_fo1.train.export import save_pretrained
+from vlm_fo1.train.loss import answer_loss
+from vlm_fo1.train.stages import StagePlan, adamw
+
+Figures = Mapping[str, Tensor | float]
+"""Names to sums over the targets of a batch, the same names in every batch."""
+Loss = Callable[[nn.Module, Mapping[str, Any]], Tensor | tuple[Tensor, Figures]]
+"""(network, batch on its device) to the loss, summed over the targets of the batch (see
+`vlm_fo1.train.batches.Batch`), and figures that are logged beside it. The network is to be called,
+not its parts: that is where processes meet."""
+Optimizers = Callable[[nn.Module, StageConfig, StagePlan], Sequence[Optimizer]]
+"""(unwrapped network, stage, what trains) to optimisers that have each trained parameter in one of
+them. The schedule scales the learning rates that they come with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComponents:
+    """What a run is put together from."""
+
+    load_model: Callable[[Path | None], Any]
+    """The network from a folder of an earlier stage; None for what ``config.model`` names."""
+    make_source: Callable[[Mapping[str, Any], int, int], Source]
+    """The examples of a mixture, shard ``i`` of ``n``."""
+    collate: Collate
+    """Examples to what the loss takes."""
+    save_model: Callable[[Any, Mapping[str, Tensor], Path], Any] = save_pretrained
+    """Writes what a stage leaves behind: (network, its tensors on the CPU, folder)."""
+    length: Callable[[Any], int] = lambda _: 1
+    """Tokens of an example, before it is collated; batches are of like length."""
+    loss: Loss = answer_loss
+    """What is learnt."""
+    optimizers: Optimizers = adamw
+    """What makes the steps."""
+    new_token_ids: Sequence[int] = ()
+    """Ids of the region markup, for ``rows: new_tokens``."""
+    evaluate: Callable[[Any, StageConfig, int], Mapping[str, float]] | None = None
+    """Further figures at each evaluation: (unwrapped network, stage, step); every process calls."""
+    fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+    """What identifies the data of a mixture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Where a run is, for a progress line."""
+
+    stage: str
+    step: int
+    steps: int
+    metrics: Mapping[str, float] | None
+    """The line of the log, at the steps that have one."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    folder: Path | None
+    """Weights of the last stage; None if it did not get there."""
+    stopped_by: int | None
+    """The signal that ended it after saving; None if it ran to its end."""
+    bad_records: int
+    """Examples left out in this run on all processes, listed in ``bad_records.jsonl``."""

@@ -1,0 +1,1 @@
+"""One benchmark under contract each: see `tests.helpers.evaluation`."""

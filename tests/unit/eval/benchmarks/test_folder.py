@@ -1,0 +1,89 @@
+import json
+
+import pytest
+from tests.helpers.evaluation import answer_to, records_of, silent, truthful, write_coco
+
+from vlm_fo1.errors import EvaluationError, ItemError
+from vlm_fo1.eval.benchmarks import load_benchmark
+from vlm_fo1.images import image_size
+
+OBJECTS = {
+    "a.png": [("cat", [2, 2, 20, 20]), ("dog", [30, 5, 50, 40])],
+    "b.png": [("dog", [10, 10, 40, 30])],
+}
+
+
+def scores_of(folder, says, *options):
+    benchmark = load_benchmark("folder", options)
+    return benchmark.judge(records_of(benchmark, folder, says)).values
+
+
+def test_every_image_is_asked_about_all_categories_or_those_it_has(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+    every = list(load_benchmark("folder").items(tmp_path))
+    assert [item.request.labels for item in every] == [("cat", "dog")] * 2
+    assert every[0].size_wh == (64, 48)
+    assert every[0].truth["boxes"] == {"cat": [[2, 2, 20, 20]], "dog": [[30, 5, 50, 40]]}
+    present = load_benchmark("folder", ["ask=present"]).items(tmp_path)
+    assert [item.request.labels for item in present] == [("cat", "dog"), ("dog",)]
+
+
+def test_the_truth_scores_the_maximum_and_silence_nothing(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+    best = scores_of(tmp_path, truthful)
+    nothing = scores_of(tmp_path, silent)
+    for name in ("all f1@.5", "all f1@.95", "all f1_mean", "present f1_mean", "ap", "ap@.75"):
+        assert best[name] == pytest.approx(100), name
+        assert nothing[name] == 0, name
+    assert best["false positives per truth all"] == 0
+
+
+def test_a_wrong_name_counts_in_all_and_not_in_present(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+
+    def says(item):
+        boxes = dict(item.truth["boxes"]) | ({"cat": [[1, 1, 9, 9]]} if item.id == "2" else {})
+        return answer_to(item.request, image_size(item.image), boxes)
+
+    scores = scores_of(tmp_path, says)
+    assert scores["present f1@.5"] == pytest.approx(100)
+    assert scores["all f1@.5"] == pytest.approx(100 * 6 / 7)  # P (1/2 + 1) / 2, R 1
+    assert scores["false positives per truth absent"] == pytest.approx(100 / 3)
+
+
+def test_a_failed_image_has_found_nothing(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+    scores = scores_of(
+        tmp_path, lambda item: ItemError("broken") if item.id == "2" else truthful(item)
+    )
+    assert scores["all f1@.5"] == pytest.approx(100 * 6 / 7)  # R (1 + 1/2) / 2, P 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=9), "category_id of 1 of 3 annotations"),
+        (lambda c: c["annotations"][0].update(image_id=9), "image_id of 1 of 3 annotations"),
+        (lambda c: c["images"][0].update(id=2), "1 ids of images stand more than once"),
+        (lambda c: c["images"].clear() or c["annotations"].clear(), "has no images"),
+        (lambda c: c.pop("categories"), "'categories' must be a list"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "must not be negative"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "annotation 1"),
+        (lambda c: c["images"][0].pop("file_name"), "image 1 has no name"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_counts(tmp_path, change, message):
+    path = write_coco(tmp_path, OBJECTS)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=message):
+        list(load_benchmark("folder").items(tmp_path))
+
+
+def test_of_several_files_one_has_to_be_named(tmp_path):
+    path = write_coco(tmp_path, OBJECTS)
+    (tmp_path / "other.json").write_text(path.read_text())
+    with pytest.raises(EvaluationError, match="--option annotations=coco"):
+        list(load_benchmark("folder").items(tmp_path))
+    assert len(list(load_benchmark("folder", ["annotations=coco.json"]).items(tmp_path))) == 2

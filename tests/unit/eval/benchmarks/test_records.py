@@ -1,0 +1,43 @@
+import pytest
+from tests.helpers.benchmark_cases.records import A, B, write_records
+from tests.helpers.evaluation import answer_to, records_of
+
+from vlm_fo1.errors import EvaluationError
+from vlm_fo1.eval.benchmarks import load_benchmark
+
+
+def test_each_question_is_asked_by_itself_with_the_regions_of_its_record(tmp_path):
+    items = list(load_benchmark("records").items(write_records(tmp_path)))
+    assert [item.id for item in items] == ["0/0", "0/1", "0/2", "0/3"]
+    assert (items[2].request.text, items[2].request.regions) == ("What is {}?", (0,))
+    assert items[0].truth["boxes"] == {"cat": [B]}
+    assert items[0].boxes["xyxy"] == [A, B]
+
+
+def test_tasks_are_judged_each_by_what_it_is_for(tmp_path):
+    benchmark = load_benchmark("records")
+    data = write_records(tmp_path)
+
+    def says(item):
+        boxes, text = {"cat": [B]}, ""
+        if item.truth["task"] == "counting":
+            text = "There are 3"
+        if item.truth["task"] == "brief_caption":
+            boxes, text = {}, "a dog"
+        if item.truth["task"] == "referring":
+            boxes = {"cat": [A]}
+        return answer_to(item.request, (64, 48), boxes, text)
+
+    scores = benchmark.judge(records_of(benchmark, data, says))
+    assert scores.values["detection f1_mean"] == pytest.approx(100)
+    assert scores.values["detection exact"] == pytest.approx(100)
+    assert scores.values["counting exact"] == 0
+    assert scores.values["brief_caption exact"] == pytest.approx(100)
+    assert scores.values["referring pr"] == 0
+    assert scores.errors == [0, 1, 0, 1]
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "records.jsonl").write_text("{}\n")
+    with pytest.raises(EvaluationError, match=r"records.jsonl"):
+        list(load_benchmark("records").items(tmp_path))
