@@ -19,7 +19,7 @@ from PIL import Image
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, Prompt, kept_bytes
+from vlm_fo1.engine import Generation, LocalEngine, Matchers, PrefixStore, Prompt, kept_bytes
 from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
 from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.grammar import list_tokens
@@ -40,6 +40,7 @@ from vlm_fo1.proposers.base import (
 )
 from vlm_fo1.regions import Offer, Regions
 from vlm_fo1.scene import Scene, labels_of
+from vlm_fo1.scores import CALIBRATION_FILE, Calibration
 from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, questions_of, task_of
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
@@ -74,6 +75,7 @@ class FO1:
             `load_proposer`, which is then loaded when it is first needed.
         selection: Which of its boxes are used; by default the proposer's own ``selection`` if it
             has one, else `DEFAULT_SELECTION`. Boxes that are given are used as they are.
+        calibration: What makes the model's scores probabilities; by default they stay as they are.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class FO1:
         proposer: Proposer | str | None = None,
         *,
         selection: Selection | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
+        self.calibration = Calibration() if calibration is None else calibration
         tokens, stop = list_tokens(processor), processor.stop_token_id
         vocab_size = model.config.get_text_config().vocab_size
         self.engine = LocalEngine(
@@ -130,6 +134,7 @@ class FO1:
         local_files_only: bool = False,
         token: str | bool | None = None,
         strict: bool = False,
+        calibration: Calibration | str | Path | None = None,
         **options: Any,
     ) -> "FO1":
         """Load a model and its processor.
@@ -151,13 +156,16 @@ class FO1:
             local_files_only: Never ask the Hub.
             token: For gated and private repositories.
             strict: Refuse weights with tensors that are not used; else they are named in a warning.
+            calibration: What makes the model's scores probabilities, or the file of it that ``fo1
+                calibrate`` wrote; by default ``calibration.json`` in the model's folder where there
+                is one. ``Calibration()`` leaves scores as they are.
             **options: For the model, as in transformers: ``attn_implementation``,
                 ``quantization_config``, ``load_in_8bit``, ... (see `model.load_options`);
                 ``torch_dtype`` and ``device_map`` mean ``dtype`` and ``device``.
 
         Raises:
             CheckpointError: There is no such checkpoint, or its weights do not fit.
-            ConfigError: No such device, dtype, option or proposer here.
+            ConfigError: No such device, dtype, option or proposer here, or no calibration.
             MissingExtraError: A package that the tokenizer or an option needs is not installed.
         """
         options = load_options({**options, "dtype": dtype}, also=_LOADING)
@@ -181,6 +189,10 @@ class FO1:
         }
         folder = resolve_folder(name, check=read_config, weights=False, **hub)
         processor = FO1Processor.from_pretrained(folder)
+        if calibration is None and (beside := Path(folder) / CALIBRATION_FILE).is_file():
+            calibration = beside
+        if isinstance(calibration, str | Path):
+            calibration = Calibration.read(calibration)
         model = FO1ForConditionalGeneration.from_pretrained(
             name, device_map=device, dtype=dtype, strict=strict, **hub, **options
         )
@@ -189,11 +201,17 @@ class FO1:
         elif isinstance(proposer, str):
             place = _on_device(model.device)
             proposer = load_proposer(proposer, token=token, strict=strict or None, **place)
-        return cls(model, processor, proposer, selection=selection)
+        return cls(model, processor, proposer, selection=selection, calibration=calibration)
 
     def selecting(self, selection: Selection) -> "FO1":
         """The same model and proposer with another selection of proposals."""
-        fo1 = FO1(self.model, self.processor, self.proposer, selection=selection)
+        fo1 = FO1(
+            self.model,
+            self.processor,
+            self.proposer,
+            selection=selection,
+            calibration=self.calibration,
+        )
         fo1.engine = self.engine  # one budget, one set of grammars
         return fo1
 
@@ -219,7 +237,13 @@ class FO1:
             image_token_id=own.image_token_id,
             region_token_id=own.region_token_id,
         )
-        fo1 = FO1(self.model, processor, self.proposer, selection=self._selection)
+        fo1 = FO1(
+            self.model,
+            processor,
+            self.proposer,
+            selection=self._selection,
+            calibration=self.calibration,
+        )
         fo1.engine = replace(self.engine, image_processor=images)
         return fo1
 
@@ -324,7 +348,7 @@ class FO1:
             ImageError: An image cannot be read.
             BoxError: A box cannot be used.
         """
-        check_writing(max_new_tokens, on_text)
+        check_writing(max_new_tokens, on_text, scores)
         queries = self._check(request, boxes, queries)
         more = [read_image(one, allow_url=allow_url) for one in images]
         scene = self.open(
@@ -367,9 +391,9 @@ class FO1:
             An answer an item, in order; for a broken item its error, and the others go on.
 
         Raises:
-            PromptError: ``max_new_tokens`` or ``batch_size`` cannot be.
+            PromptError: ``max_new_tokens``, ``scores`` or ``batch_size`` cannot be.
         """
-        check_writing(max_new_tokens, None)
+        check_writing(max_new_tokens, None, scores)
         if batch_size < 1:
             raise PromptError(f"batch_size is {batch_size}, at least 1 is needed")
         left = iter(items)
@@ -768,7 +792,7 @@ class FO1:
         )
 
     def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
-        return Scene(self.engine, self.processor, upright, offer)
+        return Scene(self.engine, self.processor, upright, offer, self.calibration)
 
     def _planned(
         self,
@@ -799,11 +823,16 @@ class FO1:
 
     def _answers(self, planned: Sequence["_Planned | FO1Error"]) -> Iterator[Answer | FO1Error]:
         """What a batch gives, each item in its place."""
-        prompts = [p for one in planned if not isinstance(one, FO1Error) for p in one[2]]
+        asked = [one for one in planned if not isinstance(one, FO1Error)]
         start = time.perf_counter()
         try:
             with item_errors(f"a batch of {len(planned)}"):
-                done = iter(self.engine.generate(prompts))
+                done = self._generated([prompts for _, _, prompts in asked])
+                whole = [
+                    scene.branches(plan, some)
+                    for (scene, plan, _), some in zip(asked, done, strict=True)
+                ]
+                more = self._generated([prompts for _, prompts in whole])
         except FO1Error as error:
             if len(planned) == 1:
                 yield error
@@ -812,12 +841,18 @@ class FO1:
                     yield from self._answers([one])
             return
         seconds = time.perf_counter() - start
+        read = zip(asked, whole, done, more, strict=True)
         for one in planned:
             if isinstance(one, FO1Error):
                 yield one
             else:
-                scene, plan, own = one
-                yield scene.read(plan, list(islice(done, len(own))), seconds)
+                (scene, _, _), (plan, _), some, rest = next(read)
+                yield scene.read(plan, [*some, *rest], seconds)
+
+    def _generated(self, groups: Sequence[Sequence[Prompt]]) -> list[list[Generation]]:
+        """What the model writes for several groups of prompts, all side by side."""
+        done = iter(self.engine.generate([prompt for group in groups for prompt in group]))
+        return [list(islice(done, len(group))) for group in groups]
 
 
 _Planned = tuple[Scene, Plan, list[Prompt]]
@@ -828,7 +863,10 @@ def _tile_of(request: Request, tile: Tile) -> Tile:
     return None if tile == "auto" and not request.spec.tiled else tile
 
 
-_LOADING = ("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer")
+_LOADING = (
+    *("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer"),
+    "calibration",
+)
 """What `FO1.from_pretrained` takes beside the options of the model."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")

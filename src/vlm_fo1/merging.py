@@ -1,7 +1,7 @@
 """One answer from those of several parts of an image, and one list of regions from several."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -146,6 +146,19 @@ def merge_groups(
         problems=(*notes, *problems),
         windows=answers[0].windows,
     )
+
+
+def fill_scores(answer: Answer, branches: Sequence[Answer]) -> Answer:
+    """An answer with the scores and presences of labels that others were asked for.
+
+    Args:
+        answer: What stays as it is otherwise.
+        branches: Answers about the same ``regions``, each with its labels among those of `answer`.
+    """
+    own = [(answer, label) for label in answer]
+    more = [(branch, label) for branch in branches for label in branch.labels]
+    scores, presence = _tables([*own, *more], list(answer))
+    return replace(answer, scores=scores, presence=presence)
 
 
 def _tables(

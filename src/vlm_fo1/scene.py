@@ -18,6 +18,7 @@ from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.plan import OnText, Plan, PlanWriter, Scoring, check_writing, make_plan
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.regions import Offer
+from vlm_fo1.scores import Calibration
 from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, as_list, task_of
 from vlm_fo1.tiling import Area, Window, best_first, best_of, cut_regions, in_tiles
 
@@ -41,14 +42,21 @@ class Scene:
         processor: Writes and reads them.
         image: RGB, upright.
         offer: What the model may point at, in image pixels, and how it is looked at.
+        calibration: What makes its scores probabilities.
     """
 
     def __init__(
-        self, engine: LocalEngine, processor: FO1Processor, image: Image.Image, offer: Offer
+        self,
+        engine: LocalEngine,
+        processor: FO1Processor,
+        image: Image.Image,
+        offer: Offer,
+        calibration: Calibration | None = None,
     ) -> None:
         self.engine = engine
         self.processor = processor
         self.image = image
+        self.calibration = Calibration() if calibration is None else calibration
         self.regions = offer.regions
         self.tile = offer.tile
         self.notes = list(offer.notes)
@@ -95,7 +103,7 @@ class Scene:
                 there, or the host takes no system message.
             ImageError: A further image cannot be read.
         """
-        check_writing(max_new_tokens, on_text)
+        check_writing(max_new_tokens, on_text, scores)
         more = [read_image(image) for image in as_list(images, "images")]
         plan = self.plan(
             request, images=more, max_new_tokens=max_new_tokens, constrain=constrain, scores=scores
@@ -104,6 +112,8 @@ class Scene:
         on_id = None if on_text is None else PlanWriter(plan, on_text).put
         start = time.perf_counter()
         done = self.engine.generate(prompts, on_id=on_id)
+        plan, branches = self.branches(plan, done, more)
+        done += self.engine.generate(branches)
         return self.read(plan, done, time.perf_counter() - start)
 
     def detect(
@@ -329,16 +339,38 @@ class Scene:
             context=self.engine.context,
         )
 
-    def prompts(self, plan: Plan, images: Sequence[Image.Image] = ()) -> list[Prompt]:
+    def branches(
+        self, plan: Plan, done: Sequence[Generation], images: Sequence[Image.Image] = ()
+    ) -> tuple[Plan, list[Prompt]]:
+        """What is left to be asked so that every label has its scores.
+
+        Args:
+            plan: What was asked.
+            done: What the model wrote, a generation a prompt.
+            images: The further images that it was made with.
+
+        Returns:
+            The plan to `read` by, and its prompts after those that are done.
+        """
+        whole = plan.with_branches(done)
+        return whole, self.prompts(whole, images, first=len(done))
+
+    def prompts(
+        self, plan: Plan, images: Sequence[Image.Image] = (), *, first: int = 0
+    ) -> list[Prompt]:
         """The prompts of a plan of this scene with what the towers see, for the engine.
 
         Args:
             plan: What is asked.
             images: The further images that it was made with.
+            first: The drafts before this one are left out.
         """
+        drafts = plan.drafts[first:]
+        if not drafts:
+            return []
         beside = [self.engine.encode(image, np.zeros((0, 4), np.float32)) for image in images]
         system = plan.request.system
-        windows = dict.fromkeys(draft.window for draft in plan.drafts)
+        windows = dict.fromkeys(draft.window for draft in drafts)
         if beside or system is not None:
             prefixes = {
                 window: self._new_prefix(window, _together(self._shown(window), beside), system)
@@ -355,7 +387,7 @@ class Scene:
                 start=draft.start,
                 grammar=draft.grammar,
             )
-            for draft in plan.drafts
+            for draft in drafts
         ]
 
     def read(self, plan: Plan, done: Sequence[Generation], seconds: float) -> Answer:
@@ -370,7 +402,7 @@ class Scene:
         with self._lock:
             encode_s = sum(self._encoded[area][2] for area in sorted(areas & {*self._encoded}))
         spent = {"propose": self.propose_s, "encode": encode_s, "answer": seconds}
-        return replace(plan.read(done), timing_s=spent)
+        return replace(plan.read(done).calibrated(self.calibration), timing_s=spent)
 
     def _about_each(self, task: str, indices: Sequence[int] | None) -> Request:
         if indices is None:

@@ -283,6 +283,16 @@ class FO1Processor(ProcessorMixin):
         encoded = self._tokenise(pieces)
         return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
 
+    def encode_list_start(self, label: str) -> list[int]:
+        """Token ids with which an answer begins a label and opens the list of its regions.
+
+        Args:
+            label: As it was asked; its control tokens are escaped.
+        """
+        (ground, end_ground), (objects, _) = self.vocabulary.ground, self.vocabulary.objects
+        plain = escape_special_tokens(label, self.vocabulary, self.reserved_tokens())
+        return self._tokenise([f"{ground}{plain}{end_ground}{objects}"])[0]
+
     def encode_turns(
         self,
         turns: Iterable[tuple[str, str]],
