@@ -851,7 +851,8 @@ class FO1:
 
     def _generated(self, groups: Sequence[Sequence[Prompt]]) -> list[list[Generation]]:
         """What the model writes for several groups of prompts, all side by side."""
-        done = iter(self.engine.generate([prompt for group in groups for prompt in group]))
+        prompts = [prompt for group in groups for prompt in group]
+        done = iter(self.engine.generate(prompts) if prompts else ())
         return [list(islice(done, len(group))) for group in groups]
 
 

@@ -19,7 +19,7 @@ from vlm_fo1.merging import fill_scores, merge_answers, merge_groups
 from vlm_fo1.parser import parse
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.regions import Regions
-from vlm_fo1.scores import ListScore, list_scores, presence
+from vlm_fo1.scores import ListScore, Over, list_scores, presence
 from vlm_fo1.tasks import Question, Request, Task, in_groups, questions_of
 from vlm_fo1.tiling import Window
 
@@ -79,6 +79,8 @@ class Plan:
     """Further images of each prompt."""
     constrain: bool = True
     scores: Scoring = None
+    over: Over = "largest"
+    """How the steps of a list become one score a region."""
 
     def with_branches(self, done: Sequence[Generation]) -> "Plan":
         """The same plan with one more draft for each label asked for that no list speaks of.
@@ -183,7 +185,7 @@ class Plan:
         found: dict[int, ListScore] = {}
         for steps in done.lists:
             scores = np.full(len(self.regions), np.nan, np.float32)
-            scores[list(draft.window.indices)] = list_scores(steps.tags_SN)
+            scores[list(draft.window.indices)] = list_scores(steps.tags_SN, self.over)
             opened = done.ids[: steps.at].count(self._list_start) - 1
             found[opened] = ListScore(scores, presence(steps.tags_SN[0], steps.none))
         return found

@@ -113,7 +113,8 @@ class Scene:
         start = time.perf_counter()
         done = self.engine.generate(prompts, on_id=on_id)
         plan, branches = self.branches(plan, done, more)
-        done += self.engine.generate(branches)
+        if branches:
+            done += self.engine.generate(branches)
         return self.read(plan, done, time.perf_counter() - start)
 
     def detect(

@@ -218,7 +218,8 @@ def test_labels_and_windows_multiply_and_a_label_counts_where_it_was_asked(fo1, 
     script = say(monkeypatch, fo1, RELEASED.mention("a", [0]) + RELEASED.mention("e", [1]))
     boxes = [[i, 0, i + 0.5, 84] for i in range(5)]
     streamed: list[str] = []
-    answer = fo1.open(PIXELS, boxes, tile=None).detect(list("abcd"), on_text=streamed.append)
+    scene = fo1.open(PIXELS, boxes, tile=None)
+    answer = scene.detect(list("abcd"), scores=None, on_text=streamed.append)
     assert len(script.prompts) == 3 * 2
     assert answer.windows == 3
     assert found(answer, "a") == [0, 2, 4]
