@@ -11,10 +11,21 @@ import numpy.typing as npt
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
-from vlm_fo1.scores import Bin, Calibration, Floats, Pairs, Scores, ece, log_loss, reliability
+from vlm_fo1.proposers.recall import matches
+from vlm_fo1.scores import (
+    Bin,
+    Calibration,
+    Floats,
+    Pairs,
+    Scores,
+    best_first,
+    ece,
+    log_loss,
+    reliability,
+)
 
 TRUE_IOU = 0.5
-"""A region shows what a label names when it overlaps a true box of it at least this much."""
+"""A region shows a thing when it overlaps its box at least this much."""
 
 
 def pairs_of(
@@ -30,7 +41,8 @@ def pairs_of(
 
     Returns:
         The pairs of labels and regions, with the proposer's scores where every answer has some; and
-        the labels, of which each is true that has a box.
+        the labels, of which each is true that has a box. Of several regions that show one thing the
+        best scored one is true, as in COCO's average precision: the others are doubles.
     """
     scores: list[npt.NDArray[np.float32]] = []
     true: list[npt.NDArray[np.bool_]] = []
@@ -45,9 +57,12 @@ def pairs_of(
             boxes = np.asarray(found, np.float32).reshape(-1, 4)
             own = answer.scores_of(asked)
             known = ~np.isnan(own)
-            shown = (iou(answer.regions.xyxy, boxes) >= TRUE_IOU).any(1)
+            ranked = best_first(own, known)
+            shown = np.zeros(len(own), np.bool_)
+            overlap = iou(answer.regions.xyxy[ranked], boxes)
+            shown[ranked] = matches(overlap, [TRUE_IOU])[:, 0]
             scores.append(own[known])
-            true.append(np.asarray(shown)[known])
+            true.append(shown[known])
             if answer.regions.scores is not None:
                 proposals.append(answer.regions.scores[known])
             if asked in answer.presence:

@@ -45,6 +45,8 @@ def test_a_pair_is_true_where_the_region_covers_a_thing_of_the_label():
     assert (presences.scores.tolist(), presences.true.tolist()) == (
         pytest.approx([0.8, 0.4]), [True, False],
     )  # fmt: skip
+    double = answered([[0.3, 0.2, 0.9]], ("cat",))
+    assert pairs_of([double], [{"cat": [[0, 0, 10, 10]]}])[0].true.tolist() == [False, False, True]
     second = answered([[0.5, 0.5, 0.5]], ("cat",))
     assert pairs_of([first, second], [truth, {"cat": []}])[0].proposals is None
 
