@@ -104,11 +104,11 @@ def test_every_command_prints_its_answer_for_people(run, fo1, name, monkeypatch)
     assert "region" in result.stdout
 
 
-def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
+def test_a_table_gives_label_region_box_score_and_confidence(run, fo1, monkeypatch):
     say(monkeypatch, fo1, FOUND + "<ground>dog</ground><objects></objects> 3")
     result = run("count", photo("a.png"), "cat", *BOX)
     rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
-    assert ["label", "region", "box (x1, y1, x2, y2)", "confidence"] in rows
+    assert ["label", "region", "box (x1, y1, x2, y2)", "score", "confidence"] in rows
     found = next(row for row in rows if row[0] == "cat" and len(row) > 2)
     assert found[1:3] == ["1", "30, 20, 100, 80"]
     assert re.fullmatch(r"0\.\d\d", found[3])
