@@ -248,18 +248,27 @@ class Answer:
         return first
 
     def calibrated(self, calibration: Calibration) -> "Answer":
-        """The same answer with raw scores and presences made those of a calibration."""
+        """The same answer with raw scores and presences made those of a calibration.
+
+        One that fuses leaves the scores as they are, which ``problems`` say, where the regions have
+        no scores of a proposer between 0 and 1.
+        """
         if self.scores is None or calibration == Calibration():
             return self
-        offered, problems = self.regions.scores, self.problems
-        if calibration.fusion != "none" and offered is not None:
-            known = offered[~np.isnan(offered)]
-            if len(known) and not (known.min() >= 0 and known.max() <= 1):
-                problems = (*problems, "scores of proposals outside 0 to 1 were left out of scores")
-                offered = None
+        offered, scores, problems = self.regions.scores, self.scores, self.problems
+        if calibration.fusion == "none" or (
+            offered is not None and bool(((offered >= 0) & (offered <= 1)).all())
+        ):
+            scores = calibration.scores(scores, offered)
+        else:
+            what = "no scores" if offered is None else "scores that are not from 0 to 1"
+            said = (
+                f"scores are not calibrated: that wants a proposer's, and the regions have {what}"
+            )
+            problems = (*problems, said)
         return replace(
             self,
-            scores=calibration.scores(self.scores, offered),
+            scores=scores,
             presence={label: calibration.presence(p) for label, p in self.presence.items()},
             problems=problems,
         )

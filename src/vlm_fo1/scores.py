@@ -239,11 +239,11 @@ class Calibration:
     """What makes a model's scores probabilities; the default changes nothing."""
 
     temperature: float = 1.0
-    """Of the scores; see `tempered`."""
+    """Of the scores, after the fusion; see `tempered`."""
     presence_temperature: float = 1.0
     """Of presences."""
     fusion: Fusion = "none"
-    """How the proposer's score comes in, after the temperature; see `fuse`."""
+    """How the proposer's score comes in; see `fuse`."""
     weight: float = 0.5
     """Of the proposer's score in a geometric fusion."""
     measured: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -290,7 +290,7 @@ class Calibration:
             scores: Of `list_scores`.
             proposal_N: (N,) the proposer's scores in [0, 1]; None where there are none.
         """
-        return fuse(tempered(scores, self.temperature), proposal_N, self.fusion, self.weight)
+        return tempered(fuse(scores, proposal_N, self.fusion, self.weight), self.temperature)
 
     def presence(self, value: float) -> float:
         """A raw presence as a calibrated one."""
@@ -332,7 +332,7 @@ def fit(pairs: Pairs, presences: Pairs | None = None, fusion: Fusion = "none") -
             tried = Calibration(temperature=temperature, fusion=fusion, weight=weight)
             return log_loss(pairs.calibrated(tried), pairs.true)
 
-        temperature = 1.0 if fusion == "proposal" else _temperature(loss)
+        temperature = _temperature(loss)
         if loss(temperature) < least:
             least = loss(temperature)
             best = Calibration(temperature=temperature, fusion=fusion, weight=weight)

@@ -299,15 +299,28 @@ def test_a_calibration_changes_scores_and_presences_and_nothing_else():
     answer = answered(ROWS, SAID, presence={"cat": 0.9}, regions=regions)
     cool = Calibration(temperature=2, presence_temperature=0.5, fusion="geometric", weight=0.5)
     changed = answer.calibrated(cool)
-    assert changed.scores_of("cat")[:2] == pytest.approx([(0.75) ** 0.5, (2 / 3 * 0.25) ** 0.5])
+    fused = np.array([0.9, 0.8 * 0.25]) ** 0.5
+    odds = (fused / (1 - fused)) ** 0.5
+    assert changed.scores_of("cat")[:2] == pytest.approx(odds / (1 + odds))
     assert np.isnan(changed.scores_of("dog")[2])
     assert changed.presence == {"cat": pytest.approx(81 / 82)}
     assert (changed.mentions, changed.problems) == (answer.mentions, ())
     assert answer.calibrated(Calibration()) is answer
 
 
-def test_scores_of_proposals_that_are_none_are_left_out_and_told():
-    regions = offered(scores=np.array([95, 25, 50], np.float32))
-    changed = answered(ROWS, SAID, regions=regions).calibrated(Calibration(fusion="geometric"))
+@pytest.mark.parametrize(
+    ("scores", "what"),
+    [
+        (None, "no scores"),
+        ([95, 25, 50], "scores that are not from 0 to 1"),
+        ([0.5, NAN, 0.5], "scores that are not from 0 to 1"),
+    ],
+)
+def test_a_fusion_without_scores_of_a_proposer_changes_none_and_says_so(scores, what):
+    regions = offered(scores=None if scores is None else np.array(scores, np.float32))
+    fusing = Calibration(temperature=0.5, fusion="geometric")
+    changed = answered(ROWS, SAID, regions=regions).calibrated(fusing)
     assert changed.scores_of("cat") == pytest.approx(ROWS[0])
-    assert changed.problems == ("scores of proposals outside 0 to 1 were left out of scores",)
+    said = f"scores are not calibrated: that wants a proposer's, and the regions have {what}"
+    assert changed.problems == (said,)
+    assert changed.calibrated(Calibration(temperature=2)).problems == (said,)
