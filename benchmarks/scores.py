@@ -29,12 +29,13 @@ from recipes.synthetic.view import category
 from recipes.tiny.recipe import RECIPE, read_recipe
 from vlm_fo1 import FO1, Answer
 from vlm_fo1.boxes import iou, xyxy_to_xywh
-from vlm_fo1.calibration import TRUE_IOU, measured, pairs_of
 from vlm_fo1.engine import Generation
+from vlm_fo1.eval.calibration import TRUE_IOU, measured, pairs_of
+from vlm_fo1.eval.metrics import expected_calibration_error as ece
 from vlm_fo1.plan import Plan, Scoring
 from vlm_fo1.proposers.recall import matches
 from vlm_fo1.regions import Offer
-from vlm_fo1.scores import Calibration, Fusion, Pairs, ece, fit, fuse
+from vlm_fo1.scores import Calibration, Fusion, Pairs, fit, fuse
 from vlm_fo1.tasks import Request, Task
 
 ROOT = Path(__file__).parents[1]

@@ -29,8 +29,6 @@ Fusion = Literal["geometric", "proposal", "none"]
 
 CALIBRATION_FILE = "calibration.json"
 """Name under which a model's folder holds its `Calibration`."""
-BINS = 15
-"""Of `ece`, as in the paper that named it."""
 _LEAST = 1e-7
 """Nearer to 0 or 1 than this no probability is told from it."""
 
@@ -185,53 +183,6 @@ def log_loss(scores_K: Scores, true_K: npt.NDArray[np.bool_]) -> float:
     """Mean of -log of what was given to the truth, in nats; 0 of no pairs."""
     p = scores_K.astype(np.float64).clip(_LEAST, 1 - _LEAST)
     return float(-np.log(np.where(true_K, p, 1 - p)).mean()) if len(p) else 0.0
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The pairs whose score falls between two bounds."""
-
-    score: float
-    """Their mean score."""
-    share: float
-    """How many of them are true."""
-    pairs: int
-
-
-def reliability(
-    scores_K: Scores, true_K: npt.NDArray[np.bool_], bins: int = BINS
-) -> tuple[Bin, ...]:
-    """Pairs by their score in bins of equal width; empty bins are left out.
-
-    Args:
-        scores_K: (K,) in [0, 1].
-        true_K: (K,) whether each pair is one.
-        bins: How many.
-    """
-    place_K = np.minimum((scores_K * bins).astype(np.int64), bins - 1)
-    return tuple(
-        Bin(float(scores_K[own].mean()), float(true_K[own].mean()), int(own.sum()))
-        for own in (place_K == number for number in range(bins))
-        if own.any()
-    )
-
-
-def ece(scores_K: Scores, true_K: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error: how far a score is from the share of pairs that are true.
-
-    ``sum over bins of pairs(b) / K * |mean score(b) - share true(b)|``; 0 is best.
-
-    Args:
-        scores_K: (K,) in [0, 1].
-        true_K: (K,) whether each pair is one.
-        bins: Of equal width.
-
-    Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning.
-    """
-    total = sum(
-        (b.pairs * abs(b.score - b.share) for b in reliability(scores_K, true_K, bins)), 0.0
-    )
-    return total / max(len(scores_K), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vlm_fo1.answer import Answer, Mention
-from vlm_fo1.calibration import measured, pairs_of, reliability_svg
 from vlm_fo1.cli.calibrate import Fusing, calibrated, read_samples
 from vlm_fo1.cli.main import app
 from vlm_fo1.cli.options import Scoring
 from vlm_fo1.cli.running import Outcome
 from vlm_fo1.errors import DataError
+from vlm_fo1.eval.calibration import measured, pairs_of, reliability_svg
 from vlm_fo1.regions import Regions
 from vlm_fo1.scores import Calibration, Pairs
 
@@ -153,7 +153,7 @@ class Unsure:
         assert (boxes, scores) == (None, "branches")
         if path.name == "d.png":
             raise ZeroDivisionError("broken")
-        row = {"cat": [0.6, 0.4, 0.6], "dog": [0.4, 0.6, 0.4]}
+        row = {"cat": [0.6, 0.4, 0.4], "dog": [0.4, 0.6, 0.4]}
         rows = [row.get(label, [0.4] * 3) for label in request.labels]
         presence = {label: 0.6 if label in row else 0.4 for label in request.labels}
         return answered(rows, request.labels, presence=presence)

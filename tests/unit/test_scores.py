@@ -7,6 +7,7 @@ import pytest
 
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.errors import ConfigError
+from vlm_fo1.eval.metrics import expected_calibration_error as ece
 from vlm_fo1.markup import scan
 from vlm_fo1.merging import merge_answers, merge_groups
 from vlm_fo1.parser import parse
@@ -15,13 +16,11 @@ from vlm_fo1.scores import (
     Calibration,
     ListScore,
     Pairs,
-    ece,
     fit,
     fit_temperature,
     fuse,
     list_scores,
     presence,
-    reliability,
     tempered,
 )
 from vlm_fo1.tasks import Task, ask_labels
@@ -80,17 +79,6 @@ def test_a_temperature_moves_scores_to_or_from_a_half_and_keeps_their_order():
     assert (np.diff(warm) > 0).all()
     assert np.array_equal(tempered(scores, 1), scores)
     assert np.isnan(tempered(np.array([NAN]), 2)).all()
-
-
-def test_the_expected_calibration_error_is_the_gap_between_score_and_truth():
-    scores = np.array([0.91, 0.91, 0.91, 0.91, 0.1, 1.0], np.float32)
-    true = np.array([True, True, False, False, False, True])
-    bins = reliability(scores, true, 10)
-    assert [b.pairs for b in bins] == [1, 5]
-    assert bins[1].share == pytest.approx(0.6)
-    expected = (0.1 + 5 * abs((4 * 0.91 + 1) / 5 - 0.6)) / 6
-    assert ece(scores, true, 10) == pytest.approx(expected)
-    assert ece(scores[:0], true[:0]) == 0
 
 
 def overconfident(seed, pairs=4000):

@@ -163,7 +163,7 @@ def calibrated(
         DataError: The images of one half have no pair of a label and a region, or none that is
             true, so that nothing can be told.
     """
-    from vlm_fo1.calibration import measured, pairs_of, reliability_svg
+    from vlm_fo1.eval.calibration import measured, pairs_of, reliability_svg
     from vlm_fo1.tasks import Request, Task
 
     by_image = {sample.image: sample for sample in samples}
@@ -270,7 +270,9 @@ def _show(made: Calibration, out: Path, errors: Console) -> None:
         ("calibration error of presence", "presence_ece"),
         ("log loss of presence", "presence_log_loss"),
     ):
-        table.add_row(title, f"{told[f'{key}_before']:.4f}", f"{told[f'{key}_after']:.4f}")
+        values = (told[f"{key}_before"], told[f"{key}_after"])
+        if None not in values:
+            table.add_row(title, *(f"{value:.4f}" for value in values))
     console = Console()
     weight = f", weight of the proposer {made.weight:.2f}" if made.fusion == "geometric" else ""
     typer.echo(

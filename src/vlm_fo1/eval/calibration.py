@@ -11,18 +11,9 @@ import numpy.typing as npt
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
+from vlm_fo1.eval.metrics import expected_calibration_error, reliability_bins
 from vlm_fo1.proposers.recall import matches
-from vlm_fo1.scores import (
-    Bin,
-    Calibration,
-    Floats,
-    Pairs,
-    Scores,
-    best_first,
-    ece,
-    log_loss,
-    reliability,
-)
+from vlm_fo1.scores import Calibration, Floats, Pairs, Scores, best_first, log_loss
 
 TRUE_IOU = 0.5
 """A region shows a thing when it overlaps its box at least this much."""
@@ -90,7 +81,7 @@ def measured(pairs: Pairs, presences: Pairs, calibration: Calibration) -> dict[s
 
     Returns:
         Numbers of pairs and labels and how many are true, and of each kind the expected calibration
-        error (``ece``) and the mean log loss in nats.
+        error (``ece``) and the mean log loss in nats; None of no pairs.
     """
     after = calibration.scores(pairs.scores, pairs.proposals)
     of_labels = np.array([calibration.presence(p) for p in presences.scores.tolist()], np.float32)
@@ -104,12 +95,14 @@ def measured(pairs: Pairs, presences: Pairs, calibration: Calibration) -> dict[s
     }
 
 
-def _before_and_after(kind: str, known: Pairs, after: Scores) -> dict[str, float]:
-    return {
-        f"{kind}{name}_{when}": round(count(scores, known.true), 4)
-        for name, count in (("ece", ece), ("log_loss", log_loss))
-        for when, scores in (("before", known.scores), ("after", after))
-    }
+def _before_and_after(kind: str, known: Pairs, after: Scores) -> dict[str, float | None]:
+    told: dict[str, float | None] = {}
+    counts = {"ece": expected_calibration_error, "log_loss": log_loss}
+    for name, count in counts.items():
+        for when, scores in (("before", known.scores), ("after", after)):
+            some = len(known.true) > 0
+            told[f"{kind}{name}_{when}"] = round(count(scores, known.true), 4) if some else None
+    return told
 
 
 SIDE, EDGE = 240, 40
@@ -123,8 +116,8 @@ def reliability_svg(pairs: Pairs, calibration: Calibration) -> str:
     """
     after = calibration.scores(pairs.scores, pairs.proposals)
     shown = (
-        ("before", reliability(pairs.scores, pairs.true)),
-        ("after", reliability(after, pairs.true)),
+        (title, [row for row in reliability_bins(scores, pairs.true) if row["count"]])
+        for title, scores in (("before", pairs.scores), ("after", after))
     )
     width, height = 2 * SIDE + 3 * EDGE, SIDE + 2 * EDGE
     parts = [
@@ -138,13 +131,14 @@ def reliability_svg(pairs: Pairs, calibration: Calibration) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _diagram(left: int, title: str, bins: Sequence[Bin]) -> list[str]:
-    low, most = EDGE + SIDE, max((b.pairs for b in bins), default=1)
+def _diagram(left: int, title: str, bins: Sequence[Mapping[str, Any]]) -> list[str]:
+    low, most = EDGE + SIDE, max((row["count"] for row in bins), default=1)
     dots = [
-        f'<circle cx="{left + b.score * SIDE:.1f}" cy="{low - b.share * SIDE:.1f}" '
-        f'r="{3 + 7 * np.log1p(b.pairs) / np.log1p(most):.1f}" fill="#1f77b4" fill-opacity="0.8">'
-        f"<title>{b.pairs} pairs, score {b.score:.3f}, true {b.share:.3f}</title></circle>"
-        for b in bins
+        f'<circle cx="{left + row["score"] * SIDE:.1f}" cy="{low - row["accuracy"] * SIDE:.1f}" '
+        f'r="{3 + 7 * np.log1p(row["count"]) / np.log1p(most):.1f}" fill="#1f77b4" '
+        f'fill-opacity="0.8"><title>{row["count"]} pairs, score {row["score"]:.3f}, true '
+        f"{row['accuracy']:.3f}</title></circle>"
+        for row in bins
     ]
     return [
         f'<rect x="{left}" y="{EDGE}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#888"/>',
