@@ -6,8 +6,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers_script import say
-from tests.helpers_tiny import with_a_hundred_numbers
+from tests.helpers.hundred_regions import with_a_hundred_numbers
+from tests.helpers.scripted_model import say
 
 from vlm_fo1 import FO1
 from vlm_fo1.engine import LocalEngine
