@@ -41,6 +41,8 @@ from vlm_fo1.tasks import Request, Task
 ROOT = Path(__file__).parents[1]
 FIT_SEED, TEST_SEED = 61_000, 62_000  # of no training and no other measurement
 WAYS: tuple[Scoring, ...] = ("joint", "branches")
+MANY, MANY_SEED, MANY_IMAGES = 24, 64_000, 10
+"""Labels of the images that are asked for many, their seed, and how many they are."""
 LEAST = 0.001
 """Of a dense table, pairs that score less are no detections."""
 
@@ -74,7 +76,19 @@ def labels_of(rendered: RenderedImage, rng: np.random.Generator) -> list[str]:
     return [str(name) for name in rng.permutation([*present, str(rng.choice(alike))])]
 
 
-def ask(fo1: FO1, rendered: RenderedImage, rng: np.random.Generator) -> Asked:
+def many_labels_of(rendered: RenderedImage, rng: np.random.Generator) -> list[str]:
+    """`MANY` kinds, all that are there among them."""
+    there = {thing.name for thing in rendered.objects} - {SIGN}
+    others = [str(name) for name in rng.permutation(sorted(set(rendered.kinds) - there))]
+    return [str(name) for name in rng.permutation([*sorted(there), *others][:MANY])]
+
+
+def ask(
+    fo1: FO1,
+    rendered: RenderedImage,
+    rng: np.random.Generator,
+    labels_of: Callable[[RenderedImage, np.random.Generator], list[str]] = labels_of,
+) -> Asked:
     """Ask both ways, and read each answer with every way to add up steps."""
     labels = labels_of(rendered, rng)
     names = np.array([thing.name for thing in rendered.objects])
@@ -193,19 +207,25 @@ def likely(pairs: Pairs) -> Pairs:
     return Pairs(pairs.scores[kept], pairs.true[kept], proposals)
 
 
-def report(fitted_on: Sequence[Asked], test: Sequence[Asked]) -> dict[str, Any]:
-    """All figures of the second set."""
-    ways: list[dict[str, Any]] = []
-    for way in map(str, WAYS):
-        name = f"{way} largest"
-        ways.append({
-            "way": way, "f1": f1(test, name), "f1_score_0.5": f1(test, name, min_score=0.5),
-            "absent_rejected": absent_rejected(test, name),
-            "absent_rejected_presence_0.5": absent_rejected(test, name, 0.5),
-            "ap50": figures(test, name, fused("none")),
-            "ap50_dense": figures(test, name, fused("none"), dense=True),
-            "seconds": round(statistics.median(one.seconds[way] for one in test), 3),
-        })  # fmt: skip
+def row_of(way: str, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Figures of one way to score."""
+    name = f"{way} largest"
+    return {
+        "way": way, "labels": round(statistics.mean(len(one.truth) for one in asked), 1),
+        "f1": f1(asked, name), "f1_score_0.5": f1(asked, name, min_score=0.5),
+        "absent_rejected": absent_rejected(asked, name),
+        "absent_rejected_presence_0.5": absent_rejected(asked, name, 0.5),
+        "ap50": figures(asked, name, fused("none")),
+        "ap50_dense": figures(asked, name, fused("none"), dense=True),
+        "seconds": round(statistics.median(one.seconds[way] for one in asked), 3),
+    }  # fmt: skip
+
+
+def report(
+    fitted_on: Sequence[Asked], test: Sequence[Asked], many: Sequence[Asked]
+) -> dict[str, Any]:
+    """All figures: ways to score of the last two sets, ranks and calibrations of the second."""
+    ways = [row_of(str(way), asked) for asked in (test, many) for way in WAYS]
     ranks: dict[str, tuple[str, Score]] = {
         "proposal": ("joint largest", proposal),
         "confidence": ("joint largest", confidence),
@@ -257,10 +277,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     fo1 = FO1.from_pretrained("tiny", calibration=Calibration())
     sets: list[list[Asked]] = []
-    for seed in (FIT_SEED, TEST_SEED):
-        images = make_images(options.sprites, seed, options.images)
-        rng = np.random.default_rng(seed)
-        sets.append([ask(fo1, image, rng) for image in track(images, f"seed {seed}")])
+    for seed in (FIT_SEED, TEST_SEED, MANY_SEED):
+        some = seed == MANY_SEED
+        images = make_images(options.sprites, seed, MANY_IMAGES if some else options.images)
+        rng, choose = np.random.default_rng(seed), many_labels_of if some else labels_of
+        sets.append([ask(fo1, image, rng, choose) for image in track(images, f"seed {seed}")])
     told = {
         "images": options.images, "threads": options.threads, "torch": torch.__version__,
         "machine": platform.machine(), **report(*sets),

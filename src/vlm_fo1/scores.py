@@ -276,7 +276,7 @@ def fit(pairs: Pairs, presences: Pairs | None = None, fusion: Fusion = "none") -
         It, without ``measured``.
     """
     best, least = Calibration(), math.inf
-    weights = np.linspace(0, 1, 21).tolist() if fusion == "geometric" else [0.5]
+    weights = [n / 20 for n in range(21)] if fusion == "geometric" else [0.5]
     for weight in weights:
 
         def loss(temperature: float, weight: float = weight) -> float:

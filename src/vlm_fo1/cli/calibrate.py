@@ -284,8 +284,7 @@ def _show(made: Calibration, out: Path, errors: Console) -> None:
     )
     console.print(table)
     typer.echo(f"written to {out}")
-    if told["log_loss_after"] > told["log_loss_before"]:
-        errors.print(
-            Text("scores tell the truth worse than before: take more images", style="yellow"),
-            soft_wrap=True,
-        )
+    for what, key in (("scores", "log_loss"), ("presences", "presence_log_loss")):
+        if (told[f"{key}_after"] or 0) > (told[f"{key}_before"] or 0):
+            line = f"{what} tell the truth worse than before: take more images"
+            errors.print(Text(line, style="yellow"), soft_wrap=True)

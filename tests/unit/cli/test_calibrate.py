@@ -1,5 +1,6 @@
 """`fo1 calibrate`: pairs from answers with truth, files it reads, and what it writes."""
 
+import io
 import json
 import xml.etree.ElementTree as ET
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vlm_fo1.answer import Answer, Mention
-from vlm_fo1.cli.calibrate import Fusing, calibrated, read_samples
+from vlm_fo1.cli.calibrate import Fusing, _show, calibrated, read_samples
 from vlm_fo1.cli.main import app
 from vlm_fo1.cli.options import Scoring
 from vlm_fo1.cli.running import Outcome
@@ -175,6 +176,19 @@ def test_half_of_the_images_are_fitted_to_and_a_broken_one_is_told(tmp_path):
     assert made.measured["ece_after"] < 0.02
     assert svg.startswith("<svg")
     assert [failed.endswith("d.png") for failed in outcome.failed] == [True]
+
+
+@pytest.mark.parametrize(("after", "told"), [(0.3, False), (0.5, True), (None, False)])
+def test_a_calibration_that_makes_things_worse_is_told(tmp_path, after, told):
+    numbers = {
+        f"{kind}{name}_{when}": 0.4
+        for kind in ("", "presence_") for name in ("ece", "log_loss") for when in ("before", "after")
+    }  # fmt: skip
+    numbers |= {"images": [1, 1], "pairs": 2, "true_pairs": 1, "presence_log_loss_after": after}
+    errors = Console(record=True, quiet=False, file=io.StringIO())
+    _show(Calibration(measured=numbers), tmp_path / "c.json", errors)
+    said = "presences tell the truth worse than before: take more images"
+    assert (said in errors.export_text()) == told
 
 
 def test_data_without_anything_true_is_refused(tmp_path):
