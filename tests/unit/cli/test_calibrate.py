@@ -182,8 +182,10 @@ def test_half_of_the_images_are_fitted_to_and_a_broken_one_is_told(tmp_path):
 def test_a_calibration_that_makes_things_worse_is_told(tmp_path, after, told):
     numbers = {
         f"{kind}{name}_{when}": 0.4
-        for kind in ("", "presence_") for name in ("ece", "log_loss") for when in ("before", "after")
-    }  # fmt: skip
+        for kind in ("", "presence_")
+        for name in ("ece", "log_loss")
+        for when in ("before", "after")
+    }
     numbers |= {"images": [1, 1], "pairs": 2, "true_pairs": 1, "presence_log_loss_after": after}
     errors = Console(record=True, quiet=False, file=io.StringIO())
     _show(Calibration(measured=numbers), tmp_path / "c.json", errors)
