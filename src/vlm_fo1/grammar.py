@@ -52,7 +52,7 @@ def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Gra
     bare = bool(tags) and (spec.per_region or thinking)
     thinking = spec.takes == "text"
     text = "/(?s:.+)/ & ~/(?s:.*)(" + "|".join(_markup(processor)) + ")(?s:.*)/"
-    label = f"{text} & /(?s:.*)\\S(?s:.*)/"
+    label = f"{text} & /(?s:.*)[^\\s\\x1c-\\x1f\\x85](?s:.*)/"
     if question.labels:
         label = "/" + "|".join(_spellings(question.labels)) + "/"
     named = "(tag (SEPARATOR? tag)* | NOTHING)" if tags else "NOTHING"

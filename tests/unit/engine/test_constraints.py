@@ -171,6 +171,9 @@ def check_answers(processor, matchers, kind, seed, request, regions, ahead):
         else:
             assert faults[-1] == "cut" or "cut" in faults
             wrong = ("not exist", "twice", "not asked", "without", "inside", "again", "left out")
+            # "None" may be cut in the middle, which then reads as words inside a list.
+            cut = {f"text inside <objects>: {'none'[:n]!r}" for n in range(1, 4)}
+            faults = [said for said in faults if said.lower() not in cut]
             assert not [said for said in faults if any(word in said for word in wrong)], answer.text
     return sum(row.ended for row in rows)
 
