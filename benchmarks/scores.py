@@ -32,8 +32,8 @@ from vlm_fo1.boxes import iou, xyxy_to_xywh
 from vlm_fo1.engine import Generation
 from vlm_fo1.eval.calibration import TRUE_IOU, measured, pairs_of
 from vlm_fo1.eval.metrics import expected_calibration_error as ece
+from vlm_fo1.eval.recall import matches
 from vlm_fo1.plan import Plan, Scoring
-from vlm_fo1.proposers.recall import matches
 from vlm_fo1.regions import Offer
 from vlm_fo1.scores import Calibration, Fusion, Pairs, fit, fuse
 from vlm_fo1.tasks import Request, Task

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import iou
 from vlm_fo1.eval.metrics import expected_calibration_error, reliability_bins
-from vlm_fo1.proposers.recall import matches
+from vlm_fo1.eval.recall import matches
 from vlm_fo1.scores import Calibration, Floats, Pairs, Scores, best_first, log_loss
 
 TRUE_IOU = 0.5
