@@ -158,13 +158,6 @@ def xyxy_to_xywh(boxes: BoxesLike) -> Array:
     return np.concatenate([array[:, :2], array[:, 2:] - array[:, :2]], axis=1)
 
 
-def cxcywh_to_xyxy(boxes: BoxesLike) -> Array:
-    """(centre x, centre y, width, height) to (x1, y1, x2, y2); (N, 4) in and out."""
-    array = as_boxes(boxes)
-    half = array[:, 2:] / 2
-    return np.concatenate([array[:, :2] - half, array[:, :2] + half], axis=1, dtype=np.float32)
-
-
 def areas(boxes: BoxesLike) -> Array:
     """Areas of (N, 4) xyxy boxes as (N,), zero for a reversed box."""
     return _areas(as_boxes(boxes).astype(np.float64)).astype(np.float32)

@@ -6,6 +6,7 @@ its path, and what `dump` writes `read` gives back unchanged.
 
 import dataclasses
 import difflib
+import inspect
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,30 +152,26 @@ def read_object(path: str | Path, raises: type[FO1Error] = ConfigError) -> dict[
 
 
 def build(kind: type[T], values: Mapping[str, Any], at: str = "") -> T:
-    """Make a dataclass from plain values.
+    """Make a dataclass, or another class whose arguments are annotated, from plain values.
 
     Args:
-        kind: The dataclass.
+        kind: The class.
         values: Plain values, as YAML gives them.
         at: Path of these values, for messages.
 
     Raises:
         ConfigError: An unknown or missing key, or a value of the wrong kind.
     """
-    hints = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
+    hints = get_type_hints(kind.__init__)
+    known = inspect.signature(kind).parameters
     for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"unknown key {_join(at, key)!r}: {hint}")
     given = {key: convert(hints[key], value, _join(at, key)) for key, value in values.items()}
     missing = [
-        name
-        for name, field in fields.items()
-        if name not in given
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        name for name, one in known.items() if name not in given and one.default is one.empty
     ]
     if missing:
         raise ConfigError(f"{_join(at, missing[0])!r} is needed and has no default: add it")
@@ -280,7 +277,7 @@ def convert(hint: Any, value: Any, at: str) -> Any:
             raise ConfigError(f"{at} = {value!r} is {_kind(value)}: a mapping is needed")
         item = (get_args(hint) or (str, Any))[1]
         return {str(key): convert(item, part, _join(at, key)) for key, part in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) and not isinstance(value, cast("type[Any]", hint)):
         if not isinstance(value, dict):
             raise ConfigError(f"{at} = {value!r} is {_kind(value)}: a mapping of keys is needed")
         return build(cast("type[Any]", hint), value, at)

@@ -63,6 +63,11 @@ class ItemError(FO1Error, RuntimeError):
     """One item of many failed with an exception that is none of ours; the others go on."""
 
 
+def counted(number: int, noun: str) -> str:
+    """For messages: ``1 image``, ``2 images``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 @contextmanager
 def item_errors(item: str) -> Generator[None]:
     """Let whatever goes wrong with one item of many be an `FO1Error` of that item.

@@ -224,6 +224,8 @@ def _read_file(path: str | Path) -> bytes:
     try:
         if Path(path).is_dir():
             raise ImageError(f"{name} is a folder: pass one image file in it")
+        if Path(path).exists() and not Path(path).is_file():  # reading it may never end
+            raise ImageError(f"{name} is a device or a pipe: pass a file, or the bytes of one")
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"image file {name} does not exist: check the path") from error

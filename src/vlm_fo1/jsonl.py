@@ -9,7 +9,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,31 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutputError: The disk refuses it.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path), ExitStack() as failing:
-        failing.callback(_remove, partial)
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-        failing.pop_all()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file that takes the place of another when the block ends well.
+
+    Args:
+        path: What is to be written; its folder is there.
+
+    Yields:
+        A hidden name beside it, with its suffix; what is there is removed if the block fails.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with writing(path):
+        try:
+            yield partial
+            partial.replace(path)
+        except BaseException:
+            _remove(partial)
+            raise
 
 
 def _remove(path: Path) -> None:

@@ -9,11 +9,9 @@ a successor with other names (``<objN>``, ``<objfeat>``) is a value, not a fork:
 `scan` is total: it never raises on model output and reports what it could not use.
 """
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from vlm_fo1.errors import ConfigError
 
@@ -86,41 +84,6 @@ class Vocabulary:
     def special_tokens(self) -> list[str]:
         """Every token of the vocabulary, tags first; what a tokenizer must hold."""
         return [*map(self.tag, range(self.max_regions)), *self.fixed_tokens()]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a configuration file; ``Vocabulary.from_dict`` reads them back."""
-        return {
-            "region_tag": self.region_tag,
-            "region_feature": self.region_feature,
-            "ground": list(self.ground),
-            "objects": list(self.objects),
-            "think": list(self.think),
-            "max_regions": self.max_regions,
-            "max_labels": self.max_labels,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """Inverse of `to_dict`; missing keys take their defaults.
-
-        Raises:
-            ConfigError: An unknown key, a pair that is none, or tokens that `Vocabulary` refuses.
-        """
-        known = [item.name for item in fields(cls)]
-        plain = dict(values)
-        for key in plain:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1) or known
-                raise ConfigError(f"vocabulary has no {key!r}: did you mean {' or '.join(near)}?")
-        for key in ("ground", "objects", "think"):
-            if key in plain:
-                pair = list(plain[key])
-                if isinstance(plain[key], str) or len(pair) != 2:
-                    raise ConfigError(
-                        f"{key} {plain[key]!r} must be an opening and a closing token"
-                    )
-                plain[key] = (str(pair[0]), str(pair[1]))
-        return cls(**plain)
 
     def tag_pattern(self) -> re.Pattern[str]:
         """Matches any region tag; group 1 is the number, in ASCII digits."""

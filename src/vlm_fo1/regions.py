@@ -113,17 +113,11 @@ class Regions:
             None if self.masks is None else self.masks[indices],
         )
 
-    def best(self, limit: int) -> "Regions":
-        """At most ``limit`` regions: the best by score, or the first ones without scores.
-
-        Equal scores keep their order, and the regions that stay keep theirs.
-        """
-        if len(self) <= limit:
-            return self
+    def order(self) -> npt.NDArray[np.int64]:
+        """(N,) indices, best first: by score, unknown ones last; as they stand without scores."""
         if self.scores is None:
-            return self[:limit]
-        order = np.argsort(-self.scores, kind="stable")[:limit]
-        return self[np.sort(order)]
+            return np.arange(len(self))
+        return np.argsort(-self.scores, kind="stable")
 
     def to_dict(self, *, masks: bool = False) -> dict[str, Any]:
         """Plain values, one list per field.

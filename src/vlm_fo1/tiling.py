@@ -57,8 +57,8 @@ def best_of(regions: Regions, size: int) -> Window:
         A window with the best by score (the first ones where there are no scores; an unknown score
         comes last).
     """
-    best = _ranked(regions, np.arange(len(regions)))[:size]
-    return Window((0, 0, *regions.size_wh), tuple(np.sort(best).tolist()))
+    best = np.sort(regions.order()[:size])
+    return Window((0, 0, *regions.size_wh), tuple(best.tolist()))
 
 
 def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> list[Window]:
@@ -75,16 +75,9 @@ def best_first(regions: Regions, indices: npt.NDArray[np.int64], size: int) -> l
         window without regions where there are none.
     """
     count = max(1, -(-len(indices) // size))
-    parts = np.array_split(_ranked(regions, indices), count)
+    order = regions.order()
+    parts = np.array_split(order[np.isin(order, indices)], count)
     return [Window((0, 0, *regions.size_wh), tuple(np.sort(part).tolist())) for part in parts]
-
-
-def _ranked(regions: Regions, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The indices, best first; an unknown score comes last."""
-    if regions.scores is None:
-        return indices
-    scores = np.nan_to_num(regions.scores[indices], nan=-np.inf)
-    return indices[np.argsort(-scores, kind="stable")]
 
 
 def in_tiles(regions: Regions, tile: int, size: int) -> list[Window]:

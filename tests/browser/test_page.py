@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.helpers_page import serving
+from tests.helpers.page import serving
 
 import vlm_fo1
 from vlm_fo1.app.context import Context

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests import helpers_hosts as hosts
-from tests.helpers_hosts import CONFIGS, VOCABULARY, WORDS, Prompter
+from tests.helpers import hosts
+from tests.helpers.hosts import CONFIGS, VOCABULARY, WORDS, Prompter
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

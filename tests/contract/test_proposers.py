@@ -1,4 +1,4 @@
-"""What every proposer does, whatever stands behind it: see `tests/helpers_proposers.py`."""
+"""What every proposer does, whatever stands behind it: see `tests/helpers/proposer_cases`."""
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers_proposers import ProposerCase, all_cases, scene
+from tests.helpers.proposer_cases import ProposerCase, all_cases, scene
 
 from vlm_fo1.errors import PromptError
 from vlm_fo1.proposers.base import Proposer, Selection, names, select, selection_of

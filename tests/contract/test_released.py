@@ -1,6 +1,6 @@
 """What a released folder must do in every form that it may have, at tiny sizes.
 
-The forms are `helpers_released.pairwise`: any two unknowns meet in some folder.
+The forms are `helpers.released.pairwise`: any two unknowns meet in some folder.
 """
 
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.helpers_released import (
+from tests.helpers.released import (
     ADDED,
     LEFT_OVER,
     TOKENS,

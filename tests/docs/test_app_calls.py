@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.helpers_page import serving
+from tests.helpers.page import serving
 
 import vlm_fo1
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.helpers_tokenizer import CONTROL, char_tokenizer
+from tests.helpers.tokenizer import CONTROL, char_tokenizer
 
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.processing import FO1ImageProcessor, FO1Processor

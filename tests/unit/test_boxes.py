@@ -107,7 +107,6 @@ def test_corners_survive_a_way_through_width_and_height(given_boxes):
 def test_formats_are_converted():
     assert boxes.xywh_to_xyxy([[10, 20, 3, 4]]).tolist() == [[10, 20, 13, 24]]
     assert boxes.xyxy_to_xywh([[10, 20, 13, 24]]).tolist() == [[10, 20, 3, 4]]
-    assert boxes.cxcywh_to_xyxy([[10, 20, 4, 6]]).tolist() == [[8, 17, 12, 23]]
 
 
 def test_scaling_takes_each_axis_by_its_own_factor():

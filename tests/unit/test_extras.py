@@ -66,7 +66,7 @@ def test_a_transformers_newer_than_any_that_was_tested_is_named_with_the_tested_
 def test_the_first_model_warns_of_an_untested_transformers_and_the_second_is_silent(
     installed, caplog
 ):
-    from tests import helpers_hosts as hosts
+    from tests.helpers import hosts
 
     installed("5.999.0")
     with caplog.at_level(logging.WARNING, logger="vlm_fo1._extras"):

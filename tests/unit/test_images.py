@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import struct
 import threading
 import zlib
@@ -305,6 +306,14 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
     path.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match=r"cut.img' is (broken or cut short|not an image)"):
         read_image(path)
+
+
+def test_a_device_or_a_pipe_is_refused_before_it_is_read(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)  # nobody writes to it: reading would wait for ever
+    for path in (pipe, "/dev/full"):
+        with pytest.raises(ImageError, match="is a device or a pipe: pass a file, or the bytes"):
+            read_image(path)
 
 
 def test_a_decompression_bomb_is_refused_from_its_header():

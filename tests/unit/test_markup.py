@@ -2,8 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlm_fo1.config import build, plain
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.markup import RELEASED, ScannedMention, Vocabulary, escape_special_tokens, scan
+from vlm_fo1.markup import (
+    RELEASED,
+    ScannedMention,
+    Vocabulary,
+    escape_special_tokens,
+    renumbered,
+    scan,
+)
 
 SUCCESSOR = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>", max_regions=3)
 
@@ -276,20 +284,23 @@ def test_the_tokens_that_a_tokenizer_must_hold():
 
 
 def test_a_vocabulary_survives_a_way_through_plain_values():
-    values = SUCCESSOR.to_dict()
+    values = plain(SUCCESSOR)
     assert values["ground"] == ["<ground>", "</ground>"]
-    assert Vocabulary.from_dict(values) == SUCCESSOR
-    assert Vocabulary.from_dict({}) == RELEASED
+    assert build(Vocabulary, values) == SUCCESSOR
+    assert build(Vocabulary, {}) == RELEASED
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"region_tags": "<r{}>"}, "vocabulary has no 'region_tags': did you mean region_tag"),
+        (
+            {"region_tags": "<r{}>"},
+            "unknown key 'vocabulary.region_tags': did you mean 'region_tag'",
+        ),
         ({"region_tag": "<region>"}, r"'<region>' must hold one \{\} for the number"),
         ({"region_tag": "<{}{}>"}, r"'<\{\}\{\}>' must hold one \{\}"),
         ({"region_tag": "{}>"}, r"must hold one \{\} for the number with text on both sides"),
-        ({"ground": ["<ground>"]}, "must be an opening and a closing token"),
+        ({"ground": ["<ground>"]}, "has 1 items, 2 are needed"),
         ({"objects": ["<o>", "<o>"]}, "tokens must differ and not be empty"),
         ({"region_feature": ""}, "tokens must differ and not be empty"),
         ({"max_regions": 0}, "max_regions is 0, at least 1 is needed"),
@@ -298,7 +309,7 @@ def test_a_vocabulary_survives_a_way_through_plain_values():
 )
 def test_a_vocabulary_that_cannot_be_read_back_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        Vocabulary.from_dict(values)
+        build(Vocabulary, values, "vocabulary")
 
 
 @pytest.mark.parametrize(
@@ -355,3 +366,10 @@ def test_nothing_of_markup_is_left_however_it_was_nested(text):
         for token in (*vocabulary.special_tokens(), "[INST]", "<s>", "<|im_end|>"):
             assert token not in clean
         assert escape_special_tokens(clean, vocabulary, ("[INST]", "<s>")) == clean
+
+
+def test_numbers_in_tags_change_and_nothing_else():
+    text = "<ground>5</ground><objects><region0><region12></objects> <region x> 12 <region7"
+    assert renumbered(text, lambda number: number + 100) == (
+        "<ground>5</ground><objects><region100><region112></objects> <region x> 12 <region7"
+    )

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.helpers_tokenizer import char_tokenizer
+from tests.helpers.tokenizer import char_tokenizer
 
 import vlm_fo1
 from vlm_fo1 import _registration

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers_script import say
-from tests.helpers_tiny import with_a_hundred_numbers
+from tests.helpers.hundred_regions import with_a_hundred_numbers
+from tests.helpers.scripted_model import say
 
 from recipes.synthetic.kinds import KINDS
 from recipes.tiny.recipe import MAX_LABELS
@@ -46,14 +46,8 @@ ASKED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return FO1.from_pretrained("tiny")
-
-
-@pytest.fixture(scope="module")
-def fo1(tiny):
-    loaded = with_a_hundred_numbers(tiny)
-    return FO1(loaded.model, loaded.processor)
+def fo1(fo1):
+    return with_a_hundred_numbers(fo1)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from vlm_fo1.app.question import put
 from vlm_fo1.errors import FO1Error, ItemError, item_errors
 from vlm_fo1.fo1 import FO1
 from vlm_fo1.formats.boxes import given_regions
+from vlm_fo1.formats.coco import data_set
 from vlm_fo1.images import image_frame
 from vlm_fo1.tasks import MAX_NEW_TOKENS, Request
 
@@ -92,7 +93,8 @@ def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
         folder: An existing folder.
 
     Returns:
-        ``answers.jsonl``, one line an image, and ``coco.json``, a COCO data set with scores.
+        ``answers.jsonl``, one line an image, and ``coco.json``, a COCO data set with scores that
+        leaves out images that failed.
     """
     lines = folder / "answers.jsonl"
     with lines.open("w", encoding="utf-8") as file:
@@ -100,26 +102,6 @@ def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
             said = {"error": row.error} if row.answer is None else row.answer.to_dict()
             file.write(json.dumps({"file": row.file, **said}, ensure_ascii=False) + "\n")
     coco = folder / "coco.json"
-    coco.write_text(json.dumps(to_coco(rows), ensure_ascii=False), encoding="utf-8")
+    answers = [(row.file, row.answer) for row in rows if row.answer is not None]
+    coco.write_text(json.dumps(data_set(answers), ensure_ascii=False), encoding="utf-8")
     return lines, coco
-
-
-def to_coco(rows: Sequence[Row]) -> dict[str, Any]:
-    """A COCO data set of the chosen regions; images that failed are left out."""
-    categories: dict[str, int] = {}
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for row in rows:
-        if row.answer is None:
-            continue
-        width, height = row.answer.size_wh
-        image_id = len(images) + 1
-        images.append({"id": image_id, "file_name": row.file, "width": width, "height": height})
-        for label in row.answer:
-            categories.setdefault(label, len(categories) + 1)
-        for found in row.answer.to_coco(image_id, categories):
-            area = round(found["bbox"][2] * found["bbox"][3], 2)
-            number = {"id": len(annotations) + 1, "area": area, "iscrowd": 0}
-            annotations.append({**number, **found})
-    named = [{"id": number, "name": label or "object"} for label, number in categories.items()]
-    return {"images": images, "categories": named, "annotations": annotations}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlm_fo1.errors import BoxError, ConfigError, ImageError
+from vlm_fo1.errors import BoxError, ConfigError, ImageError, counted
 from vlm_fo1.images import image_size, images_among, read_image, without_reader
 
 MEGABYTE = 2**20
@@ -108,7 +108,8 @@ class Limits:
         found = images_among(there)
         if not found:
             if unread := without_reader(there):
-                raise ImageError(f"{len(unread)} HEIC images, which nothing here reads: {SAVE}")
+                files = counted(len(unread), "HEIC image")
+                raise ImageError(f"{files}, which nothing here reads: {SAVE}")
             raise ImageError("there are no images yet: choose files or a folder first")
         if len(found) > self.batch:
             raise ImageError(

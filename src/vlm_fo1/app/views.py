@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.boxes import scale as scale_boxes
+from vlm_fo1.errors import counted
 from vlm_fo1.markup import RELEASED, Piece, Vocabulary, pieces
 from vlm_fo1.parser import split_thought
 
@@ -184,7 +185,7 @@ def _image(kept: AnswerState, options: ViewOptions, visible: Sequence[int]) -> s
     width, height = image.size
     return (
         f'<figure class="fo1-image"><img src="{data_url(image)}" width="{width}" '
-        f'height="{height}" alt="The image with {len(visible)} regions drawn on it">'
+        f'height="{height}" alt="The image with {counted(len(visible), "region")} drawn on it">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rects}</svg></figure>'
     )
 

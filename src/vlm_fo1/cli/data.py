@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vlm_fo1.cli.images import check_kind
 from vlm_fo1.cli.running import shown
-from vlm_fo1.errors import ConfigError
+from vlm_fo1.errors import ConfigError, counted
 from vlm_fo1.jsonl import writing
 
 app = typer.Typer(
@@ -108,7 +108,7 @@ def check(
     if len(problems) > most:
         typer.echo(f"... and {len(problems) - most} more")
     if problems:
-        typer.echo(f"{len(problems)} problems", err=True)
+        typer.echo(counted(len(problems), "problem"), err=True)
         raise typer.Exit(1)
     typer.echo(f"{file}: every record can be used")
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vlm_fo1.cli import options
 from vlm_fo1.cli.running import shown
-from vlm_fo1.errors import CheckpointError, ConfigError
+from vlm_fo1.errors import ConfigError
 
 
 def command(
@@ -48,9 +48,25 @@ def command(
     with shown(errors):
         _check_free(out)
         with errors.status("grafting"):
-            count = _graft(
-                host, out, auxiliary, auxiliary_weights, revision, token, dtype, max_regions, seed
+            import torch
+
+            from vlm_fo1.graft import graft_host
+            from vlm_fo1.markup import Vocabulary
+
+            torch.manual_seed(seed)
+            model, processor = graft_host(
+                host,
+                revision=revision,
+                token=token,
+                dtype=dtype,
+                vocabulary=Vocabulary(max_regions=max_regions),
+                auxiliary=auxiliary,
+                auxiliary_weights=auxiliary_weights,
             )
+            model.save_pretrained(out)
+            processor.save_pretrained(out)
+    new = [part for name, part in model.named_parameters() if not name.startswith("host.")]
+    count = sum(part.numel() for part in new)
     errors.print(
         f"{out}: {count / 1e6:.1f} million new weights to train", soft_wrap=True, markup=False
     )
@@ -64,54 +80,3 @@ def _check_free(out: Path) -> None:
     """
     if (out / "config.json").exists():
         raise ConfigError(f"{out} holds a model already: name another folder")
-
-
-def _graft(
-    host: str,
-    out: Path,
-    auxiliary: str | None,
-    auxiliary_weights: str | None,
-    revision: str | None,
-    token: str | None,
-    dtype: str,
-    max_regions: int,
-    seed: int,
-) -> int:
-    """Graft and save; gives how many parameters are not the host's.
-
-    Raises:
-        CheckpointError: The host comes without a tokenizer, or see `graft`.
-    """
-    import torch
-
-    from vlm_fo1.config import read_object
-    from vlm_fo1.markup import Vocabulary
-    from vlm_fo1.model.graft import check_host, graft, load_host
-    from vlm_fo1.model.weights import resolve_folder
-    from vlm_fo1.processing.hosts import processor_for_host
-    from vlm_fo1.processing.tokenizer import load_tokenizer
-
-    folder = resolve_folder(host, check=check_host, revision=revision, token=token)
-    tokenizer = load_tokenizer(folder)
-    host_model = load_host(folder, dtype=dtype)
-    vocabulary = Vocabulary(max_regions=max_regions)
-    torch.manual_seed(seed)
-    model = graft(
-        host_model,
-        tokenizer,
-        auxiliary=auxiliary,
-        auxiliary_weights=auxiliary_weights,
-        vocabulary=vocabulary,
-    )
-    preprocessor = folder / "preprocessor_config.json"
-    processor = processor_for_host(
-        model.config.host.to_dict(),
-        tokenizer,
-        vocabulary=vocabulary,
-        preprocessor=read_object(preprocessor, CheckpointError) if preprocessor.is_file() else None,
-    )
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
-    return sum(
-        value.numel() for name, value in model.named_parameters() if not name.startswith("host.")
-    )

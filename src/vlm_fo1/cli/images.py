@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from vlm_fo1.errors import ConfigError, ImageError, PromptError
+from vlm_fo1.errors import ConfigError, ImageError, PromptError, counted
 from vlm_fo1.jsonl import check_writable, write_whole
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def find_images(image: str, errors: Console, *, aside: Path | None = None) -> li
         unread = set(without_reader(there))
         found, nothing = [p for p in there if p not in unread], f"no image matches {image}"
     left_out = without_reader(there)
-    said = f"{len(left_out)} HEIC images, which are skipped: {HEIF_REMEDY}" if left_out else ""
+    said = f"{counted(len(left_out), 'HEIC image')}: {HEIF_REMEDY}"
     if not found:
-        raise ImageError(f"{nothing}{f' but {said}' * bool(said)}")
-    if said:
-        errors.print(Text(f"there are {said}", style="yellow"), soft_wrap=True)
+        raise ImageError(f"{nothing}{f' but {said}' * bool(left_out)}")
+    if left_out:
+        errors.print(Text(f"skipped {said}", style="yellow"), soft_wrap=True)
     return sorted(found)
 
 

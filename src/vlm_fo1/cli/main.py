@@ -1,6 +1,7 @@
 """``fo1``: a command for each task and a few others, each imported when it is used."""
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -105,6 +106,8 @@ def about(
 
 def main() -> None:
     """Entry point of the console script."""
+    # Pillow's: what is larger is refused by us, in words of our own
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit of .* decompression bomb")
     try:
         app()
     except (ImportError, MemoryError, RuntimeError) as error:

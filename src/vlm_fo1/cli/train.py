@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vlm_fo1.cli.running import shown
-from vlm_fo1.errors import ConfigError
+from vlm_fo1.errors import ConfigError, counted
 from vlm_fo1.jsonl import lock_file, writing
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def _train_and_exit(
         raise typer.Exit(128 + outcome.stopped_by)
     errors.print(f"weights: {outcome.folder}", soft_wrap=True)
     if outcome.bad_records:
-        errors.print(f"{outcome.bad_records} records left out, see bad_records.jsonl")
+        left_out = counted(outcome.bad_records, "record")
+        errors.print(f"{left_out} left out, see bad_records.jsonl")
         raise typer.Exit(1)
 
 

@@ -27,7 +27,7 @@ from vlm_fo1.data.names import locate
 from vlm_fo1.errors import BoxError, DataError, item_errors
 from vlm_fo1.formats.identity import is_writable
 from vlm_fo1.markup import RELEASED, scan
-from vlm_fo1.tasks import Task
+from vlm_fo1.tasks import Question, Task
 
 _KEYS = frozenset({"id", "image", "regions", "scores", "turns", "source"})
 _TURN_KEYS = frozenset({"question", "answer", "task"})
@@ -44,6 +44,11 @@ class Turn:
     """What the model should write, markup included; may be empty."""
     task: str = "free"
     """A value of `vlm_fo1.tasks.Task`."""
+
+    @classmethod
+    def asked(cls, question: Question, answer: str) -> "Turn":
+        """A question as it is asked of a model, with its answer."""
+        return cls(question=question.text, answer=answer, task=str(question.task))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -85,7 +85,8 @@ class Mixture:
         self._bounds = np.cumsum(weights / weights.sum())
         self._drawn = 0
         self._taken = dict.fromkeys(names, 0)
-        self._bad = 0
+        self.bad_records = 0
+        """How many records were left out so far, earlier runs of a resumed stream included."""
 
     def __iter__(self) -> Iterator[Example]:
         """Go on from where the state says, without end.
@@ -118,17 +119,12 @@ class Mixture:
             in_a_row = 0
             yield example
 
-    @property
-    def bad_records(self) -> int:
-        """How many records were left out so far, earlier runs of a resumed stream included."""
-        return self._bad
-
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as plain values."""
         return {
             "drawn": self._drawn,
             "taken": dict(self._taken),
-            "bad": self._bad,
+            "bad": self.bad_records,
             "rank": self.rank,
             "world_size": self.world_size,
             "seed": self.seed,
@@ -153,7 +149,7 @@ class Mixture:
             )
         self._drawn = int(state["drawn"])
         self._taken = {name: int(count) for name, count in state["taken"].items()}
-        self._bad = int(state["bad"])
+        self.bad_records = int(state["bad"])
 
     def _draw(self) -> tuple[Part, int, bool]:
         """The next draw of the whole stream: its part, the index there, and if it is ours."""
@@ -167,7 +163,7 @@ class Mixture:
         return part, index, mine
 
     def _report(self, problem: str) -> None:
-        self._bad += 1
+        self.bad_records += 1
         logger.warning("record left out: %s", problem)
         if len(self.problems) < _MOST_KEPT:
             self.problems.append(problem)

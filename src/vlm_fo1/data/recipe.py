@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vlm_fo1.config import convert
+from vlm_fo1.config import build, convert
 from vlm_fo1.data.augment import AugmentConfig, AugmentedSource
 from vlm_fo1.data.mixture import Mixture, Part
 from vlm_fo1.data.sources import (
@@ -124,37 +123,11 @@ def _maker(kind: str, number: int) -> "SourceMaker":
 
 def _coco(values: dict[str, Any], seed: int, at: str) -> Source:
     config = convert(InstanceConfig, values.pop("questions", {}), f"{at}.questions")
-    return _made(CocoSource, {**values, "config": config}, seed, at)
+    return build(CocoSource, {**values, "config": config, "seed": seed}, at)
 
 
-def _reader(kind: Callable[..., Source]) -> Callable[[dict[str, Any], int, str], Source]:
-    def make(values: dict[str, Any], seed: int, at: str) -> Source:
-        return _made(kind, values, seed, at)
-
-    return make
-
-
-def _made(kind: Callable[..., Source], values: dict[str, Any], seed: int, at: str) -> Source:
-    parameters = signature(kind).parameters
-    _check_keys(kind.__name__, values, [name for name in parameters if name != "seed"])
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
-    if missing:
-        raise ConfigError(f"{kind.__name__} needs {', '.join(missing)}")
-    given = {
-        key: value if key == "config" else convert(parameters[key].annotation, value, f"{at}.{key}")
-        for key, value in values.items()
-    }
-    return kind(**given, seed=seed)
-
-
-def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
-    for key in values:
-        if key not in known:
-            near = get_close_matches(key, known, 1)
-            raise ConfigError(
-                f"{name} has no {key!r}: it has {', '.join(known)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+def _reader(kind: type[Source]) -> "SourceMaker":
+    return lambda values, seed, at: build(kind, {**values, "seed": seed}, at)
 
 
 SourceMaker = Callable[[dict[str, Any], int, str], Source]

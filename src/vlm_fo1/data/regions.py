@@ -1,11 +1,14 @@
 """The regions of a training record, built as users will build them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm_fo1 import boxes as box_math
+from vlm_fo1.data.example import Example, Turn
 
 Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
@@ -31,6 +34,27 @@ class BuiltRegions:
         """Ground-truth index to region number."""
         return {int(truth): region for region, truth in enumerate(self.truth) if truth >= 0}
 
+    def example(self, image: Path, turns: Iterable[Turn], source: str | Path, id_: str) -> Example:
+        """The record of what is asked about them.
+
+        Args:
+            image: Their image.
+            turns: Questions and answers, with the numbers of the regions.
+            source: Where it comes from.
+            id_: Of the image there.
+
+        Raises:
+            DataError: See `Example`.
+        """
+        return Example(
+            image=image,
+            regions_xyxy=self.xyxy,
+            scores=self.scores,
+            turns=tuple(turns),
+            source=str(source),
+            id=id_,
+        )
+
 
 def build_regions(
     truth_xyxy: npt.ArrayLike,
@@ -38,7 +62,6 @@ def build_regions(
     rng: Rng,
     *,
     proposals_xyxy: npt.ArrayLike | None = None,
-    proposal_scores: npt.ArrayLike | None = None,
     distractors: tuple[int, int] = (0, 6),
     jitter: float = 0.5,
     drop: float = 0.0,
@@ -52,8 +75,8 @@ def build_regions(
         rng: Decides everything.
         proposals_xyxy: (M, 4) a proposer's boxes, or None. Those above `SAME` IoU with a box of
             `truth_xyxy` give way to it; those from 0.5 to `SAME` are left out, as nobody could say
-            whether they are right; the rest are distractors.
-        proposal_scores: (M,) their scores; the best are kept when there is not room for all.
+            whether they are right; the rest are distractors, the first ones where there is not
+            room for all.
         distractors: Least and greatest number of further boxes: on the background, around two
             things at once, around a part. Fewer where the image leaves no room.
         jitter: Share of ground-truth boxes that are shifted a little, as proposals are.
@@ -70,7 +93,7 @@ def build_regions(
     shifted = truth[kept].copy()
     for row in np.flatnonzero(rng.random(len(kept)) < jitter):
         shifted[row] = _jittered(shifted[row], size_wh, rng)
-    nothing = _given(truth, proposals_xyxy, proposal_scores)
+    nothing = _given(truth, proposals_xyxy)
     drawn = int(rng.integers(distractors[0], distractors[1] + 1))
     nothing = np.concatenate([nothing, _distractors(truth, size_wh, drawn, rng)])
     nothing = nothing[: limit - len(kept)]
@@ -83,10 +106,8 @@ def build_regions(
     )
 
 
-def _given(truth: Floats, proposals: npt.ArrayLike | None, scores: npt.ArrayLike | None) -> Floats:
+def _given(truth: Floats, proposals: npt.ArrayLike | None) -> Floats:
     boxes = box_math.as_boxes([] if proposals is None else proposals)
-    if scores is not None:
-        boxes = boxes[np.argsort(-np.asarray(scores), kind="stable")]
     if len(boxes) and len(truth):
         boxes = boxes[box_math.iou(boxes, truth).max(axis=1) < 0.5]
     return boxes

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.data.example import Example
-from vlm_fo1.errors import DataError
+from vlm_fo1.errors import DataError, counted
 from vlm_fo1.images import read_image
 from vlm_fo1.markup import scan
 from vlm_fo1.regions import Regions
@@ -99,7 +99,7 @@ def _text_block(example: Example, width: int) -> Image.Image:
     where = " ".join(filter(None, (example.source, example.id)))
     lines: list[tuple[str, tuple[int, int, int], bool]] = [
         (line, _INK, False)
-        for line in _wrapped(f"{where}: {len(example.regions_xyxy)} regions", columns)
+        for line in _wrapped(f"{where}: {counted(len(example.regions_xyxy), 'region')}", columns)
     ]
     for turn in example.turns:
         asked = _wrapped(f"[{turn.task}] {turn.question}", columns)

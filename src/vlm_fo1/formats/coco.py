@@ -1,13 +1,13 @@
-"""COCO data sets: which annotations are those of an image, whatever wrote the file."""
+"""COCO data sets: which annotations are those of an image, whatever wrote the file; new ones."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from vlm_fo1.errors import BoxError
+from vlm_fo1.errors import BoxError, counted
 from vlm_fo1.formats.identity import Ids, Names, called, id_text, stated_size
 
 NAMES = ("file_name", "coco_url", "flickr_url", "path")
@@ -88,7 +88,9 @@ class CocoFile(dict[str, Any]):
         if isinstance(image, int):
             position = self._ids.find(image)
             if position is None:
-                raise BoxError(f"the data set holds {self.size} images, none has the id {image}")
+                raise BoxError(
+                    f"the data set holds {counted(self.size, 'image')}, none has the id {image}"
+                )
             return position
         return self._names.find(image)
 
@@ -193,8 +195,52 @@ def results_of(
         wanted = ids[Names(ids).find(image)]
     except BoxError as error:
         raise BoxError(
-            f"these results are about {len(ids)} image{'s' * (len(ids) > 1)}, none of them "
+            f"these results are about {counted(len(ids), 'image')}, none of them "
             f"{called(image)}: an image is found by its file name, which has to be its id, e.g. "
             f"{ids[0]}.jpg"
         ) from error
     return [record for record, owner in zip(records, owners, strict=True) if owner == wanted], None
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Labelled boxes of one image: what `vlm_fo1.Answer` is."""
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the image in pixels."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """The labels, those without a box too."""
+        ...
+
+    def to_coco(self, image_id: int, category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
+        """The boxes in COCO's result format."""
+        ...
+
+
+def data_set(images: Iterable[tuple[str, Labelled]]) -> dict[str, Any]:
+    """A COCO data set of what was found in images, with scores.
+
+    Args:
+        images: File name and answer of each.
+
+    Returns:
+        ``images``, ``categories`` and ``annotations``, each numbered from 1; a label has one number
+        in all images.
+    """
+    categories: dict[str, int] = {}
+    rows: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (name, answer) in enumerate(images, start=1):
+        width, height = answer.size_wh
+        rows.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for label in answer:
+            categories.setdefault(label, len(categories) + 1)
+        for found in answer.to_coco(image_id, categories):
+            area = round(found["bbox"][2] * found["bbox"][3], 2)
+            number = {"id": len(annotations) + 1, "area": area, "iscrowd": 0}
+            annotations.append({**number, **found})
+    named = [{"id": number, "name": label or "object"} for label, number in categories.items()]
+    return {"images": rows, "categories": named, "annotations": annotations}

@@ -62,6 +62,15 @@ def id_text(id_: Any) -> str | None:
     return text if is_writable(text) else None
 
 
+def as_id(value: Any) -> str | None:
+    """An id as text, the same whatever its type and zero padding; None if it is no id.
+
+    ``7``, ``7.0``, ``"7"`` and ``"007"`` are one id.
+    """
+    text = id_text(value)
+    return _number_of(text) if text else None
+
+
 def is_writable(text: str) -> bool:
     """Whether a text can stand in a file or a message: no half of a character (a surrogate)."""
     try:

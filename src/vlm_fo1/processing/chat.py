@@ -1,9 +1,7 @@
 """How a host VLM wants one question about one image to be wrapped, as data."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from vlm_fo1.errors import ConfigError, PromptError
 from vlm_fo1.families.omchat_qwen2_5_vl import CHAT
@@ -75,25 +73,6 @@ class ChatFormat:
         image = self.before_image + self.after_image
         text = self.opening + image + self.after_regions + self.closing
         return list(dict.fromkeys(re.findall(r"<[^<>\s]+>", text)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a configuration file; `from_dict` reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ChatFormat":
-        """Inverse of `to_dict`; missing keys take their defaults.
-
-        Raises:
-            ConfigError: An unknown key, or a value that is not text.
-        """
-        known = [item.name for item in fields(cls)]
-        for key, value in values.items():
-            if key not in known:
-                raise ConfigError(f"chat has no {key!r}: it has {', '.join(known)}")
-            if not isinstance(value, str):
-                raise ConfigError(f"chat.{key} is {type(value).__name__}, a text is needed")
-        return cls(**values)
 
 
 def checked_question(question: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from vlm_fo1.config import build, plain
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 from vlm_fo1.markup import RELEASED, Vocabulary, escape_special_tokens, respelt
 from vlm_fo1.processing.chat import ChatFormat, checked_question, place_images
@@ -31,8 +32,8 @@ class FO1Processor(ProcessorMixin):
     Args:
         image_processor: Prepares images and boxes.
         tokenizer: The host's tokenizer; it must hold the vocabulary's tags.
-        vocabulary: How regions are spelt, or its `to_dict`; the released spelling by default.
-        chat: The host's prompt, or its `to_dict`; the released one by default.
+        vocabulary: How regions are spelt, or its plain values; the released spelling by default.
+        chat: The host's prompt, or its plain values; the released one by default.
         image_token_id: Id that stands for one merged image patch; looked up by default.
         region_token_id: Id that stands for one region feature; looked up by default.
         chat_template: Kept for tools that read it; not used here.
@@ -56,9 +57,9 @@ class FO1Processor(ProcessorMixin):
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         if isinstance(vocabulary, Mapping):
-            vocabulary = Vocabulary.from_dict(vocabulary)
+            vocabulary = build(Vocabulary, vocabulary, "vocabulary")
         if isinstance(chat, Mapping):
-            chat = ChatFormat.from_dict(chat)
+            chat = build(ChatFormat, chat, "chat")
         self.vocabulary = RELEASED if vocabulary is None else vocabulary
         self.chat = ChatFormat() if chat is None else chat
         if image_token_id is None:
@@ -119,8 +120,8 @@ class FO1Processor(ProcessorMixin):
         """The settings as plain values, for processor_config.json."""
         return {
             **super().to_dict(),
-            "vocabulary": self.vocabulary.to_dict(),
-            "chat": self.chat.to_dict(),
+            "vocabulary": plain(self.vocabulary),
+            "chat": plain(self.chat),
         }
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -239,8 +240,8 @@ class FO1Processor(ProcessorMixin):
             BoxError: More regions than tags.
         """
         if system is not None:
-            plain = checked_text(system, "the system message")
-            system = escape_special_tokens(plain, self.vocabulary, self.reserved_tokens())
+            checked = checked_text(system, "the system message")
+            system = escape_special_tokens(checked, self.vocabulary, self.reserved_tokens())
         pieces = self._shared_pieces(count, image_tokens > 0, system)[:-1]
         if not pieces:
             return []

@@ -126,9 +126,8 @@ def select(regions: Regions, selection: Selection) -> Regions:
         The rest, best first.
     """
     if regions.scores is not None:
-        known = np.nan_to_num(regions.scores, nan=-np.inf)
-        order = np.argsort(-known, kind="stable")
-        regions = regions[order[known[order] >= selection.min_score]]
+        order = regions.order()
+        regions = regions[order[regions.scores[order] >= selection.min_score]]
     if selection.nms_iou is not None and len(regions):
         ranks = -np.arange(len(regions), dtype=np.float64)  # already best first
         regions = regions[nms(regions.xyxy, ranks, selection.nms_iou)]
@@ -285,11 +284,10 @@ def ranked(
     order = np.argsort(-values, kind="stable")
     has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     order = order[has_area[order]]
-    regions = Regions(
+    return Regions(
         xyxy[order],
         size_wh,
         values[order],
         labels=None if labels is None else tuple(labels[int(i)] for i in order),
         masks=None if masks is None else masks[order],
     )
-    return regions

@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from vlm_fo1._extras import require
-from vlm_fo1.errors import ConfigError, FO1Error, ImageError, item_errors
+from vlm_fo1.errors import ConfigError, FO1Error, ImageError, counted, item_errors
 from vlm_fo1.images import HEIF_REMEDY, images_among, read_image, without_reader
-from vlm_fo1.jsonl import check_writable, writing
+from vlm_fo1.jsonl import check_writable, replacing
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """What `write_video` can write."""
@@ -53,8 +53,10 @@ class FrameFolder:
         self.paths = sorted(images_among(shown), key=lambda path: _natural(path.name))
         unread = without_reader(shown)
         if unread:
-            problem = f"{folder} has {len(unread)} HEIC images, which nothing here reads"
-            raise ImageError(f"{problem}, and frames must not be missing: {HEIF_REMEDY}")
+            raise ImageError(
+                f"{folder} has {counted(len(unread), 'HEIC image')}, which nothing here reads, and "
+                f"frames must not be missing: {HEIF_REMEDY}"
+            )
         if not self.paths:
             raise ImageError(f"the folder {folder} holds no images")
         self.rate = rate
@@ -229,30 +231,29 @@ def write_video(path: Path, images: Iterable[Image.Image], rate: Fraction) -> in
     """
     check_video_path(path)
     av: Any = require("av", extra="video")
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     count, stream = 0, None
     check_writable(path)
-    with writing(path), av.open(str(partial), "w") as container:
-        for image in images:
-            if stream is None:
-                stream = container.add_stream(codec, rate=rate)
-                stream.width, stream.height = (side // 2 * 2 for side in image.size)
-                stream.pix_fmt = "yuv420p"
-                if min(stream.width, stream.height) < 2:
-                    raise ImageError(f"a video of {image.size} pixels: at least 2 x 2 are needed")
-            size = (stream.width, stream.height)
-            near = max(abs(a - b) for a, b in zip(size, image.size, strict=True)) < 2
-            fitted = image.crop((0, 0, *size)) if near else image.resize(size)
-            container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
-            count += 1
-        if stream is not None:
-            container.mux(stream.encode())
-    if not count:
-        partial.unlink(missing_ok=True)
-        raise ImageError(f"no image for {path}: a video needs at least one")
-    with writing(path):
-        partial.replace(path)
+    with replacing(path) as partial:
+        with av.open(str(partial), "w") as container:
+            for image in images:
+                if stream is None:
+                    stream = container.add_stream(codec, rate=rate)
+                    stream.width, stream.height = (side // 2 * 2 for side in image.size)
+                    stream.pix_fmt = "yuv420p"
+                    if min(stream.width, stream.height) < 2:
+                        raise ImageError(
+                            f"a video of {image.size} pixels: at least 2 x 2 are needed"
+                        )
+                size = (stream.width, stream.height)
+                near = max(abs(a - b) for a, b in zip(size, image.size, strict=True)) < 2
+                fitted = image.crop((0, 0, *size)) if near else image.resize(size)
+                container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
+                count += 1
+            if stream is not None:
+                container.mux(stream.encode())
+        if not count:
+            raise ImageError(f"no image for {path}: a video needs at least one")
     return count
 
 

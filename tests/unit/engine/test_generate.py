@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_fo1 import FO1
 from vlm_fo1.engine.generate import repeats_itself
 from vlm_fo1.engine.lists import ListRecorder, ListTokens
 from vlm_fo1.errors import FO1Error, ImageError
@@ -17,11 +16,6 @@ from vlm_fo1.tasks import Request
 
 DEMO = Path(str(files("vlm_fo1"))) / "assets" / "demo"
 BOXES = json.loads((DEMO / "boxes.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def fo1():
-    return FO1.from_pretrained("tiny")
 
 
 @pytest.fixture

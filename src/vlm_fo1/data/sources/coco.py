@@ -7,20 +7,11 @@ from typing import Any
 from vlm_fo1.boxes import as_boxes
 from vlm_fo1.data.example import Example
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import (
-    as_id,
-    as_text,
-    frame_of,
-    image_file,
-    is_set,
-    placed,
-    read_json,
-    stated_size,
-    table,
-)
+from vlm_fo1.data.sources.files import as_text, is_set, read_json, table
 from vlm_fo1.data.sources.instances import AnnotatedImage, InstanceConfig, ask_instances
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
+from vlm_fo1.formats.identity import as_id
 
 
 class CocoSource:
@@ -99,18 +90,13 @@ class CocoSource:
         if not isinstance(row, dict) or as_id(row.get("id")) is None:
             raise DataError(f"{self.path}: {row!r} among the images has no id")
         where = f"{self.path}: image {row['id']}"
-        self._joined.image(row["id"], where)
-        stated_wh = stated_size(row, where)
-        path = image_file(row, self.folder, where)
-        frame = frame_of(path, where)
+        image = self._joined.image(row["id"], self.folder, where)
         boxes: list[list[float]] = []
         names: list[str] = []
         known = self._categories
         uncounted = {known.name(key, where) for key in row.get("not_exhaustive_category_ids") or ()}
         present: dict[str, None] = {}
-        annotations = self._joined.of(row["id"])
-        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
-        for annotation, box in zip(annotations, corners, strict=True):
+        for annotation, box in image.annotations:
             name = known.name(annotation.get("category_id"), where)
             present[name] = None
             if is_set(annotation.get("iscrowd")) or box is None:
@@ -120,8 +106,8 @@ class CocoSource:
             names.append(name)
         absent, hard = self._absent(row, present)
         return AnnotatedImage(
-            image=path,
-            size_wh=frame.size_wh,
+            image=image.file,
+            size_wh=image.size_wh,
             boxes_xyxy=as_boxes(boxes),
             names=tuple(names),
             partial=frozenset(uncounted),

@@ -6,14 +6,7 @@ from typing import Any
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import (
-    as_text,
-    frame_of,
-    image_file,
-    placed,
-    read_json,
-    stated_size,
-)
+from vlm_fo1.data.sources.files import as_text, read_json
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
 from vlm_fo1.tasks import Task, ask_regions
@@ -77,22 +70,10 @@ class CocoTextSource:
         position, rng = self._epochs.at(index)
         row = self._rows[position]
         where = f"{self.path}: image {row['id']}"
-        stated_wh = stated_size(row, where)
-        image = image_file(row, self.folder, where)
-        frame = frame_of(image, where)
-        annotations = self._joined.of(row["id"])
-        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
-        usable = [
-            (annotation, box)
-            for annotation, box in zip(annotations, corners, strict=True)
-            if box is not None
-        ]
-        regions = build_regions(
-            [box for _, box in usable],
-            frame.size_wh,
-            rng,
-            distractors=self.distractors,
-        )
+        image = self._joined.image(row["id"], self.folder, where)
+        usable = [(said, box) for said, box in image.annotations if box is not None]
+        boxes = [box for _, box in usable]
+        regions = build_regions(boxes, image.size_wh, rng, distractors=self.distractors)
         asked = [
             (region, usable[truth][0]["utf8_string"])
             for truth, region in regions.region_of().items()
@@ -104,15 +85,8 @@ class CocoTextSource:
         for choice in rng.permutation(len(asked))[: self.turns]:
             region, text = asked[choice]
             question = ask_regions(Task.REGION_OCR, [region], len(regions.xyxy))
-            turns.append(Turn(question=question.text, answer=text, task=str(Task.REGION_OCR)))
-        return Example(
-            image=image,
-            regions_xyxy=regions.xyxy,
-            scores=regions.scores,
-            turns=tuple(turns),
-            source=str(self.path),
-            id=str(row["id"]),
-        )
+            turns.append(Turn.asked(question, text))
+        return regions.example(image.file, turns, self.path, str(row["id"]))
 
 
 def _legible(row: dict[str, Any]) -> bool:

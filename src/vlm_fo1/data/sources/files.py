@@ -9,7 +9,7 @@ from vlm_fo1 import config
 from vlm_fo1.boxes import clip
 from vlm_fo1.data.names import locate
 from vlm_fo1.errors import BoxError, DataError, ImageError
-from vlm_fo1.formats.identity import id_text, is_writable, shown_boxes
+from vlm_fo1.formats.identity import is_writable, shown_boxes
 from vlm_fo1.images import Frame, image_frame
 
 
@@ -32,17 +32,6 @@ def table(content: Any, key: str, path: str | Path) -> list[Any]:
     if not isinstance(rows, list):
         raise DataError(f"{path} has no list of objects {key!r}: is it the right annotation file?")
     return rows
-
-
-def as_id(value: Any) -> str | None:
-    """An id as text, the same whatever its type and zero padding; None if it is no id.
-
-    ``7``, ``7.0``, ``"7"`` and ``"007"`` are one id.
-    """
-    text = id_text(value)
-    if text is None or not text.isdecimal():
-        return text or None
-    return text.lstrip("0") or "0"
 
 
 def as_text(value: Any) -> str | None:

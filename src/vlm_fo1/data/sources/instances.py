@@ -12,7 +12,7 @@ from vlm_fo1.data.answers import count_answer, label_answer
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import BuiltRegions, build_regions
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.tasks import Question, Task, ask_labels, ask_regions
+from vlm_fo1.tasks import Task, ask_labels, ask_regions
 
 Rng = np.random.Generator
 
@@ -119,14 +119,7 @@ def ask_instances(annotated: AnnotatedImage, config: InstanceConfig, rng: Rng) -
             turns.setdefault(turn.question, turn)
     if not turns:
         return None
-    return Example(
-        image=annotated.image,
-        regions_xyxy=regions.xyxy,
-        scores=regions.scores,
-        turns=tuple(turns.values()),
-        source=annotated.source,
-        id=annotated.id,
-    )
+    return regions.example(annotated.image, turns.values(), annotated.source, annotated.id)
 
 
 class _View:
@@ -165,14 +158,14 @@ def _ask(view: _View, task: Task, rng: Rng) -> Turn | None:
         if not view.named:
             return None
         region, name = view.named[rng.integers(len(view.named))]
-        return _turn(ask_regions(task, [region], view.count), name)
+        return Turn.asked(ask_regions(task, [region], view.count), name)
     groups = [(name, group) for name, group in view.complete.items() if len(group) > 1]
     if not groups:
         return None
     name, group = groups[rng.integers(len(groups))]
     region = group[rng.integers(len(group))]
     others = [other for other in group if other != region]
-    return _turn(ask_regions(task, [region], view.count), label_answer({name: others}))
+    return Turn.asked(ask_regions(task, [region], view.count), label_answer({name: others}))
 
 
 def _detection(view: _View, rng: Rng) -> Turn | None:
@@ -191,7 +184,7 @@ def _detection(view: _View, rng: Rng) -> Turn | None:
     order = [list(labels)[index] for index in rng.permutation(len(labels))]
     question = ask_labels(Task.DETECTION, order)
     answer = label_answer({name: labels[name] for name in order}, view.config.absent_style)
-    return _turn(question, answer)
+    return Turn.asked(question, answer)
 
 
 def _counting(view: _View, rng: Rng) -> Turn | None:
@@ -201,8 +194,4 @@ def _counting(view: _View, rng: Rng) -> Turn | None:
             return None
         missing = list(view.complete)[rng.integers(len(view.complete))]
     answer = count_answer(missing, view.complete.get(missing, []), view.config.absent_style)
-    return _turn(ask_labels(Task.COUNTING, missing), answer)
-
-
-def _turn(question: Question, answer: str) -> Turn:
-    return Turn(question=question.text, answer=answer, task=str(question.task))
+    return Turn.asked(ask_labels(Task.COUNTING, missing), answer)

@@ -2,11 +2,32 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_fo1.data.sources.files import as_id, looks_like_shares, stated_size, usable_xyxy
+from vlm_fo1.data.sources.files import (
+    frame_of,
+    image_file,
+    looks_like_shares,
+    placed,
+    stated_size,
+    usable_xyxy,
+)
 from vlm_fo1.errors import DataError
+from vlm_fo1.formats.identity import as_id
+
+
+@dataclass(frozen=True)
+class JoinedImage:
+    """An image that is there, with what is said about it."""
+
+    file: Path
+    size_wh: tuple[int, int]
+    """As it is shown, in pixels."""
+    annotations: list[tuple[dict[str, Any], list[float] | None]]
+    """Each, in the order of the file, with its corners inside the image as it is shown; None where
+    it has no box of a pixel or more there."""
 
 
 class Joined:
@@ -74,11 +95,17 @@ class Joined:
                 f"in their image: left out{hint}"
             )
 
-    def image(self, value: Any, where: str) -> dict[str, Any]:
-        """The row of the image with an id.
+    def image(self, value: Any, folder: Path, where: str) -> JoinedImage:
+        """The image with an id.
+
+        Args:
+            value: The id.
+            folder: Where the files are.
+            where: Names the image in the error.
 
         Raises:
-            DataError: There is none, or the id is that of several images.
+            DataError: There is none, the id is that of several images, it has no name or no size,
+                or its file is missing or of another size than is said.
         """
         key = as_id(value)
         if key not in self._images:
@@ -88,7 +115,13 @@ class Joined:
                 f"{where}: {len(self._names[key])} images have this id "
                 f"({', '.join(sorted(self._names[key])[:3])}): give each its own"
             )
-        return self._images[key]
+        row = self._images[key]
+        stated_wh = stated_size(row, where)
+        file = image_file(row, folder, where)
+        frame = frame_of(file, where)
+        annotations = self.of(value)
+        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
+        return JoinedImage(file, frame.size_wh, list(zip(annotations, corners, strict=True)))
 
     def of(self, value: Any) -> list[dict[str, Any]]:
         """The annotations of the image with an id, in the order of the file."""

@@ -8,19 +8,10 @@ from vlm_fo1.data.answers import label_answer
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import (
-    as_id,
-    as_text,
-    frame_of,
-    image_file,
-    is_set,
-    placed,
-    read_json,
-    stated_size,
-    table,
-)
+from vlm_fo1.data.sources.files import as_text, is_set, read_json, table
 from vlm_fo1.data.sources.join import Joined
 from vlm_fo1.errors import DataError
+from vlm_fo1.formats.identity import as_id
 from vlm_fo1.tasks import Task, ask_labels
 
 
@@ -90,24 +81,15 @@ class ReferencesSource:
         references = self._groups[position]
         image_id = references[0].get("image_id")
         where = f"{self.path}: image {image_id}"
-        row = self._joined.image(image_id, where)
-        stated_wh = stated_size(row, where)
-        image = image_file(row, self.folder, where)
-        frame = frame_of(image, where)
+        image = self._joined.image(image_id, self.folder, where)
         boxes: dict[str | None, list[float]] = {}
-        annotations = self._joined.of(image_id)
-        corners = placed([each.get("bbox") for each in annotations], stated_wh, frame, where)
-        for annotation, box in zip(annotations, corners, strict=True):
+        for annotation, box in image.annotations:
             if box is not None:
                 boxes.setdefault(as_id(annotation.get("id")), box)
         order = list(boxes)
         asked = [(_target(reference, order, where), reference) for reference in references]
-        regions = build_regions(
-            list(boxes.values()),
-            frame.size_wh,
-            rng,
-            distractors=self.distractors,
-        )
+        found = list(boxes.values())
+        regions = build_regions(found, image.size_wh, rng, distractors=self.distractors)
         region_of = regions.region_of()
         turns: dict[str, Turn] = {}
         for choice in rng.permutation(len(asked))[: self.turns]:
@@ -119,17 +101,8 @@ class ReferencesSource:
             phrase = sentences[rng.integers(len(sentences))]
             question = ask_labels(Task.REFERRING, phrase)
             answer = label_answer({question.labels[0]: [region]})
-            turns[question.text] = Turn(
-                question=question.text, answer=answer, task=str(Task.REFERRING)
-            )
-        return Example(
-            image=image,
-            regions_xyxy=regions.xyxy,
-            scores=regions.scores,
-            turns=tuple(turns.values()),
-            source=str(self.path),
-            id=str(image_id),
-        )
+            turns[question.text] = Turn.asked(question, answer)
+        return regions.example(image.file, turns.values(), self.path, str(image_id))
 
 
 def _target(reference: dict[str, Any], order: Sequence[str | None], where: str) -> int:

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from vlm_fo1.data.example import Example, Turn
 from vlm_fo1.data.names import locate
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.data.sources.base import Epochs
-from vlm_fo1.data.sources.files import as_id, as_text, frame_of, read_json, usable_xyxy
+from vlm_fo1.data.sources.files import as_text, frame_of, read_json, usable_xyxy
 from vlm_fo1.errors import DataError
+from vlm_fo1.formats.identity import as_id
 from vlm_fo1.tasks import Task, ask_regions
 
 
@@ -75,22 +74,10 @@ class VisualGenomeSource:
         if not usable:
             raise DataError(f"{where} has no region with a box and a phrase")
         usable = [usable[i] for i in rng.permutation(len(usable))[: self.regions]]
-        built = build_regions(
-            np.array([box for _, box in usable], np.float32),
-            size_wh,
-            rng,
-            distractors=self.distractors,
-        )
+        boxes = [box for _, box in usable]
+        built = build_regions(boxes, size_wh, rng, distractors=self.distractors)
         turns: list[Turn] = []
         for truth, region in list(built.region_of().items())[: self.turns]:
             question = ask_regions(Task.BRIEF_CAPTION, [region], len(built.xyxy))
-            task = str(Task.BRIEF_CAPTION)
-            turns.append(Turn(question=question.text, answer=usable[truth][0], task=task))
-        return Example(
-            image=image,
-            regions_xyxy=built.xyxy,
-            scores=built.scores,
-            turns=tuple(turns),
-            source=str(self.path),
-            id=key,
-        )
+            turns.append(Turn.asked(question, usable[truth][0]))
+        return built.example(image, turns, self.path, key)

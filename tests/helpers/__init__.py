@@ -1,0 +1,1 @@
+"""What tests are made of: small models, stand-ins, and cases of contracts."""
