@@ -109,7 +109,7 @@ def _pool_auxiliary(
     hidden = (pixels_B3HW - mean) / std
     stages = model.auxiliary(hidden)
     finest = (stages[0].shape[2], stages[0].shape[3])
-    scaled_M4 = boxes_M4 / model.auxiliary.strides[0]
+    scaled_M4 = boxes_M4 / model.region_encoder.auxiliary_stride
     return [_pool(stage, scaled_M4, owner, model.region_encoder.bins, finest) for stage in stages]
 
 

@@ -102,7 +102,7 @@ def test_the_region_encoder_gives_the_recorded_levels_and_features(case: str) ->
     for level, (feature_map,) in enumerate(levels):
         assert_close(feature_map, record[f"fpn.level{level}"])
     (features,) = model().region_encoder(
-        model().auxiliary, [record["aux_pixel_values"]], primary.maps, [record["boxes"]]
+        model().auxiliary.__call__, [record["aux_pixel_values"]], primary.maps, [record["boxes"]]
     )
     assert_close(features, record["region.pooled"])
 

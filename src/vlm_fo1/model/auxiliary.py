@@ -15,16 +15,14 @@ class AuxiliaryTower(nn.Module):
 
     Args:
         config: Sizes (a ``Florence2VisionConfig``).
-        strides: Stride of each stage in pixels of the auxiliary image.
     """
 
-    def __init__(self, config: PreTrainedConfig, strides: tuple[float, ...]) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         # Channel attention has one "head" as wide as the map has cells: flash kernels refuse it.
         self.tower = Florence2VisionBackbone._from_config(  # noqa: SLF001
             config, attn_implementation="sdpa"
         )
-        self.strides = strides
 
     def forward(self, pixels_I3HW: Tensor) -> list[Tensor]:
         """Run the tower on images of one size.

@@ -94,9 +94,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_connector = build_connector(
             config.image_connector, config.hidden_size, config.hidden_size
         )
-        self.auxiliary = AuxiliaryTower(
-            config.auxiliary, tuple(map(float, regions.auxiliary_strides))
-        )
+        self.auxiliary = AuxiliaryTower(config.auxiliary)
         self.region_encoder = HybridRegionEncoder(
             regions, self.host_adapter.map_channels(host), self.host_adapter.map_stride(host)
         )
@@ -197,7 +195,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         shown = [index for index, some in enumerate(boxes) if len(some)]
         if shown:
             features = self.region_encoder(
-                self.auxiliary,
+                self.auxiliary.__call__,
                 *([part[index] for index in shown] for part in (pixels, maps, boxes)),
             )
             found = _at_once(self.region_connector, [part.to(dtype) for part in features])

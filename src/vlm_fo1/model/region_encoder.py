@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vlm_fo1.model.auxiliary import AuxiliaryTower
 from vlm_fo1.model.configuration import RegionConfig
 from vlm_fo1.model.primary import FeatureMap
 from vlm_fo1.model.pyramid import FeaturePyramid
@@ -38,12 +37,13 @@ class HybridRegionEncoder(nn.Module):
             primary_stride,
             tuple(map(float, config.pyramid_strides)),
         )
+        self.auxiliary_stride = float(config.auxiliary_strides[0])
         self.bins = config.pooling_size
         self.temperature = config.position_temperature
 
     def forward(
         self,
-        auxiliary: AuxiliaryTower,
+        auxiliary: Callable[[Tensor], list[Tensor]],
         pixels: Sequence[Tensor],
         primary: Sequence[FeatureMap],
         boxes: Sequence[Tensor],
@@ -51,7 +51,8 @@ class HybridRegionEncoder(nn.Module):
         """Region features of images with at least one box each.
 
         Args:
-            auxiliary: The tower that looks at ``pixels``.
+            auxiliary: The call of the tower that looks at ``pixels``; not the tower, which hooks
+                that move a module's arguments to its device would move.
             pixels: Per image (3, H, W), what the auxiliary tower takes.
             primary: Per image the host's map that regions are cut from.
             boxes: Per image (N, 4) xyxy in pixels of its auxiliary image.
@@ -63,7 +64,8 @@ class HybridRegionEncoder(nn.Module):
         Source: the paper's hybrid region encoder; REFERENCE, "Region feature".
         """
         device = primary[0].map_CHW.device
-        boxes_IN4 = pad_sequence([some.float() for some in boxes], batch_first=True).to(device)
+        boxes_IN4 = pad_sequence([some.float() for some in boxes], batch_first=True)
+        boxes_IN4 = boxes_IN4.to(device, non_blocking=True)
         shown_I4 = torch.tensor([[image.shape[2], image.shape[1]] * 2 for image in pixels])
         size_I4 = torch.tensor([image.size_wh * 2 for image in primary])
         factor_I4 = (size_I4 / shown_I4).to(device, non_blocking=True)
@@ -71,7 +73,7 @@ class HybridRegionEncoder(nn.Module):
 
         def pool_auxiliary(pixels_I3HW: Tensor, boxes_IN4: Tensor) -> Tensor:
             stages = auxiliary(pixels_I3HW)
-            scales = [1 / auxiliary.strides[0]] * len(stages)
+            scales = [1 / self.auxiliary_stride] * len(stages)
             finest_hw = (stages[0].shape[2], stages[0].shape[3])
             return pool_mean(stages, boxes_IN4, scales, bins=self.bins, resized_hw=finest_hw)
 
