@@ -61,7 +61,7 @@ def build(width: int, depth: int) -> FO1ForConditionalGeneration:
         max(8, width // 5 * 2**stage) // 8 * 8 for stage in range(4)
     ]  # of 1280: 256, 512, ...
     config = FO1Config(
-        host_config=Qwen2_5_VLConfig(vision_config=vision, text_config=text),  # pyright: ignore[reportCallIssue]
+        host_config=Qwen2_5_VLConfig(vision_config=vision, text_config=text),
         auxiliary_config={
             "depths": [1, 1, 9, 1],
             "embed_dim": widths,

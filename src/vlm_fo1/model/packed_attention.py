@@ -92,15 +92,17 @@ def packed_attention(
         (1, P, H, E), and no weights.
     """
     query_PHE, key_PHE, value_PHE = (part[0].transpose(0, 1) for part in (query, key, value))
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if has_kernel(query) and not dropout and scaling == query.shape[-1] ** -0.5:
+    usual = float(query.shape[-1] ** -0.5)
+    scale = usual if scaling is None else scaling
+    if has_kernel(query) and not dropout and scale == usual:
         from torch.nn.attention.varlen import varlen_attn  # since torch 2.10
 
         ends = cu_seq_lens_q.to(query.device, torch.int32, non_blocking=True)
         out_PHE = varlen_attn(query_PHE, key_PHE, value_PHE, ends, ends, max_length_q, max_length_q)
-        return out_PHE[None], None
-    lengths = tuple((cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist())
-    out_PHE = _attend_in_batches(query_PHE, key_PHE, value_PHE, lengths, scaling, dropout)
+        assert isinstance(out_PHE, Tensor)  # nothing beside it was asked for
+    else:
+        lengths = tuple((cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist())
+        out_PHE = _attend_in_batches(query_PHE, key_PHE, value_PHE, lengths, scale, dropout)
     return out_PHE[None], None
 
 
