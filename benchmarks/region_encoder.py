@@ -46,12 +46,16 @@ def make_inputs() -> tuple[list[Tensor], list[Tensor], Tensor]:
 def separable(stages: list[Tensor], levels: list[Tensor], boxes: Tensor) -> Tensor:
     """Ours."""
     finest = (stages[0].shape[1], stages[0].shape[2])
-    parts = [pool_mean(stage, boxes, 1 / STAGES[0][1], resized_hw=finest) for stage in stages]
-    parts += [
-        pool_mean(level, boxes, 1 / stride)
-        for level, (_, stride) in zip(levels, LEVELS, strict=True)
-    ]
-    return torch.cat(parts, dim=1)
+    auxiliary = pool_mean(
+        [stage[None] for stage in stages],
+        boxes[None],
+        [1 / STAGES[0][1]] * len(stages),
+        resized_hw=finest,
+    )
+    primary = pool_mean(
+        [level[None] for level in levels], boxes[None], [1 / stride for _, stride in LEVELS]
+    )
+    return torch.cat([auxiliary, primary], dim=-1)[0]
 
 
 def _sample_points(low: float, high: float, per_bin: int) -> Tensor:
@@ -108,8 +112,8 @@ def weights_only(stages: list[Tensor], levels: list[Tensor], boxes: Tensor) -> T
     sums = [feature.sum((1, 2)) for feature in (*stages, *levels)]
     for _, stride in (*STAGES, *LEVELS):
         length = round(IMAGE / stride)
-        axis_weights(boxes[:, 0] / stride, boxes[:, 2] / stride, length, BINS)
-        axis_weights(boxes[:, 1] / stride, boxes[:, 3] / stride, length, BINS)
+        low_2M, high_2M = (boxes.T / stride).split(2)
+        axis_weights(low_2M, high_2M, [length, length], BINS)
     return torch.cat(sums)
 
 

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.region_encoder import box_position
-from vlm_fo1.model.region_pooling import axis_weights, resize_matrix
+from vlm_fo1.model.region_pooling import pool_mean
 from vlm_fo1.processing import FO1Processor
 
 Tower = Literal["auxiliary", "primary"]
@@ -77,11 +78,9 @@ def encode(
         else:
             parts.append(flat_M4.new_zeros(len(flat_M4), model.config.regions.pyramid_channels))
     features_MR = torch.cat(parts, dim=-1)
+    size_4 = flat_M4.new_tensor([columns * stride, rows * stride]).repeat(2)
     position_MR = box_position(
-        primary_M4,
-        (columns * stride, rows * stride),
-        features_MR.shape[-1],
-        model.region_encoder.temperature,
+        primary_M4 / size_4, features_MR.shape[-1], model.region_encoder.temperature
     )
     return TowerFeatures(features_MR + position_MR, torch.stack(primary.tokens), (rows, columns))
 
@@ -108,17 +107,10 @@ def _pool_auxiliary(
     mean = pixels_B3HW.new_tensor(images.aux_image_mean)[:, None, None]
     std = pixels_B3HW.new_tensor(images.aux_image_std)[:, None, None]
     hidden = (pixels_B3HW - mean) / std
-    tower: Any = model.auxiliary.tower
-    finest: tuple[int, int] | None = None
-    parts: list[Tensor] = []
-    for embed, blocks in zip(tower.convs, tower.blocks, strict=True):
-        hidden = embed(hidden)
-        for block in blocks:
-            hidden = block(hidden)
-        finest = finest or (hidden.shape[2], hidden.shape[3])
-        scaled_M4 = boxes_M4 / model.auxiliary.strides[0]
-        parts.append(_pool(hidden, scaled_M4, owner, model.region_encoder.bins, finest))
-    return parts
+    stages = model.auxiliary(hidden)
+    finest = (stages[0].shape[2], stages[0].shape[3])
+    scaled_M4 = boxes_M4 / model.region_encoder.auxiliary_stride
+    return [_pool(stage, scaled_M4, owner, model.region_encoder.bins, finest) for stage in stages]
 
 
 def _pool(
@@ -129,23 +121,9 @@ def _pool(
     resized_hw: tuple[int, int] | None,
 ) -> Tensor:
     """`region_pooling.pool_mean` for the boxes of many pictures; (M, C)."""
-    height, width = map_BCHW.shape[2:]
-    sampled_h, sampled_w = resized_hw or (height, width)
-    with torch.autocast(map_BCHW.device.type, enabled=False):
-        weights_MW = axis_weights(cells_M4[:, 0], cells_M4[:, 2], sampled_w, bins)
-        weights_MH = axis_weights(cells_M4[:, 1], cells_M4[:, 3], sampled_h, bins)
-        if sampled_w != width:
-            weights_MW = weights_MW @ resize_matrix(width, sampled_w, map_BCHW.device)
-        if sampled_h != height:
-            weights_MH = weights_MH @ resize_matrix(height, sampled_h, map_BCHW.device)
-        weights_MP = (weights_MH[:, :, None] * weights_MW[:, None, :]).flatten(1)
-        cells_BPC = map_BCHW.float().flatten(2).transpose(1, 2)
-        return torch.cat(
-            [
-                weights @ cells
-                for weights, cells in zip(weights_MP.split(owner), cells_BPC, strict=True)
-            ]
-        )
+    boxes_BN4 = pad_sequence(list(cells_M4.split(owner)), batch_first=True)
+    pooled_BNC = pool_mean([map_BCHW], boxes_BN4, [1.0], bins=bins, resized_hw=resized_hw)
+    return torch.cat([rows[:count] for rows, count in zip(pooled_BNC, owner, strict=True)])
 
 
 def primary_pictures(processor: FO1Processor, pixels_B3HW: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import encode
 from benchmarks.train_step import direct_pool
 from recipes.tiny import towers
 
@@ -39,3 +40,11 @@ def test_direct_pooling_gives_the_values_and_gradients_of_ours():
         found.append((pooled.detach(), leaf.grad))
     for ours, direct in zip(*found, strict=True):
         assert torch.allclose(ours, direct, atol=1e-5)
+
+
+def test_both_ways_of_encoding_give_the_same_in_many_and_in_few_operators():
+    model = encode.build(width=80, depth=2)
+    inputs = encode.make_inputs(3, (224, 140), boxes=2)
+    found = encode.measure(model, inputs, rounds=1)
+    assert found["difference"] < 1e-4
+    assert found["fewer_operators"] > 2

@@ -156,7 +156,7 @@ def test_region_features_are_of_what_stands_in_the_box(prompter: Prompter) -> No
         primary = adapter.encode_images(model.host, inputs["pixel_values"], grid).maps[0]
         factor = torch.tensor(primary.size_wh) / torch.tensor([128.0, 64.0])
         cut = boxes * factor.repeat(2)
-        change.append(pool_mean(primary.map_CHW, cut, 1 / primary.stride))
+        change.append(pool_mean([primary.map_CHW[None]], cut[None], [1 / primary.stride])[0])
     assert (change[1] - change[0]).norm(dim=-1).argmax() == 1
 
 
@@ -328,7 +328,7 @@ def test_a_square_that_patches_do_not_fill_keeps_its_27_cells_at_their_pixels(
     # The box of those pixels, as a fraction of the whole image, is pooled from that cell.
     box = torch.tensor([[26 * 14, 13 * 14, 27 * 14, 14 * 14]]) / 384
     cut = box * torch.tensor(after.size_wh).repeat(2)
-    pooled = pool_mean(after.map_CHW - before.map_CHW, cut, 1 / after.stride)
+    pooled = pool_mean([after.map_CHW[None] - before.map_CHW], cut[None], [1 / after.stride])
     assert pooled.norm() > 0.25 * change.max()
 
 

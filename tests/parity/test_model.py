@@ -87,8 +87,9 @@ def test_the_primary_tower_gives_the_recorded_tokens_and_map(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_auxiliary_tower_gives_the_recorded_stages(case: str) -> None:
     record = recorded(case)
-    for stage, feature_map in enumerate(model().auxiliary(record["aux_pixel_values"])):
-        assert_close(feature_map.map_CHW, record[f"aux.stage{stage}"])
+    stages = model().auxiliary(record["aux_pixel_values"][None])
+    for stage, (feature_map,) in enumerate(stages):
+        assert_close(feature_map, record[f"aux.stage{stage}"])
 
 
 @pytest.mark.parametrize("case", WITH_REGIONS)
@@ -97,14 +98,11 @@ def test_the_region_encoder_gives_the_recorded_levels_and_features(case: str) ->
     primary = model().host_adapter.encode_images(
         model().host, record["pixel_values"], record["image_grid_thw"]
     )
-    for level, feature_map in enumerate(model().region_encoder.pyramid(primary.maps[0])):
-        assert_close(feature_map.map_CHW, record[f"fpn.level{level}"])
-    height, width = record["aux_pixel_values"].shape[1:]
-    features = model().region_encoder(
-        model().auxiliary(record["aux_pixel_values"]),
-        primary.maps[0],
-        record["boxes"],
-        (width, height),
+    levels = model().region_encoder.pyramid(primary.maps[0].map_CHW[None])
+    for level, (feature_map,) in enumerate(levels):
+        assert_close(feature_map, record[f"fpn.level{level}"])
+    (features,) = model().region_encoder(
+        model().auxiliary.__call__, [record["aux_pixel_values"]], primary.maps, [record["boxes"]]
     )
     assert_close(features, record["region.pooled"])
 

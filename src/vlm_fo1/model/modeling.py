@@ -44,6 +44,25 @@ class EncodedImages:
     deep_tokens: list[Tensor] = field(default_factory=list[Tensor])
     """Per image (n, L, D), see `PrimaryFeatures.deep_tokens`; an empty list for most hosts."""
 
+    def one_by_one(self) -> list["EncodedImages"]:
+        """Each image on its own, in memory of its own if there are several."""
+        if len(self.image_tokens) == 1:
+            return [self]
+        return [
+            EncodedImages(
+                [self.image_tokens[index].clone()],
+                [self.region_tokens[index].clone()],
+                self.image_grid_thw[index : index + 1].clone(),
+                [tokens.clone() for tokens in self.deep_tokens[index : index + 1]],
+            )
+            for index in range(len(self.image_tokens))
+        ]
+
+
+def _at_once(connector: nn.Module, features: list[Tensor]) -> list[Tensor]:
+    """Features of all images through a connector in one call; (n, D) per image."""
+    return list(connector(torch.cat(features)).split([len(part) for part in features]))
+
 
 class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """VLM-FO1 on any host that `hosts` has an adapter for.
@@ -75,9 +94,7 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.image_connector = build_connector(
             config.image_connector, config.hidden_size, config.hidden_size
         )
-        self.auxiliary = AuxiliaryTower(
-            config.auxiliary, tuple(map(float, regions.auxiliary_strides))
-        )
+        self.auxiliary = AuxiliaryTower(config.auxiliary)
         self.region_encoder = HybridRegionEncoder(
             regions, self.host_adapter.map_channels(host), self.host_adapter.map_stride(host)
         )
@@ -127,8 +144,8 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             pixel_values: What the host's image processor makes: flattened patches of all images
                 (P, patch values), or squares (I, 3, side, side).
-            image_grid_thw: (I, 3) frames, rows and columns of patches; None for hosts whose pixels
-                tell it.
+            image_grid_thw: (I, 3) frames, rows and columns of patches, best on the CPU, where
+                reading it waits for nothing; None for hosts whose pixels tell it.
             aux_pixel_values: Per image (3, H, W); None if no image has boxes.
             region_boxes: Per image (N, 4) xyxy in auxiliary pixels; None for no boxes at all.
 
@@ -158,27 +175,33 @@ class FO1ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     f"{len(values)} {name} for {images} images: pass one entry per image"
                 )
         primary = self.host_adapter.encode_images(self.host, pixel_values, image_grid_thw)
-        regions = [
-            self._encode_regions(primary_map, pixels, boxes)
-            for primary_map, pixels, boxes in zip(
-                primary.maps, aux_pixel_values, region_boxes, strict=True
-            )
-        ]
-        tokens = [self.image_connector(tokens) for tokens in primary.tokens]
-        return EncodedImages(tokens, regions, image_grid_thw, primary.deep_tokens)
+        return EncodedImages(
+            _at_once(self.image_connector, primary.tokens),
+            self._encode_regions(primary.maps, aux_pixel_values, region_boxes),
+            image_grid_thw.to(pixel_values.device, non_blocking=True),
+            primary.deep_tokens,
+        )
 
     def _encode_regions(
-        self, primary_map: FeatureMap, pixels_3HW: Tensor, boxes_N4: Tensor
-    ) -> Tensor:
-        """Region tokens (N, D) of one image."""
-        dtype = primary_map.map_CHW.dtype  # of activations; quantised weights have another
-        if not len(boxes_N4):
-            return pixels_3HW.new_zeros((0, self.config.hidden_size), dtype=dtype)
-        height, width = pixels_3HW.shape[1:]
-        features_NR = self.region_encoder(
-            self.auxiliary(pixels_3HW), primary_map, boxes_N4.float(), (width, height)
-        )
-        return self.region_connector(features_NR.to(dtype))
+        self,
+        maps: Sequence[FeatureMap],
+        pixels: Sequence[Tensor] | Tensor,
+        boxes: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Region tokens (N, D) of each image; one without boxes is not looked at."""
+        dtype = maps[0].map_CHW.dtype  # of activations; quantised weights have another
+        none = pixels[0].new_zeros((0, self.config.hidden_size), dtype=dtype)
+        tokens = [none] * len(boxes)
+        shown = [index for index, some in enumerate(boxes) if len(some)]
+        if shown:
+            features = self.region_encoder(
+                self.auxiliary.__call__,
+                *([part[index] for index in shown] for part in (pixels, maps, boxes)),
+            )
+            found = _at_once(self.region_connector, [part.to(dtype) for part in features])
+            for index, part in zip(shown, found, strict=True):
+                tokens[index] = part
+        return tokens
 
     def get_region_features(
         self,

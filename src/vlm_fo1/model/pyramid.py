@@ -1,6 +1,6 @@
-"""A simple feature pyramid (ViTDet) over one map of the primary tower.
+"""A simple feature pyramid (ViTDet) over maps of the primary tower.
 
-Shapes: C channels of the map, K channels of a level, H and W sides.
+Shapes: I images of one size, C channels of the map, K channels of a level, H and W sides.
 """
 
 import math
@@ -9,13 +9,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from vlm_fo1.errors import ConfigError
-from vlm_fo1.model.primary import FeatureMap
 
 NORM_EPS = 1e-6
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of a (1, C, H, W) map."""
+    """Layer norm over the channels of (I, C, H, W) maps."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each cell over its channels."""
@@ -53,14 +52,14 @@ class Level(nn.Module):
         self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.smooth_norm = ChannelNorm(out_channels, NORM_EPS)
 
-    def forward(self, map_1CHW: Tensor) -> Tensor:
-        """(1, C, H, W) to (1, K, H * scale, W * scale), rounded up."""
-        hidden = self.project_norm(self.project(self.resample(map_1CHW)))
+    def forward(self, map_ICHW: Tensor) -> Tensor:
+        """(I, C, H, W) to (I, K, H * scale, W * scale), rounded up."""
+        hidden = self.project_norm(self.project(self.resample(map_ICHW)))
         return self.smooth_norm(self.smooth(hidden))
 
 
 class FeaturePyramid(nn.Module):
-    """Levels of several strides from one map.
+    """Levels of several strides from one map each.
 
     Args:
         in_channels: C of the primary map.
@@ -78,12 +77,9 @@ class FeaturePyramid(nn.Module):
             Level(in_channels, out_channels, in_stride / stride) for stride in strides
         )
 
-    def forward(self, primary: FeatureMap) -> list[FeatureMap]:
-        """One (K, H, W) map per stride.
+    def forward(self, map_ICHW: Tensor) -> list[Tensor]:
+        """One (I, K, H, W) a stride, of images of one size.
 
         Source: REFERENCE, "Region encoder (HFRE)"; ViTDet's simple feature pyramid.
         """
-        return [
-            FeatureMap(level(primary.map_CHW[None])[0], stride)
-            for level, stride in zip(self.levels, self.strides, strict=True)
-        ]
+        return [level(map_ICHW) for level in self.levels]

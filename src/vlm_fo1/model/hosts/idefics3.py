@@ -58,7 +58,7 @@ class Idefics3Host:
                 "do_image_splitting=False"
             )
         images = pixel_values.shape[:-3].numel()
-        return torch.tensor([[1, side, side]] * images, device=pixel_values.device).view(-1, 3)
+        return torch.tensor([[1, side, side]] * images).view(-1, 3)
 
     def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
         """Patches over scale_factor^2."""

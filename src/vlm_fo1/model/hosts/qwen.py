@@ -4,14 +4,22 @@ Shapes: B rows, T tokens, P patches of all images, C channels of the ViT, I imag
 language model.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.vision_utils import get_vision_position_ids
 
 from vlm_fo1.errors import SpliceError
+from vlm_fo1.model.packed_attention import attend_packed, ends_device
 from vlm_fo1.model.primary import FeatureMap, merge_order_to_map
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of patches of an image."""
 
 
 class QwenVLHost:
@@ -42,7 +50,7 @@ class QwenVLHost:
 
     def tokens_per_image(self, config: PreTrainedConfig, image_grid_thw: Tensor) -> list[int]:
         """Patches over merge^2."""
-        return (image_grid_thw.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
+        return merged_sizes(grids_of(image_grid_thw), config.vision_config.spatial_merge_size)
 
     def position_ids(
         self,
@@ -74,18 +82,82 @@ class QwenVLHost:
         )
 
 
+def look(
+    vit: Any,
+    pixel_values: Tensor,
+    image_grid_thw: Tensor,
+    tables: dict[str, Any],
+    **options: Any,
+) -> Any:
+    """One pass of a Qwen ViT over all images, without a loop over windows and without a host sync.
+
+    Args:
+        vit: The host's ``visual``.
+        pixel_values: (P, patch values).
+        image_grid_thw: (I, 3).
+        tables: What the ViT would work out from the grid on its own, by its own keywords.
+        **options: For the ViT.
+
+    Returns:
+        Its output.
+    """
+    attend_packed(vit)
+    return vit(pixel_values.to(vit.dtype), grid_thw=image_grid_thw, **tables, **options)
+
+
+def grid_tables(vit: Any, grids: Sequence[Grid], device: torch.device) -> dict[str, Any]:
+    """Places of patches, and where images end, as every Qwen ViT takes them.
+
+    Args:
+        vit: The host's ``visual``.
+        grids: One an image.
+        device: That of the patches.
+
+    Returns:
+        Keywords of the ViT.
+    """
+    frames = [rows * columns for times, rows, columns in grids for _ in range(times)]
+    ends, longest = segment_ends(frames, ends_device(vit, device))
+    merge = vit.spatial_merge_size
+    places = [_patch_places(grid, merge, device) for grid in grids]
+    return {"position_ids": torch.cat(places), "cu_seqlens": ends, "max_seqlen": longest}
+
+
+def grids_of(image_grid_thw: Tensor) -> list[Grid]:
+    """The grids as numbers; pass them on the CPU, where reading them waits for nothing."""
+    return [
+        (int(times), int(rows), int(columns)) for times, rows, columns in image_grid_thw.tolist()
+    ]
+
+
+def segment_ends(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+    """Ends of segments that lie in a row, (S + 1,) int32 from 0, and the longest of them."""
+    ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    return ends.to(device, non_blocking=True), max(lengths)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # training may use what answering made
+def _patch_places(grid: Grid, merge: int, device: torch.device) -> Tensor:
+    """(patches, 2) row and column of each patch of an image, in merge-block order."""
+    return get_vision_position_ids(torch.tensor([grid]), merge).to(device)
+
+
 def patches_to_maps(
-    patches_PC: Tensor, config: PreTrainedConfig, image_grid_thw: Tensor
+    patches_PC: Tensor, config: PreTrainedConfig, grids: Sequence[Grid]
 ) -> list[FeatureMap]:
     """Patches of all images in merge-block order to a (C, rows, columns) map per image."""
     vision = config.vision_config
-    merge = vision.spatial_merge_size
-    sizes = image_grid_thw.prod(-1).tolist()
+    sizes = [times * rows * columns for times, rows, columns in grids]
     return [
         FeatureMap(
-            merge_order_to_map(patches, (int(rows), int(columns)), merge), float(vision.patch_size)
+            merge_order_to_map(patches, (rows, columns), vision.spatial_merge_size),
+            float(vision.patch_size),
         )
-        for patches, (_, rows, columns) in zip(
-            patches_PC.split(sizes), image_grid_thw.tolist(), strict=True
-        )
+        for patches, (_, rows, columns) in zip(patches_PC.split(sizes), grids, strict=True)
     ]
+
+
+def merged_sizes(grids: Sequence[Grid], merge: int) -> list[int]:
+    """Tokens of each image: patches over merge^2."""
+    return [times * rows * columns // merge**2 for times, rows, columns in grids]

@@ -3,13 +3,24 @@
 Shapes: B rows, T tokens, D width of the language model, L decoder layers that see the image again.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
-from vlm_fo1.model.hosts.qwen import QwenVLHost, patches_to_maps
+from vlm_fo1.model.hosts.qwen import (
+    Grid,
+    QwenVLHost,
+    grid_tables,
+    grids_of,
+    look,
+    merged_sizes,
+    patches_to_maps,
+)
 from vlm_fo1.model.primary import PrimaryFeatures
 
 
@@ -33,12 +44,14 @@ class Qwen3VLHost(QwenVLHost):
             Tokens (n, D), deep tokens (n, L, D) and maps (C, rows, columns) per image.
         """
         visual = host.model.visual
-        output = visual(pixel_values.to(visual.dtype), grid_thw=image_grid_thw)
-        sizes = self.tokens_per_image(host.config, image_grid_thw)
+        grids, device = grids_of(image_grid_thw), pixel_values.device
+        tables = grid_tables(visual, grids, device) | position_tables(visual, grids, device)
+        output = look(visual, pixel_values, image_grid_thw, tables)
+        sizes = merged_sizes(grids, visual.spatial_merge_size)
         deep = output.deepstack_features
         return PrimaryFeatures(
             list(output.pooler_output.split(sizes)),
-            patches_to_maps(output.last_hidden_state, host.config, image_grid_thw),
+            patches_to_maps(output.last_hidden_state, host.config, grids),
             list(torch.stack(deep, dim=1).split(sizes)) if deep else [],
         )
 
@@ -71,3 +84,32 @@ class Qwen3VLHost(QwenVLHost):
                 layer_BTD.flatten(0, 1) for layer_BTD in deepstack_embeds.unbind(2)
             ]
         return super().decode(host, inputs_embeds_BTD, position_ids, **inputs)
+
+
+def position_tables(vit: Any, grids: Sequence[Grid], device: torch.device) -> dict[str, Any]:
+    """Which learned positions each patch lies between, and how near; as `grid_tables`."""
+    parts = [
+        _neighbours(
+            grid,
+            vit.spatial_merge_size,
+            vit.num_grid_per_side,
+            vit.interpolation_mode,
+            vit.interpolation_align_corners,
+            device,
+        )
+        for grid in grids
+    ]
+    indices, weights = (torch.cat(table) for table in zip(*parts, strict=True))
+    return {"interp_indices": indices, "interp_weights": weights}
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # training may use what answering made
+def _neighbours(
+    grid: Grid, merge: int, side: int, mode: str, align_corners: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(patches, taps) places in the learned table, and their weights, of one image."""
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        torch.tensor([grid]), side, mode, align_corners, merge
+    )
+    return indices.to(device), weights.to(device)
