@@ -8,15 +8,15 @@ leaves as soon as it is answered. Items are drawn, and the model runs, in the th
 import logging
 import reprlib
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vlm_fo1.answer import Answer
@@ -25,21 +25,22 @@ from vlm_fo1.errors import FO1Error, PromptError, item_errors
 from vlm_fo1.images import Frame, read_framed
 from vlm_fo1.plan import Plan
 from vlm_fo1.scene import Part, Scene, encode_parts
-from vlm_fo1.tasks import Request
+from vlm_fo1.tasks import BATCH_SIZE, Request
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 8
 THREADS = 4
 """Most items that are prepared at the same time."""
 THREAD_NAME = "fo1-prepare"
-AHEAD = 2
+READY = 2
+"""Batches of items that a batch is chosen from: the oldest, and others of its size."""
+AHEAD = 3
 """Batches of items that are drawn and have no answer yet."""
-WINDOW = 4
+WINDOW = 5
 """Batches of items that are drawn and not yet handed on; the rest have answers and wait for an
 earlier one."""
-PREPROCESSED = 4
-"""Most parts of an image that are preprocessed ahead; more tiles are when they are used."""
+PREPROCESSED_BYTES = 2**31
+"""About how much of what the towers take is made ahead; the rest is when it is used."""
 PATIENCE_S = 1.0
 """If nothing new is ready for so long, a batch goes without what is slow."""
 
@@ -54,7 +55,7 @@ Planned = Callable[[Any, Request, Any, Read], tuple[Scene, Plan]]
 """Opens an image with its request, boxes (or None), and what was read of it."""
 
 
-def check_batch_size(batch_size: object) -> None:
+def check_batch_size(batch_size: Any) -> None:
     """Refuse what no batch can have.
 
     Raises:
@@ -76,7 +77,7 @@ def answer_items(
     batch_size: int = BATCH_SIZE,
     images: Sequence[Image.Image] = (),
     on_step: Callable[[], None] | None = None,
-) -> Iterator[Answer | FO1Error]:
+) -> Generator[Answer | FO1Error]:
     """Answer items; memory is bounded by `batch_size`, not by how many there are.
 
     Args:
@@ -95,14 +96,16 @@ def answer_items(
             ``on_step`` raised, at once.
     """
     threads = ThreadPoolExecutor(min(THREADS, batch_size), THREAD_NAME)
-    drawn = _Drawn(enumerate(items), planned, threads)
+    drawn = _Drawn(enumerate(items), planned, batch_size, threads)
     run = _Run(engine, batch_size, images, on_step)
     window: deque[_Place] = deque()
     try:
-        while drawn.fill(window, batch_size):
+        while drawn.fill(window):
             run.answer_some(window)
             while window and (answer := window[0].answer) is not None:
                 window.popleft()
+                if isinstance(answer, FO1Error):
+                    _let_go(answer)
                 yield answer
         if drawn.error is not None:
             raise drawn.error
@@ -151,14 +154,19 @@ class _Drawn:
 
     items: Iterator[tuple[int, Any]] | None
     planned: Planned
+    batch_size: int
     threads: ThreadPoolExecutor
     error: Exception | None = None
     """What ended the iterator."""
 
-    def fill(self, window: deque[_Place], batch_size: int) -> bool:
+    def fill(self, window: deque[_Place]) -> bool:
         """Draw as many items as there is room for; whether the window holds any."""
         waiting = sum(place.answer is None for place in window)
-        while self.items and waiting < AHEAD * batch_size and len(window) < WINDOW * batch_size:
+        while (
+            self.items
+            and waiting < AHEAD * self.batch_size
+            and len(window) < WINDOW * self.batch_size
+        ):
             try:
                 number, item = next(self.items)
             except StopIteration:
@@ -166,39 +174,44 @@ class _Drawn:
             except Exception as error:  # noqa: BLE001 - the caller's own, handed on at the end
                 self.items, self.error = None, error
             else:
-                window.append(self._place(number, item))
+                window.append(self._place(f"item {number}", item))
                 waiting += 1
         return bool(window)
 
-    def _place(self, number: int, item: Any) -> _Place:
+    def _place(self, name: str, item: Any) -> _Place:
         """An item that goes to the threads; what may change once more is drawn is read now."""
-        if callable(item):
-            return _Place(self.threads.submit(_prepared, f"item {number}", self.planned, item))
-        image = item[0] if isinstance(item, tuple | list) and item else ""
-        name, read = f"item {number}", None
-        if isinstance(image, str | Path) and not str(image).startswith("data:"):
-            name = str(image) or name
-        elif not isinstance(image, str | bytes):
-            try:
-                with item_errors(name):
-                    read = read_framed(image)
-            except FO1Error as error:
-                _let_go(error)
-                return _Place(None, error)
-        return _Place(self.threads.submit(_prepared, name, self.planned, lambda: item, read))
+        read = None
+        if isinstance(item, tuple | list) and item:
+            image = item[0]
+            if isinstance(image, str | Path):
+                name = name if str(image).startswith("data:") else str(image) or name
+            elif not isinstance(image, bytes):
+                try:
+                    with item_errors(name):
+                        read = read_framed(image)
+                except FO1Error as error:
+                    return _Place(None, error)
+            item = [*item[:2], *(one.copy() if _is_array(one) else one for one in item[2:])]
+        return _Place(self.threads.submit(self._prepared, name, item, read))
+
+    def _prepared(self, name: str, item: Any, read: Read) -> _Opened | FO1Error:
+        """What is done in threads: all that needs no language model."""
+        most_bytes = PREPROCESSED_BYTES // (AHEAD * self.batch_size)
+        try:
+            with item_errors(name):
+                scene, plan = self.planned(*_whole(item() if callable(item) else item), read)
+                parts: list[Part] = []
+                for part in scene.preprocess(plan):
+                    parts.append(part)
+                    if sum(one.bytes for one in parts) > most_bytes:
+                        break
+                return _Opened(name, scene, plan, parts)
+        except FO1Error as error:
+            return error
 
 
-def _prepared(
-    name: str, planned: Planned, item: Callable[[], Asking], read: Read = None
-) -> _Opened | FO1Error:
-    """What is done in threads: all that needs no language model."""
-    try:
-        with item_errors(name):
-            scene, plan = planned(*_whole(item()), read)
-            return _Opened(name, scene, plan, [*islice(scene.preprocess(plan), PREPROCESSED)])
-    except FO1Error as error:
-        _let_go(error)
-        return error
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | list)
 
 
 def _whole(item: Any) -> tuple[Any, Request, Any]:
@@ -241,7 +254,7 @@ class _Run:
             opened.scene.close()
 
     def _wait(self, window: Sequence[_Place]) -> list[tuple[_Place, _Opened]]:
-        """What is ready, the oldest first: a batch of it, or what there is without the slow."""
+        """What is ready, the oldest first: enough to choose from, or all without the slow."""
         while True:
             found = [(place, place.ready) for place in window]
             ready = [(place, opened) for place, opened in found if opened is not None]
@@ -250,7 +263,7 @@ class _Run:
                 for place in window
                 if place.future is not None and not place.future.done()
             }
-            if window[0].answer is not None or not pending or len(ready) >= self.size:
+            if window[0].answer is not None or not pending or len(ready) >= READY * self.size:
                 return ready
             news, _ = wait(pending, PATIENCE_S, FIRST_COMPLETED)
             if ready and not news:
@@ -314,8 +327,8 @@ def _is_of_memory(error: BaseException | None) -> bool:
 
 
 def _let_go(error: BaseException) -> None:
-    """Keep an error without the images and tensors that the frames of its traceback hold."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    """Keep an error without its tracebacks, whose frames hold images and tensors."""
+    error.__traceback__ = None
+    for earlier in (error.__cause__, error.__context__):
+        if earlier is not None and earlier.__traceback__ is not None:
+            _let_go(earlier)

@@ -5,7 +5,7 @@ threads may share one. `Scene` (in `vlm_fo1.scene`) is one opened image for many
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vlm_fo1.answer import Answer
-from vlm_fo1.batches import BATCH_SIZE, Asking, answer_items, check_batch_size
+from vlm_fo1.batches import Asking, answer_items, check_batch_size
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
 from vlm_fo1.engine import ListTokens, LocalEngine
@@ -39,7 +39,7 @@ from vlm_fo1.proposers.base import (
 )
 from vlm_fo1.regions import Offer, Regions
 from vlm_fo1.scene import Scene, labels_of
-from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, as_list, questions_of, task_of
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS, Request, Task, as_list, questions_of, task_of
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
 
@@ -340,7 +340,7 @@ class FO1:
         constrain: bool = True,
         scores: Scoring = "joint",
         on_step: Callable[[], None] | None = None,
-    ) -> Iterator[Answer | FO1Error]:
+    ) -> Generator[Answer | FO1Error]:
         """Ask about many images, several side by side; see `vlm_fo1.batches`.
 
         Threads prepare the next images while the model answers: they read files, ask the proposer

@@ -370,8 +370,12 @@ class Scene:
     def preprocess(self, plan: Plan) -> "Iterator[Part]":
         """What the towers have still to look at for a plan of this scene, made as it is taken."""
         for area in dict.fromkeys(draft.window.area for draft in plan.drafts):
-            if area not in self._encoded:
+            if not self.has_encoded(area):
                 yield self._preprocessed(area)
+
+    def has_encoded(self, area: Area) -> bool:
+        """Whether the towers have looked at a part of the image."""
+        return area in self._encoded
 
     def keep(self, part: "Part", encoded: EncodedImages, seconds: float) -> None:
         """Take what the towers made of a part, and how long they looked."""
@@ -477,6 +481,12 @@ class Part:
     """The regions that are encoded with it."""
     inputs: BatchFeature
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the inputs."""
+        tensors = [self.inputs["pixel_values"], *self.inputs["aux_pixel_values"]]
+        return sum(tensor.nbytes for tensor in tensors)
+
 
 def encode_parts(parts: Iterable[Part]) -> None:
     """Let the towers look at parts of one engine's scenes, `ENCODED_AT_ONCE` in a pass.
@@ -484,7 +494,7 @@ def encode_parts(parts: Iterable[Part]) -> None:
     Args:
         parts: Of any scenes; those of one size next to each other are the fastest.
     """
-    left = iter(parts)
+    left = (part for part in parts if not part.scene.has_encoded(part.area))
     while some := list(islice(left, ENCODED_AT_ONCE)):
         start = time.perf_counter()
         encoded = some[0].scene.engine.encode_inputs([part.inputs for part in some])

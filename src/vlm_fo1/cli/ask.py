@@ -1,11 +1,12 @@
 """Every command that asks, `fo1 detect` and so on: one for each name in `vlm_fo1.tasks.TASKS`.
 
-One bad image is reported and counted; the others are done. With ``--save`` nothing finished is
-lost: each answer is on disk before the next image is opened.
+Images are asked about side by side, ``--batch-size`` at once. One bad image is reported and
+counted; the others are done. With ``--save`` nothing finished is lost: the answers of a batch are
+on disk before the next is asked.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +18,12 @@ from rich.console import Console
 from vlm_fo1 import tasks
 from vlm_fo1.cli.images import check_words
 from vlm_fo1.cli.options import Asked
-from vlm_fo1.cli.running import Files, answer_images, load_fo1, shown
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, one_by_one, shown
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
     from vlm_fo1.answer import Answer
+    from vlm_fo1.cli.running import Answers
     from vlm_fo1.fo1 import FO1
     from vlm_fo1.proposals import Tile
 
@@ -94,22 +96,25 @@ def run(name: str, typed: Asked) -> None:
         boxes = _read_boxes(typed, request)
         tile = _tile(typed.tile)
 
-        def load(several: bool) -> "Callable[[Path], Answer]":
+        def load(several: bool) -> "Callable[[Sequence[Path]], Answers]":
             fo1 = _load(typed, errors)
             given = boxes
             if several and boxes is not None:
                 from vlm_fo1.formats.boxes import by_image
 
                 given = by_image(boxes)
-            return lambda path: fo1.answer(
-                path,
-                request,
-                given,
-                images=typed.beside or (),
-                queries=typed.query,
-                tile=tile,
-                max_new_tokens=typed.max_new_tokens,
-                on_text=_print_text if typed.stream else None,
+            how: dict[str, Any] = {
+                "images": typed.beside or (),
+                "queries": typed.query,
+                "tile": tile,
+                "max_new_tokens": typed.max_new_tokens,
+            }
+            if typed.stream:
+                return one_by_one(
+                    lambda path: fo1.answer(path, request, given, on_text=_print_text, **how)
+                )
+            return lambda paths: fo1.answer_many(
+                ((path, request, given) for path in paths), batch_size=typed.batch_size, **how
             )
 
         answer_images(

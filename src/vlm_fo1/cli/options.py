@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_fo1.tasks import MAX_NEW_TOKENS
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS
 
 Image = Annotated[str, typer.Argument(help="An image, a folder of images, or a quoted pattern.")]
 Labels = Annotated[list[str] | None, typer.Argument(help="What to look for, one or more names.")]
@@ -133,6 +133,12 @@ ImageSize = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="How many images are asked about side by side; fewer once memory runs out."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Where the image with the answer goes: a file, or a folder for several."),
@@ -210,3 +216,4 @@ class Asked:
     dtype: Dtype = None
     image_size: ImageSize = None
     max_new_tokens: Tokens = MAX_NEW_TOKENS
+    batch_size: BatchSize = BATCH_SIZE
