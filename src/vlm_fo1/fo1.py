@@ -5,10 +5,8 @@ threads may share one. `Scene` (in `vlm_fo1.scene`) is one opened image for many
 """
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +15,11 @@ import torch
 from PIL import Image
 
 from vlm_fo1.answer import Answer
+from vlm_fo1.batches import Asking, answer_items, check_batch_size
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import Generation, LocalEngine, Matchers, PrefixStore, Prompt, kept_bytes
-from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
+from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, kept_bytes
+from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError
 from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.grammar import list_tokens
 from vlm_fo1.images import Frame, read_framed, read_image
@@ -41,7 +40,7 @@ from vlm_fo1.proposers.base import (
 from vlm_fo1.regions import Offer, Regions
 from vlm_fo1.scene import Scene, labels_of
 from vlm_fo1.scores import CALIBRATION_FILE, Calibration
-from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, questions_of, task_of
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS, Request, Task, as_list, questions_of, task_of
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
 
@@ -281,10 +280,7 @@ class FO1:
         if image_size is not None:
             fo1 = self.seeing(image_size)
             return fo1.open(image, boxes, queries=queries, tile=tile, allow_url=allow_url)
-        upright, frame = read_framed(image, allow_url=allow_url)
-        if boxes is None:
-            return self._scene(upright, self._propose(upright, queries, tile))
-        return self._scene(upright, self._given(image, frame, boxes, tile))
+        return self._opened(image, read_framed(image, allow_url=allow_url), boxes, queries, tile)
 
     def propose(
         self,
@@ -365,46 +361,70 @@ class FO1:
 
     def answer_many(
         self,
-        items: Iterable[tuple[Any, Request] | tuple[Any, Request, Any]],
+        items: Iterable[Asking | Callable[[], Asking]],
         *,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
+        images: Sequence[Any] = (),
         queries: Queries = None,
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         constrain: bool = True,
         scores: Scoring = "joint",
-    ) -> Iterator[Answer | FO1Error]:
-        """Ask about many images, several side by side.
+        on_step: Callable[[], None] | None = None,
+    ) -> Generator[Answer | FO1Error]:
+        """Ask about many images, several side by side; see `vlm_fo1.batches`.
+
+        Threads prepare the next images while the model answers: they read files, ask the proposer
+        and preprocess. Memory does not grow with the number of items. Closing the iterator ends
+        the threads.
 
         Args:
-            items: Image and request, and perhaps boxes, each as in `answer`; read as they are used.
-            batch_size: How many are asked at once.
+            items: Image and request, and perhaps boxes, each as in `answer`; or a function that
+                gives them, called in one of the threads, for images that are no files. At most
+                four batches are drawn ahead. Arrays, PIL images and open files are read as they are
+                drawn, so that they may change afterwards; paths, bytes and URLs in the threads.
+            batch_size: How many are asked at once; the run goes on with less if memory runs out.
+            images: Further images to compare each with, see `Scene.answer`.
             queries: See the class.
             tile: See the class.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: See the class.
             constrain: See the class.
             scores: See the class.
+            on_step: Called after each token and at least every second while images are awaited;
+                what it raises ends the run.
 
-        Yields:
-            An answer an item, in order; for a broken item its error, and the others go on.
+        Returns:
+            An iterator of an answer an item, in order; a broken item gives its error, and the
+            others go on. What ``items`` raises comes after the answers to the items before.
 
         Raises:
             PromptError: ``max_new_tokens``, ``scores`` or ``batch_size`` cannot be.
+            ImageError: A further image cannot be read.
         """
         check_writing(max_new_tokens, None, scores)
-        if batch_size < 1:
-            raise PromptError(f"batch_size is {batch_size}, at least 1 is needed")
-        left = iter(items)
-        while batch := list(islice(left, batch_size)):
-            planned = [
-                self._planned(
-                    item, queries, tile, max_new_tokens, constrain, scores, allow_url=allow_url
-                )
-                for item in batch
-            ]
-            yield from self._answers(planned)
+        check_batch_size(batch_size)
+        more = [read_image(one, allow_url=allow_url) for one in as_list(images, "images")]
+
+        def planned(
+            image: Any, request: Request, boxes: Any, read: tuple[Image.Image, Frame] | None
+        ) -> tuple[Scene, Plan]:
+            wanted = self._check(request, boxes, queries)
+            read = read or read_framed(image, allow_url=allow_url)
+            scene = self._opened(image, read, boxes, wanted, _tile_of(request, tile))
+            plan = scene.plan(
+                request,
+                images=more,
+                max_new_tokens=max_new_tokens,
+                constrain=constrain,
+                scores=scores,
+            )
+            return scene, plan
+
+        return answer_items(
+            items, planned, self.engine, batch_size=batch_size, images=more, on_step=on_step
+        )
 
     def detect(
         self,
@@ -791,72 +811,22 @@ class FO1:
             seen_by=self.processor.image_processor,
         )
 
-    def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
-        return Scene(self.engine, self.processor, upright, offer, self.calibration)
-
-    def _planned(
+    def _opened(
         self,
-        item: tuple[Any, ...],
+        image: Any,
+        read: tuple[Image.Image, Frame],
+        boxes: Any,
         queries: Queries,
         tile: Tile,
-        max_new_tokens: int,
-        constrain: bool,
-        scores: Scoring,
-        *,
-        allow_url: bool,
-    ) -> "_Planned | FO1Error":
-        """An item up to its prompts, or what is wrong with it."""
-        image, request, *rest = item
-        boxes = rest[0] if rest else None
-        try:
-            with item_errors(str(_name(image) or "an image")):
-                wanted = self._check(request, boxes, queries)
-                scene = self.open(
-                    image, boxes, queries=wanted, tile=_tile_of(request, tile), allow_url=allow_url
-                )
-                plan = scene.plan(
-                    request, max_new_tokens=max_new_tokens, constrain=constrain, scores=scores
-                )
-                return scene, plan, scene.prompts(plan)
-        except FO1Error as error:
-            return error
+    ) -> Scene:
+        """An image that is read, with its regions."""
+        upright, frame = read
+        if boxes is None:
+            return self._scene(upright, self._propose(upright, queries, tile))
+        return self._scene(upright, self._given(image, frame, boxes, tile))
 
-    def _answers(self, planned: Sequence["_Planned | FO1Error"]) -> Iterator[Answer | FO1Error]:
-        """What a batch gives, each item in its place."""
-        asked = [one for one in planned if not isinstance(one, FO1Error)]
-        start = time.perf_counter()
-        try:
-            with item_errors(f"a batch of {len(planned)}"):
-                done = self._generated([prompts for _, _, prompts in asked])
-                whole = [
-                    scene.branches(plan, some)
-                    for (scene, plan, _), some in zip(asked, done, strict=True)
-                ]
-                more = self._generated([prompts for _, prompts in whole])
-        except FO1Error as error:
-            if len(planned) == 1:
-                yield error
-            else:  # one of them, or all together: each by itself
-                for one in planned:
-                    yield from self._answers([one])
-            return
-        seconds = time.perf_counter() - start
-        read = zip(asked, whole, done, more, strict=True)
-        for one in planned:
-            if isinstance(one, FO1Error):
-                yield one
-            else:
-                (scene, _, _), (plan, _), some, rest = next(read)
-                yield scene.read(plan, [*some, *rest], seconds)
-
-    def _generated(self, groups: Sequence[Sequence[Prompt]]) -> list[list[Generation]]:
-        """What the model writes for several groups of prompts, all side by side."""
-        prompts = [prompt for group in groups for prompt in group]
-        done = iter(self.engine.generate(prompts) if prompts else ())
-        return [list(islice(done, len(group))) for group in groups]
-
-
-_Planned = tuple[Scene, Plan, list[Prompt]]
+    def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
+        return Scene(self.engine, self.processor, upright, offer, self.calibration)
 
 
 def _tile_of(request: Request, tile: Tile) -> Tile:

@@ -123,11 +123,11 @@ def test_what_a_window_could_not_use_is_said_with_its_number(fo1, monkeypatch):
 
 def test_the_towers_run_once_for_all_windows_of_an_image(fo1, knowing, monkeypatch):
     seen = []
-    encode = LocalEngine.encode
+    take = LocalEngine.preprocess
     monkeypatch.setattr(
         LocalEngine,
-        "encode",
-        lambda self, image, xyxy: seen.append((image.size, len(xyxy))) or encode(self, image, xyxy),
+        "preprocess",
+        lambda self, image, xyxy: seen.append((image.size, len(xyxy))) or take(self, image, xyxy),
     )
     knowing({})
     scene = fo1.open(PIXELS, grid(150))
@@ -142,13 +142,13 @@ def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_
 ):
     boxes = np.array([[4, 4, 24, 24], [130, 90, 150, 110], [280, 180, 300, 200], [10, 8, 290, 190]])
     shown = []
-    encode = LocalEngine.encode
+    take = LocalEngine.preprocess
 
     def look(self, image, xyxy):
         shown.append((np.asarray(image), xyxy.astype(int).tolist()))
-        return encode(self, image, xyxy)
+        return take(self, image, xyxy)
 
-    monkeypatch.setattr(LocalEngine, "encode", look)
+    monkeypatch.setattr(LocalEngine, "preprocess", look)
     knowing(dict.fromkeys([0, 2, 3], 0.5))
     pixels = painted(SIZE, boxes[:3])
     answer = fo1.detect(pixels, "cat", boxes, tile=100)

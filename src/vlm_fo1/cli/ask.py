@@ -1,12 +1,13 @@
 """Every command that asks, `fo1 detect` and so on: one for each name in `vlm_fo1.tasks.TASKS`.
 
-One bad image is reported and counted; the others are done. With ``--save`` nothing finished is
-lost: each answer is on disk before the next image is opened.
+Images are asked about side by side, ``--batch-size`` at once. One bad image is reported and
+counted; the others are done. With ``--save`` nothing finished is lost: the answers of a batch are
+on disk before the next is asked.
 """
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,11 +19,12 @@ from rich.console import Console
 from vlm_fo1 import tasks
 from vlm_fo1.cli.images import check_words
 from vlm_fo1.cli.options import Asked
-from vlm_fo1.cli.running import Files, answer_images, load_fo1, shown
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, one_by_one, shown
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
     from vlm_fo1.answer import Answer
+    from vlm_fo1.cli.running import Answers
     from vlm_fo1.fo1 import FO1
     from vlm_fo1.plan import Scoring
     from vlm_fo1.proposals import Tile
@@ -101,30 +103,33 @@ def run(name: str, typed: Asked) -> None:
         boxes = _read_boxes(typed, request)
         tile = tile_of(typed.tile)
 
-        def load(several: bool) -> "Callable[[Path], Answer]":
+        def load(several: bool) -> "Callable[[Sequence[Path]], Answers]":
             fo1 = _load(typed, errors)
             given = boxes
             if several and boxes is not None:
                 from vlm_fo1.formats.boxes import by_image
 
                 given = by_image(boxes)
-
-            def ask(path: Path) -> "Answer":
-                answer = fo1.answer(
-                    path,
-                    request,
-                    given,
-                    images=typed.beside or (),
-                    queries=typed.query,
-                    tile=tile,
-                    max_new_tokens=typed.max_new_tokens,
-                    constrain=typed.constrain,
-                    scores=_scoring(typed),
-                    on_text=_print_text if typed.stream else None,
+            how: dict[str, Any] = {
+                "images": typed.beside or (),
+                "queries": typed.query,
+                "tile": tile,
+                "max_new_tokens": typed.max_new_tokens,
+                "constrain": typed.constrain,
+                "scores": _scoring(typed),
+            }
+            if typed.stream:
+                return one_by_one(
+                    lambda path: _bounded(
+                        fo1.answer(path, request, given, on_text=_print_text, **how), typed
+                    )
                 )
-                return answer.select(**_bounds(typed)) if _bounds(typed) else answer
-
-            return ask
+            return lambda paths: (
+                answer if isinstance(answer, Exception) else _bounded(answer, typed)
+                for answer in fo1.answer_many(
+                    ((path, request, given) for path in paths), batch_size=typed.batch_size, **how
+                )
+            )
 
         answer_images(
             Files(typed.image, typed.out, typed.save, typed.unchosen, typed.as_json, typed.fresh),
@@ -180,6 +185,12 @@ def _decisive(request: tasks.Request, typed: Asked) -> list[Any]:
     said = [typed.proposer, typed.query, typed.min_score, typed.nms, tile]
     proposals = [said] if any(value is not None for value in said) else []
     return [asked, typed.model, typed.revision, typed.dtype, *proposals]
+
+
+def _bounded(answer: "Answer", typed: Asked) -> "Answer":
+    """The answer within the bounds that were typed, if any."""
+    bounds = _bounds(typed)
+    return answer.select(**bounds) if bounds else answer
 
 
 def tile_of(text: str) -> "Tile":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_fo1.tasks import MAX_NEW_TOKENS
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS
 
 
 class Scoring(StrEnum):
@@ -143,6 +143,12 @@ ImageSize = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="How many images are asked about side by side; fewer once memory runs out."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Where the image with the answer goes: a file, or a folder for several."),
@@ -260,3 +266,4 @@ class Asked:
     image_size: ImageSize = None
     max_new_tokens: Tokens = MAX_NEW_TOKENS
     constrain: Constrain = True
+    batch_size: BatchSize = BATCH_SIZE

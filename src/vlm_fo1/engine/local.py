@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from vlm_fo1.engine.constraints import Matchers
 from vlm_fo1.engine.generate import Decoder, Limits
@@ -66,7 +67,6 @@ class LocalEngine:
         (encoded,) = self.encode_many([image], [boxes_xyxy])
         return encoded
 
-    @torch.inference_mode()
     def encode_many(
         self, images: Sequence[Image.Image], boxes_xyxy: Sequence[npt.NDArray[np.float32]]
     ) -> list[EncodedImages]:
@@ -79,19 +79,39 @@ class LocalEngine:
         Returns:
             Each on its own, in order; none keeps the memory of the others.
         """
-        inputs = self.image_processor(
-            list(images),
-            [boxes.copy() for boxes in boxes_xyxy],
-            max_regions=max(map(len, boxes_xyxy)),
+        return self.encode_inputs(
+            [self.preprocess(*pair) for pair in zip(images, boxes_xyxy, strict=True)]
         )
+
+    def preprocess(self, image: Image.Image, boxes_xyxy: npt.NDArray[np.float32]) -> BatchFeature:
+        """What the towers take of one image, on the CPU; the model is not asked.
+
+        Args:
+            image: RGB, upright.
+            boxes_xyxy: Any number of boxes, (N, 4) in its pixels.
+        """
+        return self.image_processor(image, boxes_xyxy.copy(), max_regions=len(boxes_xyxy))
+
+    @torch.inference_mode()
+    def encode_inputs(self, inputs: Sequence[BatchFeature]) -> list[EncodedImages]:
+        """`encode_many` of images that are preprocessed.
+
+        Args:
+            inputs: What `preprocess` gave, at least one.
+        """
         device = self.model.device
         encoded = self.model.encode_images(
-            inputs["pixel_values"].to(device),
-            inputs["image_grid_thw"],
-            [pixels.to(device) for pixels in inputs["aux_pixel_values"]],
-            inputs["region_boxes"],
+            torch.cat([one["pixel_values"] for one in inputs]).to(device),
+            torch.cat([one["image_grid_thw"] for one in inputs]),
+            [one["aux_pixel_values"][0].to(device) for one in inputs],
+            [one["region_boxes"][0] for one in inputs],
         )
         return encoded.one_by_one()
+
+    def free(self) -> None:
+        """Hand memory that nothing uses back to the device, after it has run out."""
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def prefix(self, encoded: EncodedImages, ids: Sequence[int], *, keep: bool = True) -> Prefix:
         """The shared start of prompts; see `Prefix`.
