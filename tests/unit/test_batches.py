@@ -146,7 +146,7 @@ def test_a_slow_item_holds_up_nobody_but_those_who_wait_behind_it(fo1, tmp_path,
     on_generate.append(lambda prompts: rows.append(len(prompts)))
     on_generate.append(lambda _: others_are_done.set() if len(rows) == 3 else None)
     item = (path, COUNT, BOXES)
-    answers = list(fo1.answer_many([slow, *[item] * 6], batch_size=2, **SHORT))
+    answers = list(fo1.answer_many([slow, *[item] * 6], batch_size=2, scores=None, **SHORT))
     assert rows[:3] == [2, 2, 2]
     assert sum(rows) == 7
     assert len({answer.text for answer in answers}) == 1
@@ -215,7 +215,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_split_and_the_run_goes_on_s
 
     on_generate.append(little_memory)
     item = (image_file(tmp_path), COUNT, BOXES)
-    answers = list(fo1.answer_many([item] * 8, batch_size=4, **SHORT))
+    answers = list(fo1.answer_many([item] * 8, batch_size=4, scores=None, **SHORT))
     assert [answer.task for answer in answers] == ["counting"] * 8
     assert tried == [4, 2, 2, 2, 2]
     assert "going on with batches of 2" in caplog.text

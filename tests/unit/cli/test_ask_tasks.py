@@ -107,13 +107,13 @@ def test_nothing_to_ask_is_one_line_before_anything_is_loaded(run, monkeypatch, 
 
 def test_scores_stand_in_json_and_choose_the_boxes_of_an_answer(run, fo1, monkeypatch):
     asked = []
-    answer = type(fo1).answer
+    answer_many = type(fo1).answer_many
 
     def recorded(self, *args, **options):
         asked.append({name: options[name] for name in ("scores", "constrain")})
-        return answer(self, *args, **options)
+        return answer_many(self, *args, **options)
 
-    monkeypatch.setattr(type(fo1), "answer", recorded)
+    monkeypatch.setattr(type(fo1), "answer_many", recorded)
     plain = json.loads(run("detect", "orange", "dog", *BOXES, "--json").stdout)
     assert list(plain["scores"]) == ["orange", "dog"]
     assert plain["presence"]["dog"] < 0.5 < plain["presence"]["orange"]
