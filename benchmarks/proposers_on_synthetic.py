@@ -156,7 +156,9 @@ def score(
         sums.right += int(matches(iou(boxes, wanted), [IOU]).sum())
         about = {"question": number, "label": label}
         sums.annotations += [{**about, "bbox": box} for box in xyxy_to_xywh(wanted).tolist()]
-        sums.results += [{**found, **about} for found in answer.to_coco(number, {label: 1})]
+        sums.results += [
+            {**found, **about} for found in answer.to_coco(number, {label: 1}, score="confidence")
+        ]
         if not len(wanted):
             sums.absent += 1
             sums.rejected += not len(boxes)

@@ -5,10 +5,8 @@ threads may share one. `Scene` (in `vlm_fo1.scene`) is one opened image for many
 """
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +15,18 @@ import torch
 from PIL import Image
 
 from vlm_fo1.answer import Answer
+from vlm_fo1.batches import Asking, answer_items, check_batch_size
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import LocalEngine, Prompt
-from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError, item_errors
+from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, kept_bytes
+from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError
 from vlm_fo1.formats.boxes import given_regions
+from vlm_fo1.grammar import list_tokens
 from vlm_fo1.images import Frame, read_framed, read_image
 from vlm_fo1.model.load_options import load_options
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
-from vlm_fo1.plan import OnText, Plan, check_writing
+from vlm_fo1.plan import OnText, Plan, Scoring, check_writing
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.proposals import ON_IMAGES, Thresholds, Tile, offer_for, propose, tile_side
 from vlm_fo1.proposers.base import (
@@ -39,7 +39,8 @@ from vlm_fo1.proposers.base import (
 )
 from vlm_fo1.regions import Offer, Regions
 from vlm_fo1.scene import Scene, labels_of
-from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, questions_of, task_of
+from vlm_fo1.scores import CALIBRATION_FILE, Calibration
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS, Request, Task, as_list, questions_of, task_of
 
 __all__ = ["DEFAULT_SELECTION", "FO1", "MAX_NEW_TOKENS", "Scene"]
 
@@ -54,6 +55,10 @@ class FO1:
     is asked, if there is one; ``boxes=[]`` asks without any. Besides, each takes
 
     - ``max_new_tokens``: length limit of an answer in tokens; the model's context may leave less;
+    - ``constrain``: keep the answer within what the task's markup allows (see `vlm_fo1.grammar`);
+      False gives what the model writes by itself;
+    - ``scores`` (questions with labels): how every label and region gets its number, see
+      `vlm_fo1.scores`; None leaves them out;
     - ``on_text``: is called with the text as it is written;
     - ``queries``: what a proposer that looks for named things shall look for; the labels of the
       question unless said otherwise;
@@ -69,6 +74,7 @@ class FO1:
             `load_proposer`, which is then loaded when it is first needed.
         selection: Which of its boxes are used; by default the proposer's own ``selection`` if it
             has one, else `DEFAULT_SELECTION`. Boxes that are given are used as they are.
+        calibration: What makes the model's scores probabilities; by default they stay as they are.
     """
 
     def __init__(
@@ -78,14 +84,20 @@ class FO1:
         proposer: Proposer | str | None = None,
         *,
         selection: Selection | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
+        self.calibration = Calibration() if calibration is None else calibration
+        tokens, stop = list_tokens(processor), processor.stop_token_id
+        vocab_size = model.config.get_text_config().vocab_size
         self.engine = LocalEngine(
             model,
             processor.image_processor,
-            frozenset(processor.region_tag_ids()),
-            processor.stop_token_id,
+            tokens,
+            stop,
+            Matchers(processor.tokenizer, vocab_size, tokens, stop),
+            prefixes=PrefixStore(kept_bytes(model.device)),
         )
         self._proposer = proposer
         self._selection = selection
@@ -121,6 +133,7 @@ class FO1:
         local_files_only: bool = False,
         token: str | bool | None = None,
         strict: bool = False,
+        calibration: Calibration | str | Path | None = None,
         **options: Any,
     ) -> "FO1":
         """Load a model and its processor.
@@ -142,13 +155,16 @@ class FO1:
             local_files_only: Never ask the Hub.
             token: For gated and private repositories.
             strict: Refuse weights with tensors that are not used; else they are named in a warning.
+            calibration: What makes the model's scores probabilities, or the file of it that ``fo1
+                calibrate`` wrote; by default ``calibration.json`` in the model's folder where there
+                is one. ``Calibration()`` leaves scores as they are.
             **options: For the model, as in transformers: ``attn_implementation``,
                 ``quantization_config``, ``load_in_8bit``, ... (see `model.load_options`);
                 ``torch_dtype`` and ``device_map`` mean ``dtype`` and ``device``.
 
         Raises:
             CheckpointError: There is no such checkpoint, or its weights do not fit.
-            ConfigError: No such device, dtype, option or proposer here.
+            ConfigError: No such device, dtype, option or proposer here, or no calibration.
             MissingExtraError: A package that the tokenizer or an option needs is not installed.
         """
         options = load_options({**options, "dtype": dtype}, also=_LOADING)
@@ -172,6 +188,10 @@ class FO1:
         }
         folder = resolve_folder(name, check=read_config, weights=False, **hub)
         processor = FO1Processor.from_pretrained(folder)
+        if calibration is None and (beside := Path(folder) / CALIBRATION_FILE).is_file():
+            calibration = beside
+        if isinstance(calibration, str | Path):
+            calibration = Calibration.read(calibration)
         model = FO1ForConditionalGeneration.from_pretrained(
             name, device_map=device, dtype=dtype, strict=strict, **hub, **options
         )
@@ -180,11 +200,19 @@ class FO1:
         elif isinstance(proposer, str):
             place = _on_device(model.device)
             proposer = load_proposer(proposer, token=token, strict=strict or None, **place)
-        return cls(model, processor, proposer, selection=selection)
+        return cls(model, processor, proposer, selection=selection, calibration=calibration)
 
     def selecting(self, selection: Selection) -> "FO1":
         """The same model and proposer with another selection of proposals."""
-        return FO1(self.model, self.processor, self.proposer, selection=selection)
+        fo1 = FO1(
+            self.model,
+            self.processor,
+            self.proposer,
+            selection=selection,
+            calibration=self.calibration,
+        )
+        fo1.engine = self.engine  # one budget, one set of grammars
+        return fo1
 
     def seeing(self, image_size: int | None) -> "FO1":
         """The same model, which sees images at another size.
@@ -208,7 +236,15 @@ class FO1:
             image_token_id=own.image_token_id,
             region_token_id=own.region_token_id,
         )
-        return FO1(self.model, processor, self.proposer, selection=self._selection)
+        fo1 = FO1(
+            self.model,
+            processor,
+            self.proposer,
+            selection=self._selection,
+            calibration=self.calibration,
+        )
+        fo1.engine = replace(self.engine, image_processor=images)
+        return fo1
 
     def open(
         self,
@@ -244,10 +280,7 @@ class FO1:
         if image_size is not None:
             fo1 = self.seeing(image_size)
             return fo1.open(image, boxes, queries=queries, tile=tile, allow_url=allow_url)
-        upright, frame = read_framed(image, allow_url=allow_url)
-        if boxes is None:
-            return self._scene(upright, self._propose(upright, queries, tile))
-        return self._scene(upright, self._given(image, frame, boxes, tile))
+        return self._opened(image, read_framed(image, allow_url=allow_url), boxes, queries, tile)
 
     def propose(
         self,
@@ -287,6 +320,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask; what the other methods do with a request of their own.
@@ -300,6 +335,8 @@ class FO1:
             tile: See the class.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: See the class.
+            constrain: See the class.
+            scores: See the class.
             on_text: See the class.
 
         Raises:
@@ -307,50 +344,87 @@ class FO1:
             ImageError: An image cannot be read.
             BoxError: A box cannot be used.
         """
-        check_writing(max_new_tokens, on_text)
+        check_writing(max_new_tokens, on_text, scores)
         queries = self._check(request, boxes, queries)
         more = [read_image(one, allow_url=allow_url) for one in images]
         scene = self.open(
             image, boxes, queries=queries, tile=_tile_of(request, tile), allow_url=allow_url
         )
-        return scene.answer(request, images=more, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request,
+            images=more,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def answer_many(
         self,
-        items: Iterable[tuple[Any, Request] | tuple[Any, Request, Any]],
+        items: Iterable[Asking | Callable[[], Asking]],
         *,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
+        images: Sequence[Any] = (),
         queries: Queries = None,
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
-    ) -> Iterator[Answer | FO1Error]:
-        """Ask about many images, several side by side.
+        constrain: bool = True,
+        scores: Scoring = "joint",
+        on_step: Callable[[], None] | None = None,
+    ) -> Generator[Answer | FO1Error]:
+        """Ask about many images, several side by side; see `vlm_fo1.batches`.
+
+        Threads prepare the next images while the model answers: they read files, ask the proposer
+        and preprocess. Memory does not grow with the number of items. Closing the iterator ends
+        the threads.
 
         Args:
-            items: Image and request, and perhaps boxes, each as in `answer`; read as they are used.
-            batch_size: How many are asked at once.
+            items: Image and request, and perhaps boxes, each as in `answer`; or a function that
+                gives them, called in one of the threads, for images that are no files. At most
+                four batches are drawn ahead. Arrays, PIL images and open files are read as they are
+                drawn, so that they may change afterwards; paths, bytes and URLs in the threads.
+            batch_size: How many are asked at once; the run goes on with less if memory runs out.
+            images: Further images to compare each with, see `Scene.answer`.
             queries: See the class.
             tile: See the class.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: See the class.
+            constrain: See the class.
+            scores: See the class.
+            on_step: Called after each token and at least every second while images are awaited;
+                what it raises ends the run.
 
-        Yields:
-            An answer an item, in order; for a broken item its error, and the others go on.
+        Returns:
+            An iterator of an answer an item, in order; a broken item gives its error, and the
+            others go on. What ``items`` raises comes after the answers to the items before.
 
         Raises:
-            PromptError: ``max_new_tokens`` or ``batch_size`` cannot be.
+            PromptError: ``max_new_tokens``, ``scores`` or ``batch_size`` cannot be.
+            ImageError: A further image cannot be read.
         """
-        check_writing(max_new_tokens, None)
-        if batch_size < 1:
-            raise PromptError(f"batch_size is {batch_size}, at least 1 is needed")
-        left = iter(items)
-        while batch := list(islice(left, batch_size)):
-            planned = [
-                self._planned(item, queries, tile, max_new_tokens, allow_url=allow_url)
-                for item in batch
-            ]
-            yield from self._answers(planned)
+        check_writing(max_new_tokens, None, scores)
+        check_batch_size(batch_size)
+        more = [read_image(one, allow_url=allow_url) for one in as_list(images, "images")]
+
+        def planned(
+            image: Any, request: Request, boxes: Any, read: tuple[Image.Image, Frame] | None
+        ) -> tuple[Scene, Plan]:
+            wanted = self._check(request, boxes, queries)
+            read = read or read_framed(image, allow_url=allow_url)
+            scene = self._opened(image, read, boxes, wanted, _tile_of(request, tile))
+            plan = scene.plan(
+                request,
+                images=more,
+                max_new_tokens=max_new_tokens,
+                constrain=constrain,
+                scores=scores,
+            )
+            return scene, plan
+
+        return answer_items(
+            items, planned, self.engine, batch_size=batch_size, images=more, on_step=on_step
+        )
 
     def detect(
         self,
@@ -362,6 +436,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find everything that one of the labels names."""
@@ -374,6 +450,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -387,6 +465,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
@@ -399,6 +479,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -412,6 +494,8 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase describes, e.g. "the orange nearest the apple"."""
@@ -424,6 +508,8 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             on_text=on_text,
         )
 
@@ -437,6 +523,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each box; one mention a box, the words as its label."""
@@ -449,6 +536,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -461,6 +549,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Read the writing in each box; one mention a box, the writing as its label."""
@@ -473,6 +562,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -486,6 +576,7 @@ class FO1:
         tile: Tile = None,
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Find more of what stands in ``box`` among ``boxes``.
@@ -513,7 +604,9 @@ class FO1:
         notes = tuple(dict.fromkeys([*example.notes, *offer.notes]))
         regions = _first(example.regions, offer.regions)
         scene = self._scene(upright, replace(offer, regions=regions, notes=notes))
-        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ground(
         self,
@@ -524,6 +617,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Describe the image and point at everything mentioned."""
@@ -536,6 +630,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -548,6 +643,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Name every object of the image, with its regions."""
@@ -560,6 +656,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -574,6 +671,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
@@ -586,6 +684,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -602,6 +701,7 @@ class FO1:
         tile: Tile = "auto",
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask anything.
@@ -619,6 +719,7 @@ class FO1:
             tile=tile,
             allow_url=allow_url,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
             on_text=on_text,
         )
 
@@ -632,6 +733,7 @@ class FO1:
         thresholds: Thresholds = ON_IMAGES,
         allow_url: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase means, as masks where the proposer has them.
@@ -647,6 +749,7 @@ class FO1:
             thresholds: Which of the things are offered that a detector finds for a name.
             allow_url: Whether http(s) URLs are fetched.
             max_new_tokens: Length limit of the answer.
+            constrain: See the class.
             on_text: Gets the text as it is written.
 
         Returns:
@@ -666,7 +769,9 @@ class FO1:
         upright = read_image(image, allow_url=allow_url)
         offer = offer_for(offering, upright, query or phrase, thresholds)
         scene = self._scene(upright, offer)
-        return scene.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return scene.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def _check(self, request: Request, boxes: Any, queries: Queries) -> Queries:
         """Refuse what cannot be asked before anything looks; what the proposer shall look for.
@@ -706,56 +811,22 @@ class FO1:
             seen_by=self.processor.image_processor,
         )
 
-    def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
-        return Scene(self.engine, self.processor, upright, offer)
-
-    def _planned(
+    def _opened(
         self,
-        item: tuple[Any, ...],
+        image: Any,
+        read: tuple[Image.Image, Frame],
+        boxes: Any,
         queries: Queries,
         tile: Tile,
-        max_new_tokens: int,
-        *,
-        allow_url: bool,
-    ) -> "_Planned | FO1Error":
-        """An item up to its prompts, or what is wrong with it."""
-        image, request, *rest = item
-        boxes = rest[0] if rest else None
-        try:
-            with item_errors(str(_name(image) or "an image")):
-                wanted = self._check(request, boxes, queries)
-                scene = self.open(
-                    image, boxes, queries=wanted, tile=_tile_of(request, tile), allow_url=allow_url
-                )
-                plan = scene.plan(request, max_new_tokens=max_new_tokens)
-                return scene, plan, scene.prompts(plan)
-        except FO1Error as error:
-            return error
+    ) -> Scene:
+        """An image that is read, with its regions."""
+        upright, frame = read
+        if boxes is None:
+            return self._scene(upright, self._propose(upright, queries, tile))
+        return self._scene(upright, self._given(image, frame, boxes, tile))
 
-    def _answers(self, planned: Sequence["_Planned | FO1Error"]) -> Iterator[Answer | FO1Error]:
-        """What a batch gives, each item in its place."""
-        prompts = [p for one in planned if not isinstance(one, FO1Error) for p in one[2]]
-        start = time.perf_counter()
-        try:
-            with item_errors(f"a batch of {len(planned)}"):
-                done = iter(self.engine.generate(prompts))
-        except FO1Error as error:
-            if len(planned) == 1:
-                yield error
-            else:  # one of them, or all together: each by itself
-                for one in planned:
-                    yield from self._answers([one])
-            return
-        seconds = time.perf_counter() - start
-        for one in planned:
-            if isinstance(one, FO1Error):
-                yield one
-            else:
-                scene, plan, own = one
-                yield scene.read(plan, list(islice(done, len(own))), seconds)
-
-
-_Planned = tuple[Scene, Plan, list[Prompt]]
+    def _scene(self, upright: Image.Image, offer: Offer) -> Scene:
+        return Scene(self.engine, self.processor, upright, offer, self.calibration)
 
 
 def _tile_of(request: Request, tile: Tile) -> Tile:
@@ -763,7 +834,10 @@ def _tile_of(request: Request, tile: Tile) -> Tile:
     return None if tile == "auto" and not request.spec.tiled else tile
 
 
-_LOADING = ("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer")
+_LOADING = (
+    *("device", "revision", "cache_dir", "local_files_only", "token", "strict", "proposer"),
+    "calibration",
+)
 """What `FO1.from_pretrained` takes beside the options of the model."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")

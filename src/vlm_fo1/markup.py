@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 
 from vlm_fo1.errors import ConfigError
 
+NOTHING = "None"
+"""Stands in place of regions, or of a whole answer, where nothing is there."""
+
 _MAX_DIGITS = 9
 """Longer numbers name no region of any image and are read as plain text."""
 _MAX_QUOTED = 60
@@ -112,6 +115,8 @@ class ScannedMention:
     numbers: tuple[int, ...]
     first_tag: int
     """How many region tags stand in the text before this mention's first one."""
+    opened: int | None = field(default=None, compare=False)
+    """Which opening of a list in the text, from 0, is that of its regions; None without one."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,9 @@ class _Reader:
     numbers: list[int] | None = None
     first_tag: int = 0
     tags_seen: int = 0
+    opened: int = 0
+    """Which opening began `numbers`."""
+    openings_seen: int = 0
     outside: list[int] = field(default_factory=list[int])
     labelled: bool = False
     """Whether a label was ever opened: if not, every region is one without a label."""
@@ -175,7 +183,8 @@ class _Reader:
             self.problems.append(f"{objects} opened again before {end_objects}")
         self.in_label = False
         if self.numbers is None:
-            self.numbers, self.first_tag = [], self.tags_seen
+            self.numbers, self.first_tag, self.opened = [], self.tags_seen, self.openings_seen
+        self.openings_seen += 1
 
     def close(self, problem: str | None) -> None:
         """End the open mention, if any, keeping what it holds."""
@@ -194,7 +203,8 @@ class _Reader:
                     f"label {_quoted(label)} has no {self.vocabulary.objects[0]} behind it"
                 )
             else:
-                self.mentions.append(ScannedMention(label, tuple(self.numbers), self.first_tag))
+                numbers = tuple(self.numbers)
+                self.mentions.append(ScannedMention(label, numbers, self.first_tag, self.opened))
                 if problem is not None:
                     self.problems.append(f"label {_quoted(label)}: {problem}")
         self.label, self.numbers, self.in_label = None, None, False
@@ -210,7 +220,7 @@ class _Reader:
     def text(self, text: str) -> None:
         if self.numbers is not None:
             said = text.strip(" \t\r\n,;")
-            if said and said.rstrip(".").lower() != "none":
+            if said and said.rstrip(".").lower() != NOTHING.lower():
                 self.problems.append(f"text inside {self.vocabulary.objects[0]}: {_quoted(said)}")
         elif self.in_label and self.label is not None:
             self.label += text

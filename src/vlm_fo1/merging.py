@@ -1,18 +1,14 @@
 """One answer from those of several parts of an image, and one list of regions from several."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vlm_fo1.answer import Answer, Mention
+from vlm_fo1.answer import MERGE_IOU, Answer, Mention
 from vlm_fo1.boxes import iou
 from vlm_fo1.regions import Floats, Regions
 from vlm_fo1.tiling import Area
-
-MERGE_IOU = 0.7
-"""Of two regions that different windows chose for one label, the less sure one is left out when
-they overlap more than this."""
 
 
 def merge_tiles(
@@ -65,7 +61,8 @@ def merge_answers(
 
     Returns:
         ``text`` and ``plain`` are those of the windows, a line break between them; ``problems``
-        name the window, from 1. Times are left out.
+        name the window, from 1. A score or presence is the largest of any window. Times are left
+        out.
     """
     first = answers[0]
     regions = first.regions
@@ -80,6 +77,9 @@ def merge_answers(
         sure = tuple(item.confidence for item in kept)
         known = bool(kept) and not np.isnan(sure).all()
         mentions.append(Mention(label, tuple(item.index for item in kept), sure if known else None))
+    scores, presence = _tables(
+        [(answer, label) for answer in answers for label in answer], [*first.labels, *order]
+    )
     problems = [
         f"window {number}: {problem}"
         for number, answer in enumerate(answers, start=1)
@@ -98,6 +98,8 @@ def merge_answers(
         spelt=first.spelt,
         plain="\n".join(answer.plain for answer in answers),
         count=len({i for mention in mentions for i in mention.indices}) if counting else None,
+        scores=scores,
+        presence=presence,
         problems=(*notes, *problems),
         windows=len(answers),
     )
@@ -118,12 +120,17 @@ def merge_groups(
         for, what was said where it was asked. Times are left out.
     """
     labels = tuple(dict.fromkeys(label for answer in answers for label in answer.labels))
+
+    def heard(answer: Answer, label: str) -> bool:
+        return label in answer.labels or label not in labels
+
     mentions = [
-        mention
-        for answer in answers
-        for mention in answer.mentions
-        if mention.label in answer.labels or mention.label not in labels
+        mention for answer in answers for mention in answer.mentions if heard(answer, mention.label)
     ]
+    scores, presence = _tables(
+        [(answer, label) for answer in answers for label in answer if heard(answer, label)],
+        [*labels, *(mention.label for mention in mentions)],
+    )
     problems = dict.fromkeys(problem for answer in answers for problem in answer.problems)
     return Answer(
         text="\n".join(answer.text for answer in answers),
@@ -134,9 +141,47 @@ def merge_groups(
         spelt=answers[0].spelt,
         plain="\n".join(answer.plain for answer in answers),
         count=len({i for mention in mentions for i in mention.indices}) if counting else None,
+        scores=scores,
+        presence=presence,
         problems=(*notes, *problems),
         windows=answers[0].windows,
     )
+
+
+def fill_scores(answer: Answer, branches: Sequence[Answer]) -> Answer:
+    """An answer with the scores and presences of labels that others were asked for.
+
+    Args:
+        answer: What stays as it is otherwise.
+        branches: Answers about the same ``regions``, each with its labels among those of `answer`.
+    """
+    own = [(answer, label) for label in answer]
+    more = [(branch, label) for branch in branches for label in branch.labels]
+    scores, presence = _tables([*own, *more], list(answer))
+    return replace(answer, scores=scores, presence=presence)
+
+
+def _tables(
+    parts: Sequence[tuple[Answer, str]], labels: Sequence[str]
+) -> tuple[Floats | None, dict[str, float]]:
+    """Scores and presences of several answers about the same regions.
+
+    Args:
+        parts: Which labels of which answers count.
+        labels: Those of the whole, in order; repeats are no matter.
+
+    Returns:
+        For each label and region the largest number of any part; no scores where no part has any.
+    """
+    rows = {label: row for row, label in enumerate(dict.fromkeys(labels))}
+    scores = np.full((len(rows), len(parts[0][0].regions) if parts else 0), np.nan, np.float32)
+    presence: dict[str, float] = {}
+    for answer, label in parts:
+        scores[rows[label]] = np.fmax(scores[rows[label]], answer.scores_of(label))
+        if label in answer.presence:
+            presence[label] = max(presence.get(label, 0.0), answer.presence[label])
+    scored = any(answer.scores is not None for answer, _ in parts)
+    return (scores if scored else None), presence
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """Model text and regions in, `Answer` out. Total: model output is data and never raises."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from vlm_fo1.answer import Answer, Mention
 from vlm_fo1.markup import RELEASED, Scan, Vocabulary, scan
-from vlm_fo1.regions import Regions
+from vlm_fo1.regions import Floats, Regions
+from vlm_fo1.scores import ListScore
 from vlm_fo1.tasks import Question, Task
 
-_ARTICLES = ("a", "an", "the")
+ARTICLES = ("a", "an", "the")
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -29,6 +32,7 @@ def parse(
     *,
     vocabulary: Vocabulary = RELEASED,
     tag_confidence: Sequence[float] | None = None,
+    lists: Mapping[int, ListScore] | None = None,
     cut: str = "",
 ) -> Answer:
     """Tie a model's text to the regions it was shown.
@@ -39,6 +43,8 @@ def parse(
         question: What was asked.
         vocabulary: How the checkpoint spells its markup.
         tag_confidence: One probability per region tag in ``text``, in order; None if not recorded.
+        lists: What the lists of regions in ``text`` say of every region, by the number of their
+            opening, from 0; None leaves scores out.
         cut: Why the text ended before the model did, empty when it did not.
 
     Returns:
@@ -56,7 +62,11 @@ def parse(
             f"{len(tag_confidence)} region scores for {found.tags} region tags: scores left out"
         )
         tag_confidence = None
-    mentions = tuple(_mentions(found, len(regions), question.labels, tag_confidence, problems))
+    said = _mentions(found, len(regions), question.labels, tag_confidence, problems)
+    mentions = tuple(mention for mention, _ in said)
+    scores, presence = None, {}
+    if lists is not None:
+        scores, presence = _scored(said, lists, question.labels, len(regions))
     plain, thought = split_thought(found.plain, vocabulary)
     count = _count(plain, mentions, question, problems)
     return Answer(
@@ -69,6 +79,8 @@ def parse(
         plain=plain,
         thought=thought,
         count=count,
+        scores=scores,
+        presence=presence,
         problems=tuple(problems),
     )
 
@@ -99,9 +111,10 @@ def _mentions(
     asked: Sequence[str],
     tag_confidence: Sequence[float] | None,
     problems: list[str],
-) -> list[Mention]:
+) -> list[tuple[Mention, int | None]]:
+    """What the text mentions, and the opening of each list."""
     spelt = {_form(label): label for label in reversed(asked)}
-    mentions: list[Mention] = []
+    mentions: list[tuple[Mention, int | None]] = []
     for scanned in found.mentions:
         label = scanned.label
         if asked and label and label not in asked:
@@ -124,20 +137,38 @@ def _mentions(
                     confidence.append(float(tag_confidence[scanned.first_tag + position]))
         if not label and not indices:
             continue
-        mentions.append(
-            Mention(
-                label,
-                tuple(indices),
-                None if tag_confidence is None else tuple(confidence),
-            )
-        )
+        sure = None if tag_confidence is None else tuple(confidence)
+        mentions.append((Mention(label, tuple(indices), sure), scanned.opened))
     return mentions
+
+
+def _scored(
+    said: Sequence[tuple[Mention, int | None]],
+    lists: Mapping[int, ListScore],
+    asked: Sequence[str],
+    offered: int,
+) -> tuple[Floats, dict[str, float]]:
+    """The scores of every label and region, and the presence of labels where it is known.
+
+    Of several lists of one label the larger number counts.
+    """
+    rows = [*dict.fromkeys([*asked, *(mention.label for mention, _ in said)])]
+    scores = np.full((len(rows), offered), np.nan, np.float32)
+    presence: dict[str, float] = {}
+    for mention, opened in said:
+        found = None if opened is None else lists.get(opened)
+        if found is not None:
+            row = rows.index(mention.label)
+            scores[row] = np.fmax(scores[row], found.scores)
+            known = np.fmax(presence.get(mention.label, np.nan), found.presence)
+            presence |= {} if np.isnan(known) else {mention.label: float(known)}
+    return scores, presence
 
 
 def _form(label: str) -> str:
     """What two spellings of one label have in common: "an orange", "Oranges"."""
     words = label.casefold().split()
-    if len(words) > 1 and words[0] in _ARTICLES:
+    if len(words) > 1 and words[0] in ARTICLES:
         words = words[1:]
     return " ".join(words).removesuffix("s")
 

@@ -3,7 +3,7 @@
 Boxes are float32 xyxy in pixels of the image as displayed (orientation applied).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vlm_fo1.boxes import well_formed
 from vlm_fo1.errors import BoxError
-from vlm_fo1.masks import encode_rle
+from vlm_fo1.masks import decode_rle, encode_rle
 
 Floats = npt.NDArray[np.float32]
 Selector = int | slice | Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.bool_]
@@ -134,6 +134,34 @@ class Regions:
         if masks and self.masks is not None:
             result["masks"] = [encode_rle(mask) for mask in self.masks]
         return result
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], size_wh: tuple[int, int]) -> "Regions":
+        """What `to_dict` gave as regions again, rounded as it wrote them.
+
+        Args:
+            values: Of `to_dict`.
+            size_wh: Width and height of the image in pixels.
+
+        Raises:
+            BoxError: Boxes that cannot be, or a field without one entry per box.
+        """
+
+        def floats(name: str) -> Floats | None:
+            found = values.get(name)
+            if found is None:
+                return None
+            return np.array([np.nan if value is None else value for value in found], np.float32)
+
+        labels, masks = values.get("labels"), values.get("masks")
+        return cls(
+            np.array(values["xyxy"], np.float32).reshape(-1, 4),
+            size_wh,
+            floats("scores"),
+            floats("confidence"),
+            None if labels is None else tuple(labels),
+            None if masks is None else np.array([decode_rle(mask) for mask in masks]),
+        )
 
 
 @dataclass(frozen=True, eq=False)

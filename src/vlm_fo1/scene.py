@@ -3,28 +3,31 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.engine import Generation, LocalEngine, Prefix, Prompt
 from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import EncodedImages
-from vlm_fo1.plan import OnText, Plan, PlanWriter, check_writing, make_plan
+from vlm_fo1.plan import OnText, Plan, PlanWriter, Scoring, check_writing, make_plan
 from vlm_fo1.processing import FO1Processor
 from vlm_fo1.regions import Offer
+from vlm_fo1.scores import Calibration
 from vlm_fo1.tasks import MAX_NEW_TOKENS, Request, Task, as_list, task_of
 from vlm_fo1.tiling import Area, Window, best_first, best_of, cut_regions, in_tiles
 
 logger = logging.getLogger(__name__)
 
-KEPT_PREFIXES = 4
-"""With more windows than this, what the language model made of each is not kept in memory."""
+ENCODED_AT_ONCE = 16
+"""Images or tiles that the towers look at in one pass."""
 
 
 class Scene:
@@ -44,14 +47,21 @@ class Scene:
         processor: Writes and reads them.
         image: RGB, upright.
         offer: What the model may point at, in image pixels, and how it is looked at.
+        calibration: What makes its scores probabilities.
     """
 
     def __init__(
-        self, engine: LocalEngine, processor: FO1Processor, image: Image.Image, offer: Offer
+        self,
+        engine: LocalEngine,
+        processor: FO1Processor,
+        image: Image.Image,
+        offer: Offer,
+        calibration: Calibration | None = None,
     ) -> None:
         self.engine = engine
         self.processor = processor
         self.image = image
+        self.calibration = Calibration() if calibration is None else calibration
         self.regions = offer.regions
         self.tile = offer.tile
         self.notes = list(offer.notes)
@@ -75,6 +85,8 @@ class Scene:
         *,
         images: Sequence[Any] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask; greedy, so the same request gets the same answer.
@@ -87,6 +99,8 @@ class Scene:
                 on; those that the question does not place stand before it. ``<image_0>`` is the
                 image of the scene.
             max_new_tokens: Length limit of the answer, and of each answer where several are asked.
+            constrain: See `vlm_fo1.fo1.FO1`.
+            scores: See `vlm_fo1.fo1.FO1`.
             on_text: Gets the text as it is written.
 
         Raises:
@@ -94,13 +108,18 @@ class Scene:
                 there, or the host takes no system message.
             ImageError: A further image cannot be read.
         """
-        check_writing(max_new_tokens, on_text)
+        check_writing(max_new_tokens, on_text, scores)
         more = [read_image(image) for image in as_list(images, "images")]
-        plan = self.plan(request, images=more, max_new_tokens=max_new_tokens)
+        plan = self.plan(
+            request, images=more, max_new_tokens=max_new_tokens, constrain=constrain, scores=scores
+        )
         prompts = self.prompts(plan, more)
         on_id = None if on_text is None else PlanWriter(plan, on_text).put
         start = time.perf_counter()
         done = self.engine.generate(prompts, on_id=on_id)
+        plan, branches = self.branches(plan, done, more)
+        if branches:
+            done += self.engine.generate(branches)
         return self.read(plan, done, time.perf_counter() - start)
 
     def detect(
@@ -108,25 +127,57 @@ class Scene:
         labels: str | Sequence[str],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
         on_text: OnText | None = None,
     ) -> Answer:
         """Find everything that one of the labels names."""
         request = Request(task=Task.DETECTION, labels=labels_of(labels))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def count(
-        self, label: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        label: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
+        on_text: OnText | None = None,
     ) -> Answer:
         """Count one kind of thing; the number is ``answer.count``."""
         request = Request(task=Task.COUNTING, labels=labels_of(label))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def refer(
-        self, phrase: str, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        phrase: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find what a phrase describes."""
         request = Request(task=Task.REFERRING, labels=labels_of(phrase))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
+            on_text=on_text,
+        )
 
     def describe(
         self,
@@ -134,43 +185,68 @@ class Scene:
         *,
         detail: Literal["brief", "detailed"] = "brief",
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each region (all by default), one question each."""
         request = self._about_each(task_of("describe", detail), indices)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def read_text(
         self,
         indices: Sequence[int] | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Read the writing in each region (all by default), one question each."""
         request = self._about_each(Task.REGION_OCR, indices)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def match(
-        self, index: int, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        index: int,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Find more of what stands in region ``index``."""
         request = Request(task=Task.VISUAL_PROMPT, regions=(index,))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ground(
-        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Describe the image and point at everything mentioned."""
         request = Request(task=Task.GROUNDED_CAPTION)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def identify(
-        self, *, max_new_tokens: int = MAX_NEW_TOKENS, on_text: OnText | None = None
+        self,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Name every object, with its regions."""
         request = Request(task=Task.IDENTIFY)
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def reason(
         self,
@@ -178,11 +254,14 @@ class Scene:
         *,
         about: Sequence[int] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Think aloud, then answer, with regions as evidence; ``about`` as in `ask`."""
         request = Request(task=Task.REASONING, text=question, regions=tuple(about))
-        return self.answer(request, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
+        )
 
     def ask(
         self,
@@ -192,6 +271,7 @@ class Scene:
         images: Sequence[Any] = (),
         system: str | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
         on_text: OnText | None = None,
     ) -> Answer:
         """Ask anything.
@@ -202,6 +282,7 @@ class Scene:
             images: See `answer`.
             system: A system message in place of the usual one.
             max_new_tokens: Length limit of the answer.
+            constrain: See `vlm_fo1.fo1.FO1`.
             on_text: Gets the text as it is written.
 
         Raises:
@@ -209,7 +290,13 @@ class Scene:
             ImageError: A further image cannot be read.
         """
         request = Request(task=Task.FREE, text=question, regions=tuple(about), system=system)
-        return self.answer(request, images=images, max_new_tokens=max_new_tokens, on_text=on_text)
+        return self.answer(
+            request,
+            images=images,
+            max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            on_text=on_text,
+        )
 
     def close(self) -> None:
         """Give back the memory of what was encoded; the next question encodes it anew."""
@@ -225,6 +312,8 @@ class Scene:
         *,
         images: Sequence[Image.Image] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        constrain: bool = True,
+        scores: Scoring = "joint",
     ) -> Plan:
         """The prompts of a request; what cannot be asked is refused before the towers look.
 
@@ -232,6 +321,8 @@ class Scene:
             request: Its region numbers are positions in `regions`.
             images: Further images of the prompt.
             max_new_tokens: Length limit of each answer.
+            constrain: See `vlm_fo1.fo1.FO1`.
+            scores: See `vlm_fo1.fo1.FO1`.
 
         Raises:
             PromptError: The request cannot be asked.
@@ -249,28 +340,79 @@ class Scene:
             notes=notes,
             more_images=images,
             max_new_tokens=max_new_tokens,
+            constrain=constrain,
+            scores=scores,
             context=self.engine.context,
         )
 
-    def prompts(self, plan: Plan, images: Sequence[Image.Image] = ()) -> list[Prompt]:
+    def branches(
+        self, plan: Plan, done: Sequence[Generation], images: Sequence[Image.Image] = ()
+    ) -> tuple[Plan, list[Prompt]]:
+        """What is left to be asked so that every label has its scores.
+
+        Args:
+            plan: What was asked.
+            done: What the model wrote, a generation a prompt.
+            images: The further images that it was made with.
+
+        Returns:
+            The plan to `read` by, and its prompts after those that are done.
+        """
+        whole = plan.with_branches(done)
+        return whole, self.prompts(whole, images, first=len(done))
+
+    def prompts(
+        self, plan: Plan, images: Sequence[Image.Image] = (), *, first: int = 0
+    ) -> list[Prompt]:
         """The prompts of a plan of this scene with what the towers see, for the engine.
 
         Args:
             plan: What is asked.
             images: The further images that it was made with.
+            first: The drafts before this one are left out.
         """
+        drafts = plan.drafts[first:]
+        if not drafts:
+            return []
         beside = [self.engine.encode(image, np.zeros((0, 4), np.float32)) for image in images]
         system = plan.request.system
-        windows = dict.fromkeys(draft.window for draft in plan.drafts)
-        keep = len(windows) <= KEPT_PREFIXES
+        with self._lock:
+            encode_parts(self.preprocess(plan))
+        windows = dict.fromkeys(draft.window for draft in drafts)
         if beside or system is not None:
             prefixes = {
                 window: self._new_prefix(window, _together(self._shown(window), beside), system)
                 for window in windows
             }
         else:
-            prefixes = {window: self._prefix(window, keep=keep) for window in windows}
-        return [Prompt(prefixes[draft.window], draft.ids, draft.limit) for draft in plan.drafts]
+            prefixes = {window: self._prefix(window) for window in windows}
+        return [
+            Prompt(
+                prefixes[draft.window],
+                draft.ids,
+                draft.limit,
+                regions=len(draft.window.indices),
+                start=draft.start,
+                grammar=draft.grammar,
+            )
+            for draft in drafts
+        ]
+
+    def preprocess(self, plan: Plan) -> "Iterator[Part]":
+        """What the towers have still to look at for a plan of this scene, made as it is taken."""
+        for area in dict.fromkeys(draft.window.area for draft in plan.drafts):
+            if not self.has_encoded(area):
+                yield self._preprocessed(area)
+
+    def has_encoded(self, area: Area) -> bool:
+        """Whether the towers have looked at a part of the image."""
+        return area in self._encoded
+
+    def keep(self, part: "Part", encoded: EncodedImages, seconds: float) -> None:
+        """Take what the towers made of a part, and how long they looked."""
+        rows = {index: row for row, index in enumerate(part.indices)}
+        with self._lock:
+            self._encoded.setdefault(part.area, (encoded, rows, seconds))
 
     def read(self, plan: Plan, done: Sequence[Generation], seconds: float) -> Answer:
         """The answer to a plan of this scene.
@@ -284,7 +426,7 @@ class Scene:
         with self._lock:
             encode_s = sum(self._encoded[area][2] for area in sorted(areas & {*self._encoded}))
         spent = {"propose": self.propose_s, "encode": encode_s, "answer": seconds}
-        return replace(plan.read(done), timing_s=spent)
+        return replace(plan.read(done).calibrated(self.calibration), timing_s=spent)
 
     def _about_each(self, task: str, indices: Sequence[int] | None) -> Request:
         if indices is None:
@@ -322,12 +464,12 @@ class Scene:
             self._warned = True
         return [*self.notes, said]
 
-    def _prefix(self, window: Window, *, keep: bool) -> Prefix:
+    def _prefix(self, window: Window) -> Prefix:
         """What the model is shown of a window."""
         with self._lock:
             if window not in self._prefixes:
                 shown = self._shown(window)
-                self._prefixes[window] = self._new_prefix(window, shown, None, keep=keep)
+                self._prefixes[window] = self._new_prefix(window, shown, None, keep=True)
             return self._prefixes[window]
 
     def _new_prefix(
@@ -347,16 +489,49 @@ class Scene:
     def _part(self, area: Area) -> tuple[EncodedImages, dict[int, int], float]:
         """A part of the image with all regions ever asked about in it, and seconds."""
         if area not in self._encoded:
-            start = time.perf_counter()
-            asked = {self._best, *self._all}
-            members = {i for window in asked if window.area == area for i in window.indices}
-            indices = tuple(sorted(members))
-            whole = area == (0, 0, *self.image.size)
-            image = self.image if whole else self.image.crop(area)
-            encoded = self.engine.encode(image, cut_regions(self.regions, Window(area, indices)))
-            rows = {index: row for row, index in enumerate(indices)}
-            self._encoded[area] = (encoded, rows, time.perf_counter() - start)
+            encode_parts([self._preprocessed(area)])
         return self._encoded[area]
+
+    def _preprocessed(self, area: Area) -> "Part":
+        asked = {self._best, *self._all}
+        members = {i for window in asked if window.area == area for i in window.indices}
+        indices = tuple(sorted(members))
+        whole = area == (0, 0, *self.image.size)
+        image = self.image if whole else self.image.crop(area)
+        boxes = cut_regions(self.regions, Window(area, indices))
+        return Part(self, area, indices, self.engine.preprocess(image, boxes))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of the image of a scene, ready for the towers."""
+
+    scene: Scene
+    area: Area
+    indices: tuple[int, ...]
+    """The regions that are encoded with it."""
+    inputs: BatchFeature
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the inputs."""
+        tensors = [self.inputs["pixel_values"], *self.inputs["aux_pixel_values"]]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+def encode_parts(parts: Iterable[Part]) -> None:
+    """Let the towers look at parts of one engine's scenes, `ENCODED_AT_ONCE` in a pass.
+
+    Args:
+        parts: Of any scenes; those of one size next to each other are the fastest.
+    """
+    left = (part for part in parts if not part.scene.has_encoded(part.area))
+    while some := list(islice(left, ENCODED_AT_ONCE)):
+        start = time.perf_counter()
+        encoded = some[0].scene.engine.encode_inputs([part.inputs for part in some])
+        share_s = (time.perf_counter() - start) / len(some)
+        for part, one in zip(some, encoded, strict=True):
+            part.scene.keep(part, one, share_s)
 
 
 def labels_of(labels: Any) -> tuple[Any, ...]:

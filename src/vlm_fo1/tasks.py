@@ -293,6 +293,8 @@ class Request:
 
 MAX_NEW_TOKENS = 4096
 """Default length limit of an answer, in tokens; the model's context may leave less."""
+BATCH_SIZE = 8
+"""How many images are asked about side by side, unless somebody says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ PLAIN = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
 NAMED_IN_THE_DOCS = (
     "detect", "count", "refer", "describe", "read-text", "match", "ground", "identify",
     "reason", "ask",
-    "propose", "segment", "video", "data", "graft", "train", "eval", "doctor",
+    "propose", "segment", "video", "data", "graft", "train", "eval", "calibrate", "doctor",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "numpy", "PIL", "supervision")
 

@@ -1,8 +1,10 @@
 """A model that says what a test wants, with everything around it real."""
 
+from dataclasses import replace
+
 import torch
 
-from vlm_fo1.engine import generate, local
+from vlm_fo1.engine import generate
 
 
 class Script:
@@ -18,28 +20,30 @@ class Script:
         self.prompts: list[list[int]] = []
         self.probabilities: list[float] = []
 
-    def said(self, logits_BV, rows):
-        """The logits with the wanted token of each row in front."""
-        logits_BV = logits_BV.clone()
-        for place, row in enumerate(rows):
-            wanted = self.ids[min(len(row.ids), len(self.ids) - 1)]
-            logits_BV[place, wanted] = logits_BV[place].max() + 1
-            self.probabilities.append(float(torch.softmax(logits_BV[place], -1)[wanted]))
-        return logits_BV
+    def said(self, logits_RV, asked):
+        """The logits with the wanted token of each place in front."""
+        logits_RV = logits_RV.clone()
+        places = [len(row.ids) + place for row, ahead in asked for place in ahead.asked]
+        for number, place in enumerate(places):
+            wanted = self.ids[min(place, len(self.ids) - 1)]
+            logits_RV[number, wanted] = logits_RV[number].max() + 1
+            self.probabilities.append(float(torch.softmax(logits_RV[number], -1)[wanted]))
+        return logits_RV
 
 
 def say(monkeypatch, fo1, text, *, stop=True):
-    """Let `fo1` answer every question with `text`, then the stop token."""
+    """Let `fo1` answer every question with `text`, then the stop token; nothing constrains it."""
     script = Script(fo1, text, stop=stop)
-    choose, run = generate._choose, local.generate
+    choose, run = generate.choose, generate.Decoder.run
 
-    def scripted(logits_BV, rows, *rest):
-        return choose(script.said(logits_BV, rows), rows, *rest)
+    def scripted(logits_RV, asked, tokens):
+        return choose(script.said(logits_RV, asked), asked, tokens)
 
-    def recorded(model, prompts, **options):
-        script.prompts += [[*prefix.ids, *ids] for prefix, ids, _ in prompts]
-        return run(model, prompts, **options)
+    def recorded(self, prompts):
+        prompts = [replace(prompt, grammar=None) for prompt in prompts]
+        script.prompts += [[*prompt.prefix.ids, *prompt.ids] for prompt in prompts]
+        return run(self, prompts)
 
-    monkeypatch.setattr(generate, "_choose", scripted)
-    monkeypatch.setattr(local, "generate", recorded)
+    monkeypatch.setattr(generate, "choose", scripted)
+    monkeypatch.setattr(generate.Decoder, "run", recorded)
     return script

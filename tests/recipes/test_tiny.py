@@ -289,6 +289,7 @@ def test_shards_give_back_images_and_pixels(tmp_path):
         list(pool.fill(MICRO, other, None, tmp_path))
 
 
+@pytest.mark.slow
 def test_two_renderers_draw_the_images_of_one(tmp_path):
     for workers in (1, 2):
         list(pool.fill(MICRO, MICRO.pools["train"], None, tmp_path / str(workers), workers))
@@ -422,6 +423,7 @@ def _stop_after(run: Run, monkeypatch, steps: int) -> None:
     monkeypatch.setattr(run.journal, "write", watched)
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_mean_of_their_gradients(finished, tmp_path):
     phases = (replace(MICRO.phases[0], processes=2, steps=2),)
     run = run_in(tmp_path, replace(MICRO, phases=phases))

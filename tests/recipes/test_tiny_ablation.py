@@ -1,3 +1,4 @@
+import pytest
 """The comparison of towers and stages, at a size that trains in seconds."""
 
 import json
@@ -31,6 +32,7 @@ def test_regions_of_one_tower_have_nothing_of_the_other():
     assert torch.allclose(place[:, :width], primary[:, :width], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_and_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     run = run_in(tmp_path / "run")
     assert _pools(run)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.helpers.answers import SIZE_WH, XYXY, answer, regions
 
-from vlm_fo1.answer import Mention, ScoreTable
+from vlm_fo1.answer import Mention
 from vlm_fo1.errors import BoxError, MissingExtraError
 from vlm_fo1.regions import Regions
 
@@ -61,12 +61,12 @@ def test_an_unknown_label_says_which_ones_there_are():
         (lambda: answer(mentions=(Mention("cat", (-1,)),)), "label 'cat' names region -1"),
         (lambda: Mention("cat", (0, 1), (0.5,)), "label 'cat': 1 confidences for 2 regions"),
         (
-            lambda: ScoreTable(("a", "b"), np.zeros((1, 3), np.float32)),
-            r"a table of shape \(1, 3\) for 2 labels",
+            lambda: answer(scores=np.zeros((2, 3), np.float32)),
+            r"scores have shape \(2, 3\), \(3, 3\) is needed: .* of 'cat', 'bird', 'dog'",
         ),
         (
-            lambda: answer(table=ScoreTable(("a",), np.zeros((1, 2), np.float32))),
-            "the table has 2 columns for 3 regions",
+            lambda: answer(scores=np.zeros((3, 2), np.float32)),
+            r"scores have shape \(3, 2\), \(3, 3\) is needed",
         ),
     ],
 )
@@ -76,8 +76,11 @@ def test_an_answer_cannot_speak_of_what_is_not_there(make, message):
 
 
 def test_an_answer_as_plain_values():
-    table = ScoreTable(("cat",), np.array([[0.1, np.nan, 1]], np.float32))
-    said = answer(problems=("x",), count=2, plain="words", table=table, timing_s={"total": 1.0})
+    said = answer(
+        problems=("x",), count=2, plain="words", timing_s={"total": 1.0},
+        scores=np.array([[0.1, np.nan, 1], [0, 0, 0], [0.5, 0.25, 0]], np.float32),
+        presence={"cat": 0.75},
+    )  # fmt: skip
     assert said.to_dict() == {
         "task": "detection",
         "text": "two cats and a dog",
@@ -100,7 +103,8 @@ def test_an_answer_as_plain_values():
         ],
         "regions": regions().to_dict(),
         "problems": ["x"],
-        "table": {"labels": ["cat"], "scores": [[0.1, None, 1.0]]},
+        "scores": {"cat": [0.1, None, 1.0], "bird": [0, 0, 0], "dog": [0.5, 0.25, 0]},
+        "presence": {"cat": 0.75},
     }
 
 

@@ -19,7 +19,7 @@ from recipes.synthetic.kinds import KINDS
 from recipes.tiny.recipe import MAX_LABELS
 from vlm_fo1 import FO1
 from vlm_fo1.engine import LocalEngine
-from vlm_fo1.engine.generate import REPEATED_TOKENS, repeats_itself
+from vlm_fo1.engine.rows import REPEATED_TOKENS, repeats_itself
 from vlm_fo1.errors import BoxError, PromptError
 from vlm_fo1.markup import RELEASED
 from vlm_fo1.scene import Scene
@@ -136,7 +136,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(blind):
 def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, "one two three four five six seven eight nine ten eleven twelve")
-    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
+    prompt = len(scene._prefix(scene._best).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()
@@ -152,7 +152,7 @@ def test_a_prompt_needs_no_more_room_than_its_answer_may_take(fo1, monkeypatch):
 def test_an_answer_that_the_context_cuts_says_so(fo1, monkeypatch):
     scene = fo1.open(PIXELS, BOXES)
     say(monkeypatch, fo1, " ".join(itertools.islice(words_that_differ(), 300)))
-    prompt = len(scene._prefix(scene._best, keep=True).ids) + len(
+    prompt = len(scene._prefix(scene._best).ids) + len(
         fo1.processor.encode_question("why", len(BOXES))
     )
     text_config = fo1.model.config.get_text_config()
@@ -218,7 +218,8 @@ def test_labels_and_windows_multiply_and_a_label_counts_where_it_was_asked(fo1, 
     script = say(monkeypatch, fo1, RELEASED.mention("a", [0]) + RELEASED.mention("e", [1]))
     boxes = [[i, 0, i + 0.5, 84] for i in range(5)]
     streamed: list[str] = []
-    answer = fo1.open(PIXELS, boxes, tile=None).detect(list("abcd"), on_text=streamed.append)
+    scene = fo1.open(PIXELS, boxes, tile=None)
+    answer = scene.detect(list("abcd"), scores=None, on_text=streamed.append)
     assert len(script.prompts) == 3 * 2
     assert answer.windows == 3
     assert found(answer, "a") == [0, 2, 4]

@@ -68,7 +68,7 @@ def test_detection_takes_tiles_by_itself_where_things_would_be_too_small(fo1, kn
     pixels = np.zeros((800, 1000, 3), np.uint8)
     boxes = [[10, 10, 40, 40], [950, 700, 980, 730], [500, 30, 530, 60]]
     asked = knowing({0: 0.9, 1: 0.8, 2: 0.7})
-    answer = fo1.detect(pixels, "cat", boxes)
+    answer = fo1.detect(pixels, "cat", boxes, scores=None)
     assert answer.windows == len(asked) == 3
     assert "the image is seen in tiles of" in answer.problems[0]
     assert "3 windows were asked" in answer.problems[0]
@@ -87,7 +87,7 @@ def test_detection_of_250_regions_asks_three_windows_and_points_at_the_boxes_giv
     scores = np.random.default_rng(2).permutation(250) / 250 if scored else None
     truth = dict.fromkeys([3, 99, 100, 180, 249], 0.75)
     asked = knowing(truth)
-    answer = fo1.detect(PIXELS, ["cat", "dog"], regions(grid(250), scores))
+    answer = fo1.detect(PIXELS, ["cat", "dog"], regions(grid(250), scores), scores=None)
     assert [len(numbers) for numbers in asked] == [84, 83, 83]
     assert answer.regions.xyxy.tolist() == grid(250).tolist()
     assert sorted(answer.mentions[0].indices) == sorted(truth)
@@ -123,11 +123,11 @@ def test_what_a_window_could_not_use_is_said_with_its_number(fo1, monkeypatch):
 
 def test_the_towers_run_once_for_all_windows_of_an_image(fo1, knowing, monkeypatch):
     seen = []
-    encode = LocalEngine.encode
+    take = LocalEngine.preprocess
     monkeypatch.setattr(
         LocalEngine,
-        "encode",
-        lambda self, image, xyxy: seen.append((image.size, len(xyxy))) or encode(self, image, xyxy),
+        "preprocess",
+        lambda self, image, xyxy: seen.append((image.size, len(xyxy))) or take(self, image, xyxy),
     )
     knowing({})
     scene = fo1.open(PIXELS, grid(150))
@@ -142,13 +142,13 @@ def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_
 ):
     boxes = np.array([[4, 4, 24, 24], [130, 90, 150, 110], [280, 180, 300, 200], [10, 8, 290, 190]])
     shown = []
-    encode = LocalEngine.encode
+    take = LocalEngine.preprocess
 
     def look(self, image, xyxy):
         shown.append((np.asarray(image), xyxy.astype(int).tolist()))
-        return encode(self, image, xyxy)
+        return take(self, image, xyxy)
 
-    monkeypatch.setattr(LocalEngine, "encode", look)
+    monkeypatch.setattr(LocalEngine, "preprocess", look)
     knowing(dict.fromkeys([0, 2, 3], 0.5))
     pixels = painted(SIZE, boxes[:3])
     answer = fo1.detect(pixels, "cat", boxes, tile=100)
@@ -167,14 +167,14 @@ def test_tiles_show_each_thing_in_its_own_pixels_and_answers_come_back_in_those_
 def test_with_tiles_the_other_questions_see_the_whole_image(fo1, knowing):
     asked = knowing({1: 0.5})
     scene = fo1.open(PIXELS, grid(30), tile=64)
-    answer = scene.refer("the cat")
+    answer = scene.refer("the cat", scores=None)
     assert asked == [list(range(30))]
     assert (answer.windows, answer.mentions[0].indices, answer.problems) == (1, (1,), ())
 
 
 def test_an_image_smaller_than_a_tile_is_one_question(fo1, knowing):
     asked = knowing({1: 0.5})
-    answer = fo1.detect(PIXELS, "cat", grid(30), tile=1024)
+    answer = fo1.detect(PIXELS, "cat", grid(30), tile=1024, scores=None)
     assert len(asked) == answer.windows == 1
     assert answer.problems == ()
 

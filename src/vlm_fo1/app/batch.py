@@ -3,14 +3,16 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.app.context import BROKEN, told
 from vlm_fo1.app.limits import Limits
-from vlm_fo1.app.question import put
+from vlm_fo1.app.question import check_boxes, queries_of
 from vlm_fo1.errors import FO1Error, ItemError, item_errors
 from vlm_fo1.fo1 import FO1
 from vlm_fo1.formats.boxes import given_regions
@@ -64,25 +66,35 @@ def ask_all(
         limits: Of every image.
         boxes: What `given_regions` finds an image in, by file name; None asks the proposer.
         max_new_tokens: Length limit of each answer.
-        report: Gets each row, and text while it is written; it may raise to stop.
+        report: Gets each row, and an empty text now and then meanwhile; it may raise to stop.
     """
-    for path in images:
-        try:
-            with item_errors(path.name):
-                image = limits.image(path)
-                given = None
-                if boxes is not None:
-                    given = given_regions(boxes, image_frame(path), image=path.name)
-                answer = put(
-                    fo1, image, given, request, max_new_tokens=max_new_tokens, on_text=report
-                )
-                row = Row(file=path.name, answer=answer)
-        except FO1Error as error:
-            cause = error.__cause__ if isinstance(error, ItemError) else error
-            if cause is not error:
-                logger.warning("%s", error)
-            row = Row(file=path.name, error=(cause and told(cause)) or BROKEN)
-        report(row)
+
+    def item(path: Path) -> tuple[Any, Request, Any]:
+        with item_errors(path.name):
+            image, given = limits.image(path), None
+            if boxes is not None:
+                given = given_regions(boxes, image_frame(path), image=path.name)
+            check_boxes(fo1, given, request)
+            return image, request, given
+
+    answers = fo1.answer_many(
+        (partial(item, path) for path in images),
+        queries=queries_of(request),
+        max_new_tokens=max_new_tokens,
+        on_step=lambda: report(""),
+    )
+    with closing(answers):
+        for path, answer in zip(images, answers, strict=True):
+            report(_row(path.name, answer))
+
+
+def _row(name: str, answer: Answer | FO1Error) -> Row:
+    if isinstance(answer, Answer):
+        return Row(file=name, answer=answer)
+    cause = answer.__cause__ if isinstance(answer, ItemError) else answer
+    if cause is not answer:
+        logger.warning("%s: %s", name, answer)
+    return Row(file=name, error=(cause and told(cause)) or BROKEN)
 
 
 def write(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:

@@ -98,6 +98,34 @@ def put(
         PromptError: A question that cannot be asked.
         BoxError: A task that points at regions, and none are there.
     """
+    check_boxes(fo1, boxes, request)
+    return fo1.answer(
+        image,
+        request,
+        boxes,
+        queries=list(look_for) or queries_of(request),
+        max_new_tokens=max_new_tokens,
+        on_text=on_text,
+    )
+
+
+def queries_of(request: Request) -> list[str] | None:
+    """What a proposer shall look for, where the request has no labels."""
+    return [request.text] if request.text else None
+
+
+def check_boxes(fo1: "FO1", boxes: Any, request: Request) -> None:
+    """Refuse a request that the boxes do not go with.
+
+    Args:
+        fo1: Has a proposer, or has none.
+        boxes: Those that are given; None asks the proposer.
+        request: Of `request_of`.
+
+    Raises:
+        PromptError: An example box that is not there.
+        BoxError: A task that points at regions, and none are there.
+    """
     spec = request.spec
     if boxes is None:
         if spec.needs_regions and fo1.proposer is None:
@@ -112,12 +140,3 @@ def put(
             f"box {request.regions[0]} is the example, and the image has {len(boxes)} boxes, "
             "numbered from 0: choose one of them"
         )
-    own = [request.text] if request.text else None
-    return fo1.answer(
-        image,
-        request,
-        boxes,
-        queries=list(look_for) or own,
-        max_new_tokens=max_new_tokens,
-        on_text=on_text,
-    )

@@ -1,11 +1,13 @@
 """Every command that asks, `fo1 detect` and so on: one for each name in `vlm_fo1.tasks.TASKS`.
 
-One bad image is reported and counted; the others are done. With ``--save`` nothing finished is
-lost: each answer is on disk before the next image is opened.
+Images are asked about side by side, ``--batch-size`` at once. One bad image is reported and
+counted; the others are done. With ``--save`` nothing finished is lost: the answers of a batch are
+on disk before the next is asked.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,18 +19,23 @@ from rich.console import Console
 from vlm_fo1 import tasks
 from vlm_fo1.cli.images import check_words
 from vlm_fo1.cli.options import Asked
-from vlm_fo1.cli.running import Files, answer_images, load_fo1, shown
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, one_by_one, shown
 from vlm_fo1.errors import BoxError, ConfigError, PromptError
 
 if TYPE_CHECKING:
     from vlm_fo1.answer import Answer
+    from vlm_fo1.cli.running import Answers
     from vlm_fo1.fo1 import FO1
+    from vlm_fo1.plan import Scoring
     from vlm_fo1.proposals import Tile
 
 _ARGUMENTS = {"labels": "labels", "label": "label", "text": "question", "regions": "region"}
 """What a task takes to the argument in which it is typed."""
 
-_OWN = {*_ARGUMENTS.values(), "detail", "about", "beside", "system", "stream"}
+_SCORED = {"scores", "answer_score", "answer_presence", "calibration"}
+"""Fields of `Asked` for tasks that look for labels."""
+
+_OWN = {*_ARGUMENTS.values(), *_SCORED, "detail", "about", "beside", "system", "stream"}
 """Fields of `Asked` that some tasks alone take."""
 
 
@@ -48,6 +55,8 @@ def command_of(name: str) -> Callable[..., None]:
         own |= {"about", "beside", "system"}
     if spec.streams:
         own.add("stream")
+    if spec.takes in {"labels", "label"}:
+        own |= _SCORED
     argument = None if spec.per_region else _ARGUMENTS.get(spec.takes)
     parameters: list[inspect.Parameter] = []
     for field in inspect.signature(Asked, eval_str=True).parameters.values():
@@ -94,22 +103,32 @@ def run(name: str, typed: Asked) -> None:
         boxes = _read_boxes(typed, request)
         tile = tile_of(typed.tile)
 
-        def load(several: bool) -> "Callable[[Path], Answer]":
+        def load(several: bool) -> "Callable[[Sequence[Path]], Answers]":
             fo1 = _load(typed, errors)
             given = boxes
             if several and boxes is not None:
                 from vlm_fo1.formats.boxes import by_image
 
                 given = by_image(boxes)
-            return lambda path: fo1.answer(
-                path,
-                request,
-                given,
-                images=typed.beside or (),
-                queries=typed.query,
-                tile=tile,
-                max_new_tokens=typed.max_new_tokens,
-                on_text=_print_text if typed.stream else None,
+            how: dict[str, Any] = {
+                "images": typed.beside or (),
+                "queries": typed.query,
+                "tile": tile,
+                "max_new_tokens": typed.max_new_tokens,
+                "constrain": typed.constrain,
+                "scores": _scoring(typed),
+            }
+            if typed.stream:
+                return one_by_one(
+                    lambda path: _bounded(
+                        fo1.answer(path, request, given, on_text=_print_text, **how), typed
+                    )
+                )
+            return lambda paths: (
+                answer if isinstance(answer, Exception) else _bounded(answer, typed)
+                for answer in fo1.answer_many(
+                    ((path, request, given) for path in paths), batch_size=typed.batch_size, **how
+                )
             )
 
         answer_images(
@@ -118,10 +137,20 @@ def run(name: str, typed: Asked) -> None:
             load,
             errors,
             doing="asking",
-            columns=("label", "region", "box (x1, y1, x2, y2)", "confidence"),
+            columns=("label", "region", "box (x1, y1, x2, y2)", "score", "confidence"),
             rows=_rows,
             streamed=typed.stream,
         )
+
+
+def _scoring(typed: Asked) -> "Scoring":
+    return None if typed.scores == "none" else typed.scores.value
+
+
+def _bounds(typed: Asked) -> dict[str, Any]:
+    """Those bounds of `Answer.select` that were typed."""
+    bounds = {"min_score": typed.answer_score, "min_presence": typed.answer_presence}
+    return {name: value for name, value in bounds.items() if value is not None}
 
 
 def _print_text(text: str) -> None:
@@ -148,10 +177,20 @@ def _decisive(request: tasks.Request, typed: Asked) -> list[Any]:
     asked = {**request.to_dict(), "tokens": typed.max_new_tokens}
     asked |= {"with": [str(path) for path in typed.beside]} if typed.beside else {}
     asked |= {"image_size": typed.image_size} if typed.image_size else {}
+    asked |= {} if typed.scores == "joint" else {"scores": str(typed.scores)}
+    asked |= {} if typed.constrain else {"constrain": False}
+    asked |= _bounds(typed)
+    asked |= {"calibration": str(typed.calibration)} if typed.calibration else {}
     tile = None if typed.tile == "auto" else typed.tile
     said = [typed.proposer, typed.query, typed.min_score, typed.nms, tile]
     proposals = [said] if any(value is not None for value in said) else []
     return [asked, typed.model, typed.revision, typed.dtype, *proposals]
+
+
+def _bounded(answer: "Answer", typed: Asked) -> "Answer":
+    """The answer within the bounds that were typed, if any."""
+    bounds = _bounds(typed)
+    return answer.select(**bounds) if bounds else answer
 
 
 def tile_of(text: str) -> "Tile":
@@ -192,10 +231,15 @@ def _check_options(typed: Asked) -> None:
 
     Raises:
         BoxError: Boxes from two places, or thresholds for boxes that are used as they are.
-        PromptError: Two ways to print.
+        PromptError: Two ways to print, or bounds on scores without any.
     """
     if typed.stream and typed.as_json:
         raise PromptError("--stream prints words and --json prints JSON: pass one of them")
+    if typed.scores == "none" and _bounds(typed):
+        raise PromptError(
+            "--answer-score and --answer-presence choose by scores, and --scores none leaves them "
+            "out: pass one of them"
+        )
     places = [
         name
         for name, value in (
@@ -259,6 +303,7 @@ def _load(typed: Asked, errors: Console) -> "FO1":
         revision=typed.revision,
         token=typed.token,
         strict=typed.strict,
+        calibration=typed.calibration,
     )
     if typed.image_size is not None:
         fo1 = fo1.seeing(typed.image_size)
@@ -276,8 +321,14 @@ def _rows(answer: "Answer") -> Iterator[tuple[str, ...]]:
     """Each region that is pointed at, and each label without one."""
     for mention in answer.mentions:
         for position, index in enumerate(mention.indices):
-            sure = "" if mention.confidence is None else f"{mention.confidence[position]:.2f}"
+            sure = None if mention.confidence is None else mention.confidence[position]
+            score = None if answer.scores is None else answer.scores_of(mention.label)[index]
             corners = ", ".join(f"{value:g}" for value in answer.regions.xyxy[index].tolist())
-            yield mention.label or "(no label)", str(index), corners, sure
+            label = mention.label or "(no label)"
+            yield label, str(index), corners, _two_digits(score), _two_digits(sure)
         if not mention.indices:
-            yield mention.label, "none", "", ""
+            yield mention.label, "none", "", "", ""
+
+
+def _two_digits(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.2f}"

@@ -19,6 +19,7 @@ OTHERS = {
     "graft": ("vlm_fo1.cli.graft", "Make an untrained VLM-FO1 from another model."),
     "train": ("vlm_fo1.cli.train", "Train a model in stages, or go on with a run."),
     "eval": ("vlm_fo1.cli.eval", "Score a model on a benchmark, or on a folder of your own."),
+    "calibrate": ("vlm_fo1.cli.calibrate", "Make scores probabilities, from images with truth."),
     "doctor": ("vlm_fo1.cli.doctor", "Say what is missing, and which weights fit this machine."),
 }
 """Commands beside those of `vlm_fo1.tasks.TASKS`: the module whose ``command`` function, or whose

@@ -1,12 +1,22 @@
 """Arguments and options of the commands that answer; what each means is said here once."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vlm_fo1.tasks import MAX_NEW_TOKENS
+from vlm_fo1.tasks import BATCH_SIZE, MAX_NEW_TOKENS
+
+
+class Scoring(StrEnum):
+    """How answers get scores; see `vlm_fo1.plan.Scoring`."""
+
+    JOINT = "joint"
+    BRANCHES = "branches"
+    NONE = "none"
+
 
 Image = Annotated[str, typer.Argument(help="An image, a folder of images, or a quoted pattern.")]
 Labels = Annotated[list[str] | None, typer.Argument(help="What to look for, one or more names.")]
@@ -133,6 +143,12 @@ ImageSize = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="How many images are asked about side by side; fewer once memory runs out."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Where the image with the answer goes: a file, or a folder for several."),
@@ -173,6 +189,41 @@ System = Annotated[
     str | None,
     typer.Option(help="A system message in place of the usual one.", show_default=False),
 ]
+Scores = Annotated[
+    Scoring,
+    typer.Option(
+        help="How each label and region gets a score: joint asks about all labels in one question, "
+        "branches about each by itself, side by side, which suits many labels; docs/scores.md."
+    ),
+]
+AnswerScore = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Take the boxes with at least this score for a label, named by the model or not, in "
+        "place of those that it named. --min-score is about what the proposer offers.",
+    ),
+]
+AnswerPresence = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="A label whose presence is lower gets no box."),
+]
+Calibrating = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="File of `fo1 calibrate` that makes scores probabilities.",
+        show_default="calibration.json of the model's folder",
+    ),
+]
+Constrain = Annotated[
+    bool,
+    typer.Option(
+        "--constrain/--no-constrain",
+        help="Keep an answer within what its markup allows, or take it as the model writes it.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +240,10 @@ class Asked:
     beside: With = None
     system: System = None
     stream: Stream = False
+    scores: Scores = Scoring.JOINT
+    answer_score: AnswerScore = None
+    answer_presence: AnswerPresence = None
+    calibration: Calibrating = None
 
     box: Box = None
     boxes: Boxes = None
@@ -210,3 +265,5 @@ class Asked:
     dtype: Dtype = None
     image_size: ImageSize = None
     max_new_tokens: Tokens = MAX_NEW_TOKENS
+    constrain: Constrain = True
+    batch_size: BatchSize = BATCH_SIZE

@@ -1,7 +1,7 @@
 """What commands share: loading, going through images, how answers and errors show and end."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlm_fo1.fo1 import FO1
     from vlm_fo1.proposers.base import Proposer
 
+    Answers = Generator[Answer | FO1Error]
 
 Result = TypeVar("Result")
 
@@ -165,7 +166,7 @@ class Files:
 def answer_images(
     files: Files,
     decisive: list[Any],
-    load: "Callable[[bool], Callable[[Path], Answer]]",
+    load: "Callable[[bool], Callable[[Sequence[Path]], Answers]]",
     errors: Console,
     *,
     doing: str,
@@ -174,13 +175,13 @@ def answer_images(
     record: "Callable[[Answer], dict[str, Any]] | None" = None,
     streamed: bool = False,
 ) -> None:
-    """Ask about every image; draw, save and print each answer before the next is asked for.
+    """Ask about every image; draw, save and print each answer before the next is taken.
 
     Args:
         files: Which images, and where answers go.
         decisive: What decides the answers, in plain values: it names the run in a ``--save`` file.
-        load: Makes what answers, where an image is left to be asked about; is told whether there
-            are several.
+        load: Makes what answers images in order, where one is left to be asked about; is told
+            whether there are several.
         errors: Where problems go.
         doing: What stands at the progress bar.
         columns: Titles of the table of an answer.
@@ -194,13 +195,15 @@ def answer_images(
     images = find_images(files.image, errors, aside=files.out)
     drawings = plan_drawings(files.out, images)
     several = len(images) > 1
-    with AnswerFile(files.save, decisive, fresh=files.fresh) as file:
+    with AnswerFile(files.save, decisive, fresh=files.fresh) as file, ExitStack() as stack:
         todo = [path for path in images if str(path) not in file.finished]
-        ask = load(several) if todo else None
+        answers = stack.enter_context(closing(load(several)(todo))) if todo else None
 
         def answered(path: Path) -> "Answer":
-            assert ask is not None
-            answer = ask(path)
+            assert answers is not None
+            answer = next(answers)
+            if isinstance(answer, FO1Error):
+                raise answer
             if path in drawings:
                 save_drawing(answer.draw(path, show_unchosen=files.unchosen), drawings[path])
             return answer
@@ -222,6 +225,22 @@ def answer_images(
                     typer.echo(f"{path}:")
                 _print_answer(path, answer, columns, rows(answer), errors, streamed=streamed)
     outcome.conclude("answered", files.save, errors, several=several)
+
+
+def one_by_one(ask: "Callable[[Path], Answer]") -> "Callable[[Sequence[Path]], Answers]":
+    """What answers images one after the other, each when the one before is dealt with."""
+
+    def answers(paths: Sequence[Path]) -> "Answers":
+        for path in paths:
+            try:
+                with item_errors(str(path)):
+                    answer = ask(path)
+            except FO1Error as error:
+                yield error
+            else:
+                yield answer
+
+    return answers
 
 
 def _print_answer(

@@ -1,6 +1,6 @@
 """`fo1 segment`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,12 @@ from rich.console import Console
 
 from vlm_fo1.cli import options
 from vlm_fo1.cli.images import check_apart, check_words
-from vlm_fo1.cli.running import Files, answer_images, load_fo1, load_offering, shown
+from vlm_fo1.cli.running import Files, answer_images, load_fo1, load_offering, one_by_one, shown
 from vlm_fo1.tasks import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from vlm_fo1.answer import Answer
+    from vlm_fo1.cli.running import Answers
 
 
 def command(
@@ -43,20 +44,21 @@ def command(
         check_apart(out, save)
         check_words([phrase])
 
-        def load(_: bool) -> "Callable[[Path], Answer]":
+        def load(_: bool) -> "Callable[[Sequence[Path]], Answers]":
             from vlm_fo1.proposals import ON_IMAGES
 
             how = {"device": device, "dtype": dtype, "token": token}
             least = ON_IMAGES.unsure_min_score
             offering = load_offering(proposer, errors, least=least, **how)
             fo1 = load_fo1(model, errors, revision=revision, strict=strict, **how)
-            return partial(
+            ask = partial(
                 fo1.segment,
                 phrase=phrase,
                 proposer=offering,
                 query=query,
                 max_new_tokens=max_new_tokens,
             )
+            return one_by_one(ask)
 
         question = {"task": "segment", "phrase": phrase, "query": query, "tokens": max_new_tokens}
         answer_images(

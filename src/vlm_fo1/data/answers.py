@@ -3,13 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from vlm_fo1.markup import RELEASED
+from vlm_fo1.markup import NOTHING, RELEASED
 
 AbsentStyle = Literal["omit", "none"]
 """A missing label is left out, or written with ``None`` in place of regions."""
-
-NOTHING = "None"
-"""The whole answer when nothing that was asked for is there and absence is not spelt out."""
 
 
 def label_answer(labels: Mapping[str, Sequence[int]], absent: AbsentStyle = "omit") -> str:
@@ -33,7 +30,7 @@ def label_answer(labels: Mapping[str, Sequence[int]], absent: AbsentStyle = "omi
 def absent_mention(label: str) -> str:
     """A label with ``None`` in place of regions."""
     (ground, end_ground), (objects, end_objects) = RELEASED.ground, RELEASED.objects
-    return f"{ground}{label}{end_ground}{objects}None{end_objects}"
+    return f"{ground}{label}{end_ground}{objects}{NOTHING}{end_objects}"
 
 
 def count_answer(

@@ -3,8 +3,23 @@
 Knows tensors and ids; what a task, a text or an answer is, it does not.
 """
 
-from vlm_fo1.engine.generate import Generation
-from vlm_fo1.engine.local import LocalEngine, Prompt
-from vlm_fo1.engine.prefix import Prefix
+from vlm_fo1.engine.constraints import Grammar, Matchers
+from vlm_fo1.engine.generate import Limits
+from vlm_fo1.engine.lists import ListSteps, ListTokens
+from vlm_fo1.engine.local import LocalEngine, kept_bytes
+from vlm_fo1.engine.prefix import Prefix, PrefixStore
+from vlm_fo1.engine.rows import Generation, Prompt
 
-__all__ = ["Generation", "LocalEngine", "Prefix", "Prompt"]
+__all__ = [
+    "Generation",
+    "Grammar",
+    "Limits",
+    "ListSteps",
+    "ListTokens",
+    "LocalEngine",
+    "Matchers",
+    "Prefix",
+    "PrefixStore",
+    "Prompt",
+    "kept_bytes",
+]

@@ -1,169 +1,272 @@
-"""Greedy decoding of several prompts side by side; each row ends by itself.
+"""Greedy decoding of any number of prompts: rows start, write, stream and end by themselves.
 
-Shapes: B rows, P tokens of the prefixes, Q tokens after them, V vocabulary.
+Each pass feeds every row the last token it wrote and what is likely to follow (`Guesses`), and asks
+the model at each of these places: what it says is what stands, so the guess saves passes and
+changes nothing. Where a row ends, the next prompt takes its place with the following pass.
+
+Shapes: B lanes, Q new columns, T columns, D width, R places that are asked, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from vlm_fo1.engine.prefix import Prefix, join_caches
+from vlm_fo1.engine.choice import choose
+from vlm_fo1.engine.constraints import Matchers
+from vlm_fo1.engine.guesses import Guesses
+from vlm_fo1.engine.lanes import BLANK, NOBODY, Lane, Lanes, Owners, Sharing, sharing_of
+from vlm_fo1.engine.lists import ListRecorder, ListTokens
+from vlm_fo1.engine.prefix import Prefix
+from vlm_fo1.engine.rows import Ahead, Generation, OnId, Prompt, Row
 from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, cut_prompt
 
-REPEATED_TOKENS = 256
-"""An answer whose last tokens, this many, are one thing again and again, comes to no end."""
-LONGEST_REPEAT = REPEATED_TOKENS // 4
-"""Longest thing in tokens that counts as repeated: it stands there four times."""
-_LOOKED_EVERY = 32
 
-OnId = Callable[[int, int | None], None]
-"""Gets the number of a row and each token id, as it is written; None when the row is over."""
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much goes into one pass."""
 
-
-@dataclass(frozen=True)
-class Generation:
-    """What one row wrote."""
-
-    ids: tuple[int, ...]
-    """New token ids, without the one that ends the answer."""
-    tag_probabilities: tuple[float, ...]
-    """Probability of each region tag among `ids`, in order."""
-    ended: bool
-    """Whether the model ended it; else it came to its limit or repeated itself."""
+    lanes: int = 16
+    """Prefixes side by side; each holds its keys and values."""
+    rows: int = 128
+    """Rows in all of them."""
+    tokens: int = 2048
+    """Tokens of prompts that begin together."""
+    asked: int = 256
+    """Places at which the model is asked; what rows and their guesses share."""
+    ahead: int = 24
+    """Longest guess of a row."""
 
 
 @dataclass
-class _Row:
-    number: int
-    limit: int
-    ids: list[int]
-    tag_probabilities: list[float]
-    ended: bool = False
+class Fed:
+    """What one row is fed in one pass."""
 
-    @property
-    def over(self) -> bool:
-        return self.ended or len(self.ids) >= self.limit or repeats_itself(self.ids)
+    row: Row
+    ids: tuple[int, ...]
+    """The last token it wrote, or the rest of its prompt, without what is ahead."""
+    ahead: Ahead
+    position: int
+    """Of the first of them."""
+    embedded: EmbeddedPrompt | None = None
+    """Of a prompt that places images: what `ids` are."""
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self.ahead.ids)
 
 
-def generate(
-    model: FO1ForConditionalGeneration,
-    prompts: Sequence[tuple[Prefix, Sequence[int], int]],
-    *,
-    tag_ids: frozenset[int],
-    stop_id: int,
-    on_id: OnId | None = None,
-) -> list[Generation]:
-    """Continue prompts, the likeliest token each time.
+class Decoder:
+    """Decodes prompts on one model.
 
     Args:
         model: The network.
-        prompts: For each row its prefix, the ids after it, and the greatest number of new tokens.
-        tag_ids: Ids whose probability is kept where they are written.
+        tokens: How lists of regions are spelt.
         stop_id: Ends a row.
-        on_id: See `OnId`.
-
-    Returns:
-        One generation a row, in order. A row ends by itself and leaves the batch.
+        matchers: Make the constraints of prompts that have a grammar.
+        limits: How much goes into one pass.
+        sharing: How rows share passes; by default as the model allows.
+        on_id: See `OnId`; what it raises ends all rows and frees what they hold.
     """
-    embedded = [prefix.embed(rest) for prefix, rest, _ in prompts]
-    cache, mask_BP = join_caches(
-        [prefix.cache(row) for (prefix, _, _), row in zip(prompts, embedded, strict=True)]
-    )
-    rests = [
-        cut_prompt(row, len(prefix.ids), None)
-        for (prefix, _, _), row in zip(prompts, embedded, strict=True)
-    ]
-    inputs, mask_BQ = _side_by_side(rests)
-    mask_BT = torch.cat([mask_BP, mask_BQ], dim=1)
-    last = inputs["position_ids"][..., -1:]
-    rows = [_Row(number, limit, [], []) for number, (_, _, limit) in enumerate(prompts)]
-    alive = list(rows)
-    while True:
-        output = model(
-            **inputs, **{CACHE: cache}, attention_mask=mask_BT, use_cache=True, logits_to_keep=1
+
+    def __init__(
+        self,
+        model: FO1ForConditionalGeneration,
+        *,
+        tokens: ListTokens,
+        stop_id: int,
+        matchers: Matchers | None,
+        limits: Limits,
+        sharing: Sharing | None = None,
+        on_id: OnId | None = None,
+    ) -> None:
+        self.model, self.tokens, self.stop_id = model, tokens, stop_id
+        self.matchers, self.limits, self.on_id = matchers, limits, on_id
+        self.lanes = Lanes(sharing_of(model) if sharing is None else sharing)
+        if self.lanes.sharing == "alone":
+            self.limits = replace(limits, lanes=1, rows=1, ahead=0)
+        self._new: set[int] = set()
+        """Numbers of the rows that have not been fed their prompts."""
+
+    def run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Continue prompts; they are read as rows are free.
+
+        Yields:
+            Number and generation of each, as they end.
+        """
+        waiting = enumerate(prompts)
+        following = next(waiting, None)
+        while following is not None or self.lanes.lanes:
+            fresh: list[Lane] = []
+            tokens = 0
+            while following is not None and self._has_room(following[1], fresh, tokens):
+                tokens += len(following[1].ids)
+                self._admit(*following, fresh)
+                following = next(waiting, None)
+            for row in self._pass(fresh):
+                yield row.number, row.done()
+
+    def _has_room(self, prompt: Prompt, fresh: Sequence[Lane], tokens: int) -> bool:
+        lanes = [*self.lanes.lanes, *fresh]
+        rows = sum(len(lane.rows) for lane in lanes)
+        if rows == 0:
+            return True
+        if rows >= self.limits.rows or tokens + len(prompt.ids) > self.limits.tokens:
+            return False
+        return self._lane(prompt.prefix, fresh) is not None or len(lanes) < self.limits.lanes
+
+    def _lane(self, prefix: Prefix, fresh: Sequence[Lane]) -> Lane | None:
+        lanes = [*self.lanes.lanes, *fresh] if self.lanes.sharing == "packed" else []
+        return next((lane for lane in lanes if lane.prefix is prefix), None)
+
+    @torch.inference_mode()
+    def _admit(self, number: int, prompt: Prompt, fresh: list[Lane]) -> None:
+        lane = self._lane(prompt.prefix, fresh)
+        if lane is None:
+            lane = Lane(prompt.prefix, prompt.prefix.known(prompt.ids))
+            fresh.append(lane)
+        constraint = guesses = None
+        if prompt.grammar is not None and self.matchers is not None:
+            constraint = self.matchers.constraint(prompt.grammar)
+        if constraint is not None and prompt.grammar is not None:
+            guesses = Guesses(prompt.grammar, self.tokens)
+        recorder = ListRecorder(self.tokens, prompt.regions)
+        row = Row(number, prompt, recorder, self.stop_id, constraint, guesses)
+        lane.rows.append(row)
+        self._new.add(number)
+
+    @torch.inference_mode()
+    def _pass(self, fresh: Sequence[Lane]) -> list[Row]:
+        """Feed all rows, let them take what the model says, and part from those that are over.
+
+        Args:
+            fresh: Lanes that begin with it.
+
+        Returns:
+            The rows that are over.
+        """
+        self.lanes.add(fresh)
+        rows = self.lanes.rows
+        most = min(self.limits.ahead, self.limits.asked // len(rows) - 1)
+        fed = [[self._fed(row, lane, most) for row in lane.rows] for lane in self.lanes.lanes]
+        owners_BQ, inputs = self._inputs(fed)
+        mask = self.lanes.mask(owners_BQ, self.model)
+        columns, places = _asked_at(fed, owners_BQ.shape[1])
+        output = self.model(
+            **inputs,
+            **{CACHE: self.lanes.cache},
+            attention_mask=mask,
+            use_cache=True,
+            logits_to_keep=torch.tensor(columns, device=self.model.device),
         )
-        cache = output[CACHE]
-        ids_B = _choose(output.logits[:, -1].float(), alive, tag_ids, stop_id, on_id)
-        kept = [place for place, row in enumerate(alive) if not row.over]
-        if on_id is not None:
-            for row in alive:
-                if row.over:
-                    on_id(row.number, None)
-        if not kept:
-            return [Generation(tuple(r.ids), tuple(r.tag_probabilities), r.ended) for r in rows]
-        if len(kept) < len(alive):
-            chosen = torch.tensor(kept, device=mask_BT.device)
-            cache.batch_select_indices(chosen)
-            mask_BT, ids_B = mask_BT[chosen], ids_B[chosen]
-            last = last.index_select(-2, chosen)
-            alive = [alive[place] for place in kept]
-        mask_BT = pad(mask_BT, (0, 1), value=1)
-        last = last + 1
-        inputs = {"input_ids": ids_B[:, None], "position_ids": last}
-
-
-def repeats_itself(ids: Sequence[int]) -> bool:
-    """Whether the last `REPEATED_TOKENS` ids have a period of at most `LONGEST_REPEAT`."""
-    if len(ids) < REPEATED_TOKENS or len(ids) % _LOOKED_EVERY:
-        return False
-    tail = ids[-REPEATED_TOKENS:]
-    return any(tail[n:] == tail[:-n] for n in range(1, LONGEST_REPEAT + 1))
-
-
-def _choose(
-    logits_BV: Tensor,
-    rows: Sequence[_Row],
-    tag_ids: frozenset[int],
-    stop_id: int,
-    on_id: OnId | None,
-) -> Tensor:
-    """The likeliest id of each row, (B,), noted in the rows."""
-    best_B = logits_BV.argmax(-1)
-    log_total_B = logits_BV.logsumexp(-1)
-    probability_B = (logits_BV.gather(-1, best_B[:, None])[:, 0] - log_total_B).exp()
-    for row, id_, probability in zip(rows, best_B.tolist(), probability_B.tolist(), strict=True):
-        if id_ == stop_id:
-            row.ended = True
-            continue
-        row.ids.append(id_)
-        if id_ in tag_ids:
-            row.tag_probabilities.append(probability)
-        if on_id is not None:
-            on_id(row.number, id_)
-    return best_B
-
-
-def _side_by_side(rests: Sequence[EmbeddedPrompt]) -> tuple[dict[str, Any], Tensor]:
-    """Rows of several lengths as one batch, padded on the left, and (B, Q) 1 where a token is."""
-    lengths = [row["inputs_embeds"].shape[1] for row in rests]
-    longest = max(lengths)
-    device = rests[0]["inputs_embeds"].device
-    mask = torch.zeros(len(rests), longest, dtype=torch.long, device=device)
-    for number, length in enumerate(lengths):
-        mask[number, longest - length :] = 1
-    blanks = [longest - length for length in lengths]
-    inputs: dict[str, Any] = {
-        "inputs_embeds": torch.cat(
-            [pad(row["inputs_embeds"], (0, 0, n, 0)) for row, n in zip(rests, blanks, strict=True)]
-        ),
-        "position_ids": torch.cat(
-            [pad(row["position_ids"], (n, 0)) for row, n in zip(rests, blanks, strict=True)], dim=-2
-        ),
-    }
-    deep = [row.get("deepstack_embeds") for row in rests]
-    known = next((part for part in deep if part is not None), None)
-    if known is not None:
-        filled = [
-            known.new_zeros(1, length, *known.shape[2:]) if part is None else part
-            for part, length in zip(deep, lengths, strict=True)
-        ]
-        inputs["deepstack_embeds"] = torch.cat(
-            [pad(part, (0, 0, 0, 0, n, 0)) for part, n in zip(filled, blanks, strict=True)]
+        lanes_R, kept_R = (
+            torch.tensor(part, device=output.logits.device) for part in zip(*places, strict=True)
         )
-    return inputs, mask
+        every = [one for lane in fed for one in lane]
+        ids, sure, chances = choose(
+            output.logits[lanes_R, kept_R].float(), [(one.row, one.ahead) for one in every],
+            self.tokens,
+        )  # fmt: skip
+        first = 0
+        for lane, some in enumerate(fed):
+            column = owners_BQ.shape[1] - sum(map(len, some))
+            for one in some:
+                part = slice(first, first + len(one.ahead.asked))
+                first = part.stop
+                stand, new = one.row.take(one.ahead, ids[part], sure[part], chances[part])
+                owners_BQ[lane, column + len(one.ids) + stand : column + len(one)] = NOBODY
+                column += len(one)
+                self._tell(one.row, new)
+        self.lanes.fed(output[CACHE], owners_BQ)
+        over = [row for row in rows if row.over]
+        self.lanes.leave(over)
+        return over
+
+    def _tell(self, row: Row, new: Sequence[int]) -> None:
+        if self.on_id is not None:
+            for id_ in new:
+                self.on_id(row.number, id_)
+            if row.over:
+                self.on_id(row.number, None)
+
+    def _fed(self, row: Row, lane: Lane, most: int) -> Fed:
+        ahead = row.ahead(most)
+        if row.number not in self._new:
+            return Fed(row, (row.ids[-1],), ahead, row.position + len(row.ids) - 1)
+        self._new.remove(row.number)
+        ids, prefix = row.prompt.ids, row.prompt.prefix
+        config = self.model.config
+        if config.image_token_id not in ids:
+            row.position = lane.known.position + len(ids)
+            return Fed(row, ids, ahead, lane.known.position)
+        embedded = cut_prompt(prefix.embed(ids), len(prefix.ids), None)
+        row.position = int(embedded["position_ids"][..., -1].max()) + 1
+        return Fed(row, ids, ahead, row.position - len(ids), embedded)
+
+    def _inputs(self, fed: Sequence[Sequence[Fed]]) -> tuple[Owners, dict[str, Any]]:
+        """The new columns' owners, and what the model gets; tokens stand at the right."""
+        columns = max(sum(map(len, lane)) for lane in fed)
+        owners_BQ = np.full((len(fed), columns), BLANK, np.int64)
+        ids_BQ = np.zeros((len(fed), columns), np.int64)
+        positions_BQ = np.zeros((len(fed), columns), np.int64)
+        images: list[tuple[int, slice, EmbeddedPrompt]] = []
+        for lane, some in enumerate(fed):
+            column = columns - sum(map(len, some))
+            for one in some:
+                part = slice(column, column + len(one))
+                owners_BQ[lane, part] = one.row.number + 1
+                ids_BQ[lane, part] = (*one.ids, *one.ahead.ids)
+                positions_BQ[lane, part] = np.arange(one.position, one.position + len(one))
+                if one.embedded is not None:
+                    own = slice(column, column + len(one.ids))
+                    images.append((lane, own, one.embedded))
+                column = part.stop
+        device = self.model.device
+        axes = self.lanes.lanes[0].known.axes
+        positions = torch.from_numpy(positions_BQ).to(device)
+        if axes:
+            positions = positions.expand(axes, -1, -1)
+        ids = torch.from_numpy(ids_BQ).to(device)
+        embeds = self.model.get_input_embeddings()(ids)
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": positions}
+        if images:
+            inputs |= _with_images(embeds, positions, images)
+        return owners_BQ, inputs
+
+
+def _with_images(
+    embeds_BQD: Tensor,
+    positions: Tensor,
+    images: Sequence[tuple[int, slice, EmbeddedPrompt]],
+) -> dict[str, Any]:
+    """Put prompts that place images where they stand among the others."""
+    embeds_BQD, positions = embeds_BQD.clone(), positions.clone()
+    inputs: dict[str, Any] = {"inputs_embeds": embeds_BQD, "position_ids": positions}
+    for lane, part, prompt in images:
+        embeds_BQD[lane, part] = prompt["inputs_embeds"][0]
+        positions[..., lane, part] = prompt["position_ids"][..., 0, :]
+        if "deepstack_embeds" in prompt:
+            deep = prompt["deepstack_embeds"]
+            blank = deep.new_zeros(*embeds_BQD.shape[:2], *deep.shape[2:])
+            inputs.setdefault("deepstack_embeds", blank)[lane, part] = deep[0]
+    return inputs
+
+
+def _asked_at(
+    fed: Sequence[Sequence[Fed]], columns: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The columns whose logits are needed, and lane and place among them of each that is asked."""
+    found: list[tuple[int, int]] = []
+    for lane, some in enumerate(fed):
+        column = columns - sum(map(len, some))
+        for one in some:
+            last = column + len(one.ids) - 1
+            found += [(lane, last + place) for place in one.ahead.asked]
+            column += len(one)
+    needed = sorted({column for _, column in found})
+    place_of = {column: place for place, column in enumerate(needed)}
+    return needed, [(lane, place_of[column]) for lane, column in found]

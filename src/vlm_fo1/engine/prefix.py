@@ -1,8 +1,10 @@
 """The start of a prompt that many questions share, run through the language model once."""
 
-import copy
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +15,69 @@ from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, cut_prompt
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the language model made of a prefix; read by many, written by none."""
+
+    cache: Any
+    """Keys and values, one row."""
+    position: int
+    """Of the token after the prefix."""
+    axes: int
+    """How many numbers a position has; 0 where it is one."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the keys and values."""
+        layers = self.cache.layers
+        return sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
+
+
+class PrefixStore:
+    """Bounds the memory of prefixes that are kept: the least recently used give theirs back.
+
+    Args:
+        budget: Most bytes that may be kept; a prefix that is larger alone is never kept.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, tuple[weakref.ref[Prefix], int]] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """What is kept now."""
+        with self._lock:
+            return sum(size for _, size in self._living())
+
+    def used(self, prefix: "Prefix", size: int) -> None:
+        """Note that a prefix was asked for, and let others go where there are too many bytes."""
+        leaving: list[Prefix | None] = []
+        with self._lock:
+            self._kept.pop(id(prefix), None)
+            self._kept[id(prefix)] = (weakref.ref(prefix), size)
+            total = sum(size for _, size in self._living())
+            while self._kept and total > self.budget:
+                _, (reference, size) = self._kept.popitem(last=False)
+                leaving.append(reference())
+                total -= size
+        for one in leaving:
+            if one is not None:
+                one.close()
+
+    def forget(self, prefix: "Prefix") -> None:
+        """Note that a prefix gave its memory back."""
+        with self._lock:
+            self._kept.pop(id(prefix), None)
+
+    def _living(self) -> list[tuple["weakref.ref[Prefix]", int]]:
+        self._kept = OrderedDict(
+            (key, value) for key, value in self._kept.items() if value[0]() is not None
+        )
+        return list(self._kept.values())
+
+
 class Prefix:
     """An image with its regions, as the language model reads it; threads may share one.
 
@@ -21,7 +86,7 @@ class Prefix:
         encoded: The image, with the tokens of the shown regions only; behind it images without
             regions, which the rest of a prompt places.
         ids: Token ids up to where prompts part, placeholders included.
-        keep: Keep what the language model made of it for prompts that come later.
+        store: Bounds what is kept for prompts that come later; None keeps nothing.
     """
 
     def __init__(
@@ -30,14 +95,14 @@ class Prefix:
         encoded: EncodedImages,
         ids: Sequence[int],
         *,
-        keep: bool = True,
+        store: PrefixStore | None = None,
     ) -> None:
         self.ids = tuple(ids)
-        self.keep = keep
         self._model = model
         self._encoded = encoded
+        self._store = store
         self._lock = threading.Lock()
-        self._cache: Any = None
+        self._known: Known | None = None
 
     def embed(self, rest: Sequence[int]) -> EmbeddedPrompt:
         """A whole prompt as the decoder reads it, one row.
@@ -48,52 +113,38 @@ class Prefix:
         ids = torch.tensor([[*self.ids, *rest]], device=self._model.device)
         return self._model.embed_prompt(ids, torch.ones_like(ids), self._encoded)
 
-    def cache(self, prompt: EmbeddedPrompt) -> Any:
-        """Keys and values of the prefix, to be read and never written; made with the first prompt.
+    def known(self, rest: Sequence[int]) -> Known:
+        """What the language model makes of it; made with the first prompt.
 
         Args:
-            prompt: What `embed` gave for any rest.
+            rest: Token ids after the prefix, of any prompt.
         """
         with self._lock:
-            if self._cache is None:
-                start = cut_prompt(prompt, 0, len(self.ids))
-                self._cache = self._model(**start, use_cache=True, logits_to_keep=1)[CACHE]
-            return self._cache
+            known = self._known
+            if known is None:
+                prompt, end = self.embed(rest), len(self.ids)
+                start = cut_prompt(prompt, 0, end)
+                cache = self._model(**start, use_cache=True, logits_to_keep=1)[CACHE]
+                positions = prompt["position_ids"]
+                axes = positions.shape[0] if positions.ndim > 2 else 0
+                known = Known(cache, int(positions[..., end].max()), axes)
+            if self._store is not None:
+                self._known = known
+        if self._store is not None:
+            self._store.used(self, known.bytes)
+        return known
 
     def close(self) -> None:
-        """Give back the memory of the cache; the next prompt makes it anew."""
+        """Give back the memory of what is kept; the next prompt makes it anew."""
         with self._lock:
-            self._cache = None
+            self._known = None
+        if self._store is not None:
+            self._store.forget(self)
 
 
-def join_caches(caches: Sequence[Any]) -> tuple[Any, Tensor]:
-    """One cache of several rows, each its own prefix, padded on the left.
-
-    Args:
-        caches: One row each, of the same model; they stay as they are.
-
-    Returns:
-        The cache, and (B, T) 1 where it holds a token and 0 where it is padded.
-    """
-    lengths = [int(cache.get_seq_length()) for cache in caches]
-    longest = max(lengths)
-    joined = copy.copy(caches[0])
-    joined.layers = [copy.copy(layer) for layer in caches[0].layers]
-    device = None
-    for number, layer in enumerate(joined.layers):
-        rows = [cache.layers[number] for cache in caches]
-        layer.keys = _stacked([row.keys for row in rows], longest)
-        layer.values = _stacked([row.values for row in rows], longest)
-        device = layer.keys.device
-    mask = torch.zeros(len(caches), longest, dtype=torch.long, device=device)
-    for row, length in enumerate(lengths):
-        mask[row, longest - length :] = 1
-    return joined, mask
-
-
-def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:
-    """(1, H, T, D) of several lengths as (B, H, longest, D), zeros on the left; always a copy."""
+def stacked(parts: Sequence[Tensor], longest: int) -> Tensor:
+    """(B, H, T, D) of several lengths as one batch, zeros on the left of shorter ones."""
     if len(parts) == 1:
-        return parts[0].clone()
+        return parts[0]
     pads = (torch.nn.functional.pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts)
     return torch.cat(list(pads))

@@ -283,6 +283,16 @@ class FO1Processor(ProcessorMixin):
         encoded = self._tokenise(pieces)
         return [id_ for ids, slot in zip(encoded, slots, strict=True) for id_ in [*ids, *slot]]
 
+    def encode_list_start(self, label: str) -> list[int]:
+        """Token ids with which an answer begins a label and opens the list of its regions.
+
+        Args:
+            label: As it was asked; its control tokens are escaped.
+        """
+        (ground, end_ground), (objects, _) = self.vocabulary.ground, self.vocabulary.objects
+        plain = escape_special_tokens(label, self.vocabulary, self.reserved_tokens())
+        return self._tokenise([f"{ground}{plain}{end_ground}{objects}"])[0]
+
     def encode_turns(
         self,
         turns: Iterable[tuple[str, str]],
@@ -348,9 +358,17 @@ class FO1Processor(ProcessorMixin):
             ConfigError: A tag that the tokenizer does not hold as one token.
         """
         tags = [self.vocabulary.tag(index) for index in range(self.vocabulary.max_regions)]
+        ids = self._tokenise(tags)
+        if all(len(own) == 1 for own in ids) and len({own[0] for own in ids}) == len(tags):
+            return [own[0] for own in ids]
         return [
             self._only_id(tag, "add vocabulary.special_tokens() to the tokenizer") for tag in tags
         ]
+
+    def whole_id(self, token: str) -> int | None:
+        """The id of a text that is one token, else None."""
+        ids = self._tokenise([token])[0]
+        return ids[0] if len(ids) == 1 and self._lookup(token) == ids[0] else None
 
     def reserved_tokens(self) -> list[str]:
         """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
@@ -421,12 +439,13 @@ class FO1Processor(ProcessorMixin):
 
     def _only_id(self, token: str, remedy: str) -> int:
         # Of a token that must not fall apart: the model knows it whole.
-        ids = self._tokenise([token])[0]
-        if len(ids) != 1 or self._lookup(token) != ids[0]:
+        found = self.whole_id(token)
+        if found is None:
+            parts = len(self._tokenise([token])[0])
             raise ConfigError(
-                f"the tokenizer splits {token} into {len(ids)} tokens, one is needed: {remedy}"
+                f"the tokenizer splits {token} into {parts} tokens, one is needed: {remedy}"
             )
-        return ids[0]
+        return found
 
     def _id_of(self, token: str, argument: str | None) -> int:
         found = self._lookup(token)

@@ -12,9 +12,8 @@ from vlm_fo1.app.batch import TITLES, Row, ask_all, write
 from vlm_fo1.app.jobs import StoppedError
 from vlm_fo1.app.limits import Limits
 from vlm_fo1.app.question import request_of
-from vlm_fo1.errors import (
-    ImageError,
-)
+from vlm_fo1.errors import ImageError
+from vlm_fo1.images import image_frame
 
 
 def test_a_batch_keeps_what_worked_and_says_what_did_not(fo1, tmp_path):
@@ -65,34 +64,44 @@ def test_a_foreign_exception_is_one_sentence_in_its_row_and_the_batch_goes_on(
 ):
     for name in ("a.png", "b.png", "c.png"):
         IMAGE.save(tmp_path / name)
-    failures: list[BaseException] = [ZeroDivisionError("/secret/path"), MemoryError()]
+    failures = {"a.png": ZeroDivisionError("/secret/path"), "b.png": MemoryError()}
 
-    def broken(*_, **__):
-        if failures:
-            raise failures.pop(0)
-        return an_answer()
+    def broken(path):
+        if path.name in failures:
+            raise failures[path.name]
+        return image_frame(path)
 
-    monkeypatch.setattr("vlm_fo1.app.batch.put", broken)
+    monkeypatch.setattr("vlm_fo1.app.batch.image_frame", broken)
     rows: list[Any] = []
     asked = request_of("detection", ["cat"])
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
-    ask_all(fo1, paths, asked, Limits(), boxes=BOXES, report=rows.append)
+    ask_all(
+        fo1,
+        paths,
+        asked,
+        Limits(),
+        boxes=BOXES,
+        max_new_tokens=4,
+        report=lambda item: rows.append(item) if item else None,
+    )
     assert [row.answer is None for row in rows] == [True, True, False]
     assert rows[0].error == "Something broke here that should not; the log of the server says what."
     assert "not enough memory" in rows[1].error
     assert "a.png failed: ZeroDivisionError: /secret/path" in caplog.text
 
 
-def test_a_batch_that_is_stopped_is_no_failure_of_its_image(fo1, tmp_path, monkeypatch):
+def test_a_batch_that_is_stopped_while_it_writes_is_no_failure_of_its_images(fo1, tmp_path):
     IMAGE.save(tmp_path / "a.png")
+    seen = []
 
-    def stopped(*_, **__):
+    def stopped(item):
+        seen.append(item)
         raise StoppedError
 
-    monkeypatch.setattr("vlm_fo1.app.batch.put", stopped)
     asked = request_of("detection", ["cat"])
     with pytest.raises(StoppedError):
-        ask_all(fo1, [tmp_path / "a.png"], asked, Limits(), boxes=BOXES, report=lambda _: None)
+        ask_all(fo1, [tmp_path / "a.png"], asked, Limits(), boxes=BOXES, report=stopped)
+    assert seen == [""]
 
 
 def test_uploads_that_are_hidden_or_that_nothing_reads_are_no_images(tmp_path):

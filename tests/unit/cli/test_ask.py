@@ -104,11 +104,11 @@ def test_every_command_prints_its_answer_for_people(run, fo1, name, monkeypatch)
     assert "region" in result.stdout
 
 
-def test_a_table_gives_label_region_box_and_confidence(run, fo1, monkeypatch):
+def test_a_table_gives_label_region_box_score_and_confidence(run, fo1, monkeypatch):
     say(monkeypatch, fo1, FOUND + "<ground>dog</ground><objects></objects> 3")
     result = run("count", photo("a.png"), "cat", *BOX)
     rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
-    assert ["label", "region", "box (x1, y1, x2, y2)", "confidence"] in rows
+    assert ["label", "region", "box (x1, y1, x2, y2)", "score", "confidence"] in rows
     found = next(row for row in rows if row[0] == "cat" and len(row) > 2)
     assert found[1:3] == ["1", "30, 20, 100, 80"]
     assert re.fullmatch(r"0\.\d\d", found[3])
@@ -430,17 +430,35 @@ def test_a_missing_image_is_one_line_and_no_traceback(run):
     assert result.stdout == ""
 
 
+def test_the_answers_of_a_batch_are_on_disk_before_the_next_is_asked(run, fo1, monkeypatch):
+    for number in range(5):
+        photo(f"in/{number}.png", number)
+    seen = []
+    generate = type(fo1.engine).generate
+
+    def look(self, prompts, **options):
+        saved = Path("s.jsonl")
+        seen.append((len(prompts), len(lines_of(saved)) if saved.exists() else 0))
+        return generate(self, prompts, **options)
+
+    monkeypatch.setattr(type(fo1.engine), "generate", look)
+    result = run("ask", "in", "What?", "--batch-size", "2", "--save", "s.jsonl", *SHORT)
+    assert result.exit_code == 0, result.stderr
+    assert seen == [(2, 0), (2, 2), (1, 4)]
+    assert images_in("s.jsonl") == [f"in/{number}.png" for number in range(5)]
+
+
 def test_running_out_of_memory_on_one_image_does_not_stop_the_others(run, fo1, monkeypatch):
     photo("in/a.png")
     photo("in/b.png", size_hw=(56, 56))
-    real = FO1.open
+    real = type(fo1.engine).preprocess
 
-    def short_of_memory(self, image, *args, **options):
-        if image.name == "a.png":
+    def short_of_memory(self, image, boxes):
+        if image.size == (112, 84):
             raise MemoryError
-        return real(self, image, *args, **options)
+        return real(self, image, boxes)
 
-    monkeypatch.setattr(FO1, "open", short_of_memory)
+    monkeypatch.setattr(type(fo1.engine), "preprocess", short_of_memory)
     result = run("ask", "in", "What?", *SHORT)
     assert result.exit_code == 1
     assert "in/a.png failed: MemoryError" in result.stderr

@@ -103,3 +103,40 @@ def test_nothing_to_ask_is_one_line_before_anything_is_loaded(run, monkeypatch, 
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ")
     assert "empty" in done.stderr or "at least one label" in done.stderr
+
+
+def test_scores_stand_in_json_and_choose_the_boxes_of_an_answer(run, fo1, monkeypatch):
+    asked = []
+    answer_many = type(fo1).answer_many
+
+    def recorded(self, *args, **options):
+        asked.append({name: options[name] for name in ("scores", "constrain")})
+        return answer_many(self, *args, **options)
+
+    monkeypatch.setattr(type(fo1), "answer_many", recorded)
+    plain = json.loads(run("detect", "orange", "dog", *BOXES, "--json").stdout)
+    assert list(plain["scores"]) == ["orange", "dog"]
+    assert plain["presence"]["dog"] < 0.5 < plain["presence"]["orange"]
+    best = max(plain["scores"]["orange"])
+    chosen = ("--scores", "branches", "--answer-score", best - 1e-3, "--answer-presence", 0.5)
+    some = json.loads(run("detect", "orange", "dog", *BOXES, *chosen, "--json").stdout)
+    orange, dog = some["mentions"]
+    assert all(some["scores"]["orange"][r["index"]] >= best - 1e-3 for r in orange["regions"])
+    assert len(orange["regions"]) < len(plain["mentions"][0]["regions"])
+    assert dog["regions"] == []
+    none = json.loads(
+        run("count", "orange", *BOXES, "--scores", "none", "--no-constrain", "--json").stdout
+    )
+    assert not {"scores", "presence"} & none.keys()
+    assert asked == [
+        {"scores": "joint", "constrain": True},
+        {"scores": "branches", "constrain": True},
+        {"scores": None, "constrain": False},
+    ]
+
+
+def test_bounds_on_scores_that_are_left_out_are_refused(run):
+    done = run("detect", "orange", *BOXES, "--scores", "none", "--answer-score", "0.5")
+    assert done.exit_code == 2
+    assert "--answer-score and --answer-presence choose by scores" in done.output
+    assert "--answer-score" not in help_of("ground")

@@ -18,13 +18,26 @@ from typer.testing import CliRunner
 from vlm_fo1 import jsonl
 from vlm_fo1.answer import Answer
 from vlm_fo1.cli.main import app
+from vlm_fo1.errors import FO1Error, item_errors
 from vlm_fo1.images import image_size, read_image
 from vlm_fo1.regions import Regions
 
 BOX = ("--box", "2,3,10,12")
 
 
-def quick_answer(path, _, boxes, **__):
+def quick_answers(items, **_):
+    """An answer an item, or its error."""
+    for path, _, boxes in items:
+        try:
+            with item_errors(str(path)):
+                answer = quick_answer(path, boxes)
+        except FO1Error as error:
+            yield error
+        else:
+            yield answer
+
+
+def quick_answer(path, boxes):
     """Answers at once; an image whose name begins with ``bad`` breaks as nobody foresaw."""
     size_wh = read_image(path).size
     if Path(path).name.startswith("bad"):
@@ -41,7 +54,7 @@ def quick_answer(path, _, boxes, **__):
 def loaded(monkeypatch):
     """How often a model was loaded."""
     times = []
-    quick = SimpleNamespace(answer=quick_answer, proposer=None)
+    quick = SimpleNamespace(answer_many=quick_answers, proposer=None)
     monkeypatch.setattr(
         "vlm_fo1.fo1.FO1.from_pretrained", lambda *_, **__: times.append(1) or quick
     )

@@ -159,7 +159,7 @@ def test_an_image_is_found_by_the_name_that_the_tool_gave_it(named):
 def test_an_image_that_is_not_there_is_refused_with_names_that_are():
     with pytest.raises(BoxError, match=r"nothing for 'x\.jpg'; they are about 'photo\.jpg'$"):
         offer_of(coco(), "x.jpg")
-    with pytest.raises(BoxError, match="holds 1 images, none has the id 3"):
+    with pytest.raises(BoxError, match="holds 1 image, none has the id 3"):
         offer_of(coco(), 3)
 
 

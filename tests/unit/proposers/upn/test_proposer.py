@@ -394,6 +394,7 @@ def test_configurations_that_are_none_of_upns_are_refused():
 # ONNX
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_onnx_runtime_agrees_with_pytorch_also_where_the_canvas_is_padded(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed: pip install 'vlm-fo1[onnx]'")
