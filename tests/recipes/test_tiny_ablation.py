@@ -1,8 +1,8 @@
-import pytest
 """The comparison of towers and stages, at a size that trains in seconds."""
 
 import json
 
+import pytest
 import torch
 from rich.progress import Progress
 from tests.recipes.test_tiny import MICRO, run_in
