@@ -28,7 +28,9 @@ def list_tokens(processor: FO1Processor) -> ListTokens:
     return ListTokens(tuple(processor.region_tag_ids()), start, end, nothing[:1])
 
 
-def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Grammar | None:
+def grammar_of(
+    question: Question, processor: FO1Processor, regions: int, *, begun: bool = False
+) -> Grammar | None:
     """What the answer to a question may be.
 
     Args:
@@ -36,6 +38,8 @@ def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Gra
             none.
         processor: Its vocabulary and its tokenizer spell the markup.
         regions: How many regions are shown, numbered from 0.
+        begun: The answer is the list of one label, which is begun for the model. All labels share
+            this grammar, so that many cost no more than one.
 
     Returns:
         The grammar; None where the tokenizer does not hold the markup as one token each.
@@ -50,17 +54,16 @@ def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Gra
     thinking = spec.takes == "text"
     # In running text a region may be named without a label only where words are the answer.
     bare = bool(tags) and (spec.per_region or thinking)
-    thinking = spec.takes == "text"
     text = "/(?s:.+)/ & ~/(?s:.*)(" + "|".join(_markup(processor)) + ")(?s:.*)/"
     label = f"{text} & /(?s:.*)[^\\s\\x1c-\\x1f\\x85](?s:.*)/"
-    if question.labels:
+    if question.labels and not begun:
         label = "/" + "|".join(_spellings(question.labels)) + "/"
     named = "(tag (SEPARATOR? tag)* | NOTHING)" if tags else "NOTHING"
     items = ["mention", *(["tag"] if bare else []), *(_answer_tags(processor) if thinking else [])]
     between = f"TEXT? (({' | '.join(items)}) TEXT?)*"
     thought = _thought(processor, between) if thinking else ""
     lines = [
-        f"start: {between} {thought}",
+        "start: mention" if begun else f"start: {between} {thought}",
         f"mention: {ground} LABEL {end_ground} BLANK? {objects} list {end_objects}",
         f"list: SEPARATOR? ({named} SEPARATOR?)?",
         f"tag: <[{','.join(map(str, tags))}]>" if tags else "",
@@ -70,10 +73,14 @@ def grammar_of(question: Question, processor: FO1Processor, regions: int) -> Gra
         f"BLANK: {_BLANK}",
         f"SEPARATOR: {_SEPARATOR}",
     ]
-    heads = [
-        _ids(processor, vocabulary.mention(label, ()).removesuffix(vocabulary.objects[1]))
-        for label in question.labels
-    ]
+    heads = (
+        []
+        if begun
+        else [
+            _ids(processor, vocabulary.mention(label, ()).removesuffix(vocabulary.objects[1]))
+            for label in question.labels
+        ]
+    )
     tails = [
         _ids(processor, f" There are {count} {question.labels[0]}.")
         for count in (range(regions + 1) if question.task == Task.COUNTING else ())

@@ -124,7 +124,9 @@ class Plan:
             start = tuple(self.processor.encode_list_start(question.labels[0]))
         room = room_for(before + len(ids) + len(start), self.max_new_tokens, self.context)
         shown = len(window.indices)
-        grammar = grammar_of(question, self.processor, shown) if self.constrain else None
+        grammar = None
+        if self.constrain:
+            grammar = grammar_of(question, self.processor, shown, begun=begun)
         return Draft(window, question, ids, len(start) + room, head, start, grammar)
 
     @property
