@@ -182,7 +182,8 @@ def test_encoding_never_waits_for_a_value(kind: str, monkeypatch: pytest.MonkeyP
     given = inputs(prompter, shown, boxes)
     grid = given.pop("image_grid_thw")
     real = prompter.model.encode_images(**given, image_grid_thw=grid)
-    model = prompter.model.to("meta")
+    model: Any = prompter.model
+    model.to("meta")
     nowhere = model.encode_images(
         given["pixel_values"].to("meta"),
         grid,
@@ -251,8 +252,9 @@ def test_configurations_say_nothing_of_it_so_other_models_can_be_made_of_them(ki
     model = prompter.model
     given = inputs(prompter, *images([(64, 96)], [1]))
     wanted = model.encode_images(**given)
-    assert model.config.host.vision_config._attn_implementation == "sdpa"
-    again = FO1ForConditionalGeneration(model.config).eval()
+    config: Any = model.config
+    assert config.host.vision_config._attn_implementation == "sdpa"
+    again = FO1ForConditionalGeneration(config).eval()
     again.load_state_dict(model.state_dict())
     assert_close(again.encode_images(**given).region_tokens, wanted.region_tokens)
     AutoModelForImageTextToText.from_config(copy.deepcopy(model.host.config))
@@ -308,7 +310,7 @@ class OnCuda(Tensor):
     """Says that it lies on a GPU."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         return torch.device("cuda", 0)
 
 
@@ -355,6 +357,7 @@ def test_tables_of_grids_are_kept_and_their_number_is_bounded(windowed: Prompter
         qwen.grid_tables(vit, [(1, rows, 2)], cpu)
     kept = qwen._patch_places.cache_info()
     assert kept.hits == 1
+    assert kept.maxsize is not None
     assert kept.currsize == kept.maxsize < 100
 
 

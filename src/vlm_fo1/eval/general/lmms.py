@@ -99,7 +99,7 @@ def _model_class() -> type:
     """The class that lmms-eval loads."""
     base = require("lmms_eval.api.model", extra="lmms").lmms
 
-    class LmmsFO1(base):  # type: ignore[misc, valid-type]
+    class LmmsFO1(base):
         """VLM-FO1 as a chat model of lmms-eval.
 
         Args:

@@ -34,7 +34,7 @@ def model_class() -> type:
     """
     base = _module("vlm.base").BaseModel
 
-    class VLMFO1(base):  # type: ignore[misc, valid-type]
+    class VLMFO1(base):
         """VLM-FO1 without regions."""
 
         INTERLEAVE = True

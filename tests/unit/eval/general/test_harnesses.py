@@ -1,6 +1,7 @@
 import importlib.metadata
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,9 @@ def test_lmms_eval_finds_the_model_by_its_entry_point_and_makes_it(monkeypatch):
     class Base:
         cache_hook, task_dict = None, {}
 
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name)
+
     fake(monkeypatch, "lmms_eval.api.model", lmms=Base)
     model = getattr(sys.modules[module], name)(model="tiny", batch_size="4", use_cache=None)
     assert isinstance(model, Base)
@@ -123,7 +127,8 @@ def test_without_the_harnesses_their_modules_are_imported_and_say_what_is_missin
 
 def test_vlmevalkit_gets_the_model_in_its_table_and_runs_its_own_script(monkeypatch, tmp_path):
     class BaseModel:
-        pass
+        fo1: Any
+        generate_inner: Any
 
     fake(monkeypatch, "vlmeval")
     vlm = fake(monkeypatch, "vlmeval.vlm")
