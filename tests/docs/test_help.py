@@ -14,6 +14,8 @@ from vlm_fo1.cli.main import app
 
 FO1 = (sys.executable, "-m", "vlm_fo1")
 PLAIN = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
+# As people have it: a start that compiles every module again is no start of theirs.
+PLAIN.pop("PYTHONDONTWRITEBYTECODE", None)
 NAMED_IN_THE_DOCS = (
     "detect", "count", "refer", "describe", "read-text", "match", "ground", "identify",
     "reason", "ask",

@@ -444,7 +444,10 @@ def test_the_answers_of_a_batch_are_on_disk_before_the_next_is_asked(run, fo1, m
     monkeypatch.setattr(type(fo1.engine), "generate", look)
     result = run("ask", "in", "What?", "--batch-size", "2", "--save", "s.jsonl", *SHORT)
     assert result.exit_code == 0, result.stderr
-    assert seen == [(2, 0), (2, 2), (1, 4)]
+    assert sum(asked for asked, _ in seen) == 5
+    saved = [lines for _, lines in seen]
+    assert saved[0] == 0
+    assert saved == sorted({*saved})  # more of them before each batch, whichever was ready first
     assert images_in("s.jsonl") == [f"in/{number}.png" for number in range(5)]
 
 
