@@ -167,6 +167,7 @@ def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: 
                 options=views.ViewOptions(min_score=min_score, unchosen=unchosen),
             ),
             outputs=len(fields.result) + 1,
+            rest=lambda: [*same(1), *emptied(len(fields.result) - 2), *same(1)],
         )
 
     tie_work(

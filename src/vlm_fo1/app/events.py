@@ -21,7 +21,12 @@ Updates = Iterator[list[Any]]
 
 
 def run_job(
-    context: Context, job: str, work: Callable[[threading.Event], Updates], *, outputs: int
+    context: Context,
+    job: str,
+    work: Callable[[threading.Event], Updates],
+    *,
+    outputs: int,
+    rest: Callable[[], list[Any]] | None = None,
 ) -> Updates:
     """Show what work yields, as a job that can be stopped.
 
@@ -30,6 +35,7 @@ def run_job(
         job: Its name, of `job_name`; `tie_work` makes the button that stops it.
         work: Gets the flag that is set when it shall stop.
         outputs: Components that it fills; the first one shows what went wrong.
+        rest: What the others hold then; by default what they held.
 
     Yields:
         What the work yields.
@@ -39,7 +45,7 @@ def run_job(
         yield from work(flag)
     except (Exception, StoppedError) as raised:  # noqa: BLE001 - raised again as a message
         error = expected(raised)
-        yield [failed(error), *same(outputs - 1)]
+        yield [failed(error), *(rest() if rest else same(outputs - 1))]
         refuse(error)
     finally:
         context.jobs.end(job, flag)
