@@ -29,11 +29,9 @@ from vlm_fo1.app.controls import (
 )
 from vlm_fo1.app.events import (
     Updates,
-    emptied,
     go_and_stop,
     job_name,
     run_job,
-    same,
     streamed_answer,
     tie_work,
 )
@@ -166,8 +164,8 @@ def _tie_question(context: Context, fields: _Fields, go: Any, stop: Any, state: 
                 max_new_tokens=int(max_new_tokens),
                 options=views.ViewOptions(min_score=min_score, unchosen=unchosen),
             ),
-            outputs=len(fields.result) + 1,
-            rest=lambda: [*same(1), *emptied(len(fields.result) - 2), *same(1)],
+            outputs=len(fields.result),
+            lasting=1,
         )
 
     tie_work(
@@ -229,7 +227,7 @@ def run_ask(
         )
 
     def others() -> list[Any]:
-        return [*same(1), *emptied(4), _state(context, choice)]
+        return [*[None] * 5, _state(context, choice)]
 
     kept = yield from streamed_answer(
         context, choice, flag, seen.image, ask, others, proposing=boxes is None

@@ -10,7 +10,6 @@ from vlm_fo1.app.controls import example_box, model_fields, question_fields, tie
 from vlm_fo1.app.events import (
     Updates,
     downloads_row,
-    emptied,
     go_and_stop,
     job_name,
     run_job,
@@ -142,7 +141,7 @@ def run_batch(
         rows += fresh
         ready = context.pool.ready(choice)
         said = f"{len(rows)} of {len(images)} done" if ready else f"Loading {choice.model}"
-        yield [views.progress(len(rows), len(images), said), table(), *emptied(2)]
+        yield [views.progress(len(rows), len(images), said), table(), None, None]
     stopped = False
     try:
         watched.result()

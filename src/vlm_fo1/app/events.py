@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from vlm_fo1.fo1 import FO1
 
 Updates = Iterator[list[Any]]
-"""What a callback shows, one list of its outputs after the other."""
+"""What a callback shows, one list of its outputs after the other.
+
+An output that gets its value in the end is None meanwhile: Gradio holds on to a component for each
+time that it is skipped and then gets one.
+"""
 
 
 def run_job(
@@ -26,7 +30,7 @@ def run_job(
     work: Callable[[threading.Event], Updates],
     *,
     outputs: int,
-    rest: Callable[[], list[Any]] | None = None,
+    lasting: int = 0,
 ) -> Updates:
     """Show what work yields, as a job that can be stopped.
 
@@ -34,8 +38,9 @@ def run_job(
         context: Knows the jobs.
         job: Its name, of `job_name`; `tie_work` makes the button that stops it.
         work: Gets the flag that is set when it shall stop.
-        outputs: Components that it fills; the first one shows what went wrong.
-        rest: What the others hold then; by default what they held.
+        outputs: Components that it fills. When it fails, the first one shows what went wrong, and
+            nothing is left of an earlier answer in the others.
+        lasting: Further components, which keep what they show then.
 
     Yields:
         What the work yields.
@@ -45,7 +50,7 @@ def run_job(
         yield from work(flag)
     except (Exception, StoppedError) as raised:  # noqa: BLE001 - raised again as a message
         error = expected(raised)
-        yield [failed(error), *(rest() if rest else same(outputs - 1))]
+        yield [failed(error), *[None] * (outputs - 1), *[gradio().skip()] * lasting]
         refuse(error)
     finally:
         context.jobs.end(job, flag)
@@ -177,13 +182,14 @@ def tie_work(
             show_progress="hidden",
             trigger_mode="once",
         )
-        done.then(  # a step of its own so that programs get plain paths
-            lambda *paths: gradio().update(visible=any(paths)),
-            downloads.buttons,
-            downloads.row,
-            api_name=False,
-            **quiet,
-        )
+        for after in (done.success, done.failure):  # `then` does not come after a failure
+            after(  # a step of its own so that programs get plain paths
+                lambda *paths: gradio().update(visible=any(paths)),
+                downloads.buttons,
+                downloads.row,
+                api_name=False,
+                **quiet,
+            )
 
     def stop_now(request: Any = None) -> None:
         if not context.jobs.stop(job_name(kind, request)):
@@ -191,17 +197,3 @@ def tie_work(
 
     stop_name = "stop" if kind == "ask" else f"stop_{kind}"
     stop.click(with_request(stop_now), None, None, api_name=stop_name, queue=False)
-
-
-def same(count: int) -> list[Any]:
-    """Outputs that stay as they are.
-
-    Gradio holds on to a component for each time that it stays and then gets a value: what work
-    fills in the end is `emptied` meanwhile.
-    """
-    return [gradio().skip() for _ in range(count)]
-
-
-def emptied(count: int) -> list[None]:
-    """Outputs that hold nothing while work goes on."""
-    return [None] * count

@@ -11,11 +11,9 @@ from vlm_fo1.app.context import Context, gradio
 from vlm_fo1.app.controls import model_fields, tokens_field
 from vlm_fo1.app.events import (
     Updates,
-    emptied,
     go_and_stop,
     job_name,
     run_job,
-    same,
     streamed_answer,
     tie_work,
 )
@@ -135,8 +133,7 @@ def run_segment(
             on_text=on_text,
         )
 
-    def others() -> list[Any]:
-        return [*same(1), *emptied(3)]
-
-    kept = yield from streamed_answer(context, choice, flag, image, ask, others, proposing=False)
+    kept = yield from streamed_answer(
+        context, choice, flag, image, ask, lambda: [None] * 4, proposing=False
+    )
     yield [views.result(kept, options), kept, *context.files(kept)]

@@ -12,7 +12,6 @@ from vlm_fo1.app.controls import model_fields, tokens_field
 from vlm_fo1.app.events import (
     Updates,
     downloads_row,
-    emptied,
     go_and_stop,
     job_name,
     run_job,
@@ -163,7 +162,7 @@ def run_video(
         what, done, total = news[-1]
         counted = f"frame {done}" + (f" of {total}" if total else "") if done else ""
         said = f"{what.capitalize()} {counted}".strip()
-        yield [views.progress(done, total, said), *emptied(2)]
+        yield [views.progress(done, total, said), None, None]
     report, clip, lines = watched.result()
     said = f"{report.frames} frames, {report.objects} things followed"
     shown = views.progress(report.frames, report.frames or None, said)

@@ -74,7 +74,7 @@ def ask(context, value=VALUE, flag=None, proposing=False, words="cat"):
 def test_a_question_shows_that_it_works_and_then_view_values_files_and_state(context):
     *busy, last = ask(context)
     assert busy
-    assert all(shown[1:6] == [SKIPPED, *[None] * 4] for shown in busy)  # see `same`
+    assert all(shown[1:6] == [None] * 5 for shown in busy)  # see `Updates`
     assert all("fo1-busy" in shown[0] for shown in busy)
     view, kept, values, json_file, coco_file, drawing, state = last
     assert "fo1-result" in view
@@ -116,10 +116,10 @@ def test_a_foreign_error_is_one_sentence_for_visitors_and_a_traceback_in_the_log
         raise ZeroDivisionError("secret")
         yield
 
-    shown = run_job(context, "ask me", broken, outputs=3)
+    shown = run_job(context, "ask me", broken, outputs=2, lasting=1)
     first = next(shown)
     assert "secret" not in first[0]
-    assert first[1:] == [SKIPPED, SKIPPED]
+    assert first[1:] == [None, SKIPPED]
     with (
         caplog.at_level(logging.DEBUG, "vlm_fo1"),
         pytest.raises(RefusedError, match="the log of the server says what") as caught,
