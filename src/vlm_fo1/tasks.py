@@ -258,6 +258,9 @@ class Request:
         object.__setattr__(self, "regions", regions)
         given = {"labels": self.labels, "text": self.text, "regions": self.regions}
         wanted = {"label": "labels"}.get(spec.takes, spec.takes)
+        for name, value in given.items():
+            if value and name != wanted and (name, wanted) != ("regions", "text"):
+                raise PromptError(f"{self.task} takes no {name}: it takes {spec.takes}")
         if wanted in {"labels", "text"} and not given[wanted]:
             raise PromptError(
                 f"{self.task} needs at least one label: pass a name such as 'orange'"
@@ -269,9 +272,6 @@ class Request:
                 f"{self.task} takes no template, tasks of labels and regions do: ask in words of "
                 "your own with the task 'free'"
             )
-        for name, value in given.items():
-            if value and name != wanted and (name, wanted) != ("regions", "text"):
-                raise PromptError(f"{self.task} takes no {name}: it takes {spec.takes}")
 
     @property
     def spec(self) -> TaskSpec:
@@ -314,58 +314,6 @@ class Question:
     """Its words with ``{}`` for the labels, where they are not those of the task."""
 
 
-def ask_labels(
-    task: str,
-    labels: str | Iterable[str],
-    vocabulary: Vocabulary = RELEASED,
-    *,
-    reserved: Sequence[str] = (),
-    template: str = "",
-) -> Question:
-    """A detection, referring or counting question.
-
-    Args:
-        task: One that takes labels.
-        labels: One label or several; several are joined with a comma.
-        vocabulary: The checkpoint's markup, escaped in the labels.
-        reserved: The tokenizer's special tokens, escaped as well.
-        template: See `Request`.
-
-    Returns:
-        The question; repeated labels are asked once and noted.
-
-    Raises:
-        PromptError: No label, an empty one, one that is not text, or a task of another kind.
-    """
-    _check_takes(task, "labels", "label")
-    given = as_list(labels, "labels")
-    if not given:
-        raise PromptError(f"{task} needs at least one label: pass a name such as 'orange'")
-    clean: list[str] = []
-    repeated: dict[str, int] = {}
-    spelt: dict[str, str] = {}
-    for index, label in enumerate(given):
-        plain = checked_text(label, f"label {index}")
-        words = " ".join(escape_special_tokens(plain, vocabulary, reserved).split())
-        spelt |= {label: words} if label != words else {}
-        if not words:
-            raise PromptError(f"label {index} = {label!r} is empty: name the thing to look for")
-        if words in clean:
-            repeated[words] = repeated.get(words, 1) + 1
-        else:
-            clean.append(words)
-    notes = [f"label {name!r} given {count} times: asked once" for name, count in repeated.items()]
-    template = escape_special_tokens(template, vocabulary, reserved)
-    return Question(
-        task=task,
-        text=(template or TASKS[task].template).replace("{}", ", ".join(clean)),
-        labels=tuple(clean),
-        notes=tuple(notes),
-        spelt=spelt,
-        template=template,
-    )
-
-
 def in_groups(question: Question, most: int) -> list[Question]:
     """A question about many labels as several about fewer.
 
@@ -390,35 +338,6 @@ def in_groups(question: Question, most: int) -> list[Question]:
     ]
 
 
-def ask_regions(
-    task: str,
-    indices: Sequence[int],
-    count: int,
-    vocabulary: Vocabulary = RELEASED,
-    *,
-    template: str = "",
-) -> Question:
-    """A question about given regions: read them, describe them, find more like them.
-
-    Args:
-        task: One that takes regions.
-        indices: Which regions; several are joined with a comma.
-        count: How many regions the image has.
-        vocabulary: How tags are spelt.
-        template: See `Request`; escaped already.
-
-    Raises:
-        PromptError: No region, one that does not exist, or a task of another kind.
-    """
-    _check_takes(task, "regions")
-    wanted = [_existing(index, count) for index in as_list(indices, "regions")]
-    if not wanted:
-        raise PromptError(f"{task} needs at least one region")
-    tags = ", ".join(map(vocabulary.tag, wanted))
-    words = (template or TASKS[task].template).replace("{}", tags)
-    return Question(task=task, text=words, template=template)
-
-
 def task_of(command: str, detail: str = "") -> str:
     """The task that a command stands for.
 
@@ -435,60 +354,6 @@ def task_of(command: str, detail: str = "") -> str:
     return tasks[detail]
 
 
-def ask_text(
-    task: str,
-    text: str,
-    *,
-    about: Sequence[int] = (),
-    count: int = 0,
-    vocabulary: Vocabulary = RELEASED,
-    reserved: Sequence[str] = (),
-) -> Question:
-    """A free or a reasoning question in the user's own words.
-
-    Args:
-        task: One that takes a text.
-        text: The question. Each ``{}`` in it stands for a region of ``about``, in order.
-        about: Regions the question names, e.g. ``ask_text(task, "Is {} ripe?", about=[3], ...)``.
-        count: How many regions the image has.
-        vocabulary: How tags are spelt; escaped in ``text``.
-        reserved: The tokenizer's special tokens, escaped as well.
-
-    Raises:
-        PromptError: An empty question, ``{}`` and ``about`` differ in number, a region that does
-            not exist, or a task of another kind.
-    """
-    _check_takes(task, "text")
-    words = escape_special_tokens(checked_text(text, "the question"), vocabulary, reserved).strip()
-    about = as_list(about, "about")
-    if not words:
-        raise PromptError("the question is empty: write what you want to know")
-    if len(about) > 0:
-        pieces = words.split("{}")
-        if len(pieces) - 1 != len(about):
-            raise PromptError(
-                f"{len(pieces) - 1} placeholders {{}} in the question but {len(about)} regions: "
-                "write one {} where each region is named"
-            )
-        tags = [vocabulary.tag(_existing(index, count)) for index in about]
-        words = "".join(piece + tag for piece, tag in zip(pieces, [*tags, ""], strict=True))
-    head, tail = TASKS[task].template.split("{}")
-    return Question(task=task, text=head + words + tail)
-
-
-def ask_image(task: str) -> Question:
-    """A question about the whole image, such as a grounded caption.
-
-    Args:
-        task: One that takes nothing.
-
-    Raises:
-        PromptError: A task of another kind.
-    """
-    _check_takes(task, "nothing")
-    return Question(task=task, text=TASKS[task].template)
-
-
 def questions_of(
     request: Request, count: int, vocabulary: Vocabulary = RELEASED, reserved: Sequence[str] = ()
 ) -> list[Question]:
@@ -501,30 +366,102 @@ def questions_of(
         reserved: The tokenizer's special tokens, escaped as well.
 
     Returns:
-        One; of a task that asks about each region as many as the request names.
+        One; of a task that asks about each region as many as the request names. Repeated labels are
+        asked once and noted.
 
     Raises:
-        PromptError: A region that does not exist, or what `ask_labels`, `ask_text` refuse.
+        PromptError: A label or a question that says nothing, ``{}`` and regions that differ in
+            number, or a region that is missing or does not exist.
     """
-    task, spec, template = request.task, request.spec, request.template
+    task, spec = request.task, request.spec
+
+    def escaped(text: str) -> str:
+        return escape_special_tokens(text, vocabulary, reserved)
+
+    template = escaped(request.template)
+    asked = Question(task=task, text=template or spec.template, template=template)
+    tags = [vocabulary.tag(_existing(index, count)) for index in request.regions]
     if spec.takes in {"labels", "label"}:
-        return [ask_labels(task, request.labels, vocabulary, reserved=reserved, template=template)]
-    if spec.takes == "regions":
-        words = escape_special_tokens(template, vocabulary, reserved)
-        each = [[index] for index in request.regions] if spec.per_region else [request.regions]
-        return [ask_regions(task, some, count, vocabulary, template=words) for some in each]
-    if spec.takes == "nothing":
-        return [ask_image(task)]
-    return [
-        ask_text(
-            task,
-            request.text,
-            about=request.regions,
-            count=count,
-            vocabulary=vocabulary,
-            reserved=reserved,
+        return [_about_labels(asked, [(label, escaped(label)) for label in request.labels])]
+    if spec.takes == "text":
+        said = [_own_words(escaped(request.text).strip(), tags)]
+    elif spec.per_region:
+        said = tags
+    elif spec.takes == "regions" and not tags:
+        raise PromptError(f"{task} needs at least one region")
+    else:
+        said = [", ".join(tags)]
+    return [replace(asked, text=asked.text.replace("{}", words)) for words in said]
+
+
+def _about_labels(asked: Question, labels: Sequence[tuple[str, str]]) -> Question:
+    """A question about labels: each as it was written, and escaped.
+
+    Raises:
+        PromptError: Nothing is left of one.
+    """
+    repeated: dict[str, int] = {}
+    spelt: dict[str, str] = {}
+    for index, (label, escaped) in enumerate(labels):
+        words = " ".join(escaped.split())
+        if not words:
+            raise PromptError(f"label {index} = {label!r} is empty: name the thing to look for")
+        repeated[words] = repeated.get(words, 0) + 1
+        spelt |= {label: words} if label != words else {}
+    return replace(
+        asked,
+        text=asked.text.replace("{}", ", ".join(repeated)),
+        labels=tuple(repeated),
+        notes=tuple(
+            f"label {name!r} given {count} times: asked once"
+            for name, count in repeated.items()
+            if count > 1
+        ),
+        spelt=spelt,
+    )
+
+
+def _own_words(words: str, tags: Sequence[str]) -> str:
+    """A question in the user's own words, with the regions that it names.
+
+    Raises:
+        PromptError: Nothing is left of it, or it has another number of places for regions.
+    """
+    if not words:
+        raise PromptError("the question is empty: write what you want to know")
+    if not tags:
+        return words
+    pieces = words.split("{}")
+    if len(pieces) - 1 != len(tags):
+        raise PromptError(
+            f"{len(pieces) - 1} placeholders {{}} in the question but {len(tags)} regions: "
+            "write one {} where each region is named"
         )
-    ]
+    return "".join(piece + tag for piece, tag in zip(pieces, [*tags, ""], strict=True))
+
+
+def ask_labels(task: str, labels: str | Iterable[str]) -> Question:
+    """A detection, referring or counting question; see `questions_of`."""
+    (question,) = questions_of(Request(task=task, labels=tuple(as_list(labels, "labels"))), 0)
+    return question
+
+
+def ask_regions(task: str, indices: Sequence[int], count: int) -> Question:
+    """A question about one of ``count`` regions: read it, describe it, find more like it."""
+    (question,) = questions_of(Request(task=task, regions=tuple(indices)), count)
+    return question
+
+
+def ask_text(task: str, text: str) -> Question:
+    """A free or a reasoning question in the user's own words."""
+    (question,) = questions_of(Request(task=task, text=text), 0)
+    return question
+
+
+def ask_image(task: str) -> Question:
+    """A question about the whole image, such as a grounded caption."""
+    (question,) = questions_of(Request(task=task), 0)
+    return question
 
 
 def checked_text(text: Any, what: str) -> str:
@@ -547,12 +484,6 @@ def checked_text(text: Any, what: str) -> str:
             f"{error.start}: it was read with the wrong encoding, read it as UTF-8"
         ) from error
     return text
-
-
-def _check_takes(task: str, *kinds: Takes) -> None:
-    if spec_of(task).takes not in kinds:
-        able = ", ".join(sorted(name for name, spec in TASKS.items() if spec.takes in kinds))
-        raise PromptError(f"{task} does not take {kinds[0]}: one of {able} does")
 
 
 def as_list(values: Any, what: str) -> list[Any]:

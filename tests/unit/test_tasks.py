@@ -79,6 +79,9 @@ def test_a_request_is_plain_data_and_says_what_is_wrong_with_it():
         ({"task": "free"}, "the question is empty"),
         ({"task": "grounded_caption", "labels": ("cat",)}, "takes no labels"),
         ({"task": "free", "text": "Why?", "labels": ("cat",)}, "free takes no labels"),
+        ({"task": "free", "labels": ("cat",)}, "free takes no labels: it takes text"),
+        ({"task": "counting", "regions": (0,)}, "counting takes no regions: it takes label"),
+        ({"task": "identify", "text": "x"}, "identify takes no text: it takes nothing"),
         ({"task": "brief_caption", "regions": ("one",)}, "the number of a region is needed"),
     ]
     for values, said in wrong:
@@ -149,33 +152,37 @@ def test_markup_in_a_label_is_escaped(label, asked):
 
 def test_special_tokens_of_the_tokenizer_are_escaped_where_named():
     reserved = ("<start_of_turn>", "[INST]")
-    assert ask_labels(Task.DETECTION, "a <start_of_turn>", reserved=reserved).labels == (
-        "a start_of_turn",
-    )
-    assert ask_text(Task.FREE, "say [INST]", reserved=reserved).text == "say INST"
+    label, words = ("a <start_of_turn>",), "say [INST]"
+    (question,) = questions_of(Request(task="detection", labels=label), 0, reserved=reserved)
+    assert question.labels == ("a start_of_turn",)
+    (question,) = questions_of(Request(task="free", text=words), 0, reserved=reserved)
+    assert question.text == "say INST"
 
 
 def test_regions_are_named_by_their_tags():
-    question = ask_regions(Task.BRIEF_CAPTION, [0, 12], 13)
-    assert question.text == "Provide a brief description for <region0>, <region12>."
+    first, second = questions_of(Request(task="brief_caption", regions=(0, 12)), 13)
+    assert first.text == "Provide a brief description for <region0>."
+    assert second.text == "Provide a brief description for <region12>."
+    assert "object <region0>, <region12> as" in ask_regions(Task.VISUAL_PROMPT, [0, 12], 13).text
 
 
 def test_tags_follow_the_vocabulary():
     successor = Vocabulary(region_tag="<obj{}>", region_feature="<objfeat>")
-    assert "object <obj2> as" in ask_regions(Task.VISUAL_PROMPT, [2], 3, successor).text
+    (question,) = questions_of(Request(task="visual_prompt", regions=(2,)), 3, successor)
+    assert "object <obj2> as" in question.text
 
 
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        ([], "region_ocr needs at least one region"),
+        ([], "visual_prompt needs at least one region"),
         ([0, 3], r"region 3 does not exist: the image has 3 regions \(from 0\)"),
         ([-1], "region -1 does not exist"),
     ],
 )
 def test_regions_that_do_not_exist_are_refused(indices, message):
     with pytest.raises(PromptError, match=message):
-        ask_regions(Task.REGION_OCR, indices, 3)
+        ask_regions(Task.VISUAL_PROMPT, indices, 3)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +254,13 @@ def test_a_reasoning_question_stands_behind_the_instructions():
     assert text == FROZEN["reasoning"].replace("{}", "Why is it wet?")
 
 
+def ask_about(text, regions, count):
+    (question,) = questions_of(Request(task="free", text=text, regions=regions), count)
+    return question.text
+
+
 def test_holes_in_a_question_are_filled_with_regions_in_order():
-    question = ask_text(Task.FREE, "Is {} left of {}?", about=[4, 1], count=5)
-    assert question.text == "Is <region4> left of <region1>?"
+    assert ask_about("Is {} left of {}?", (4, 1), 5) == "Is <region4> left of <region1>?"
 
 
 def test_holes_are_ordinary_text_when_no_region_is_named():
@@ -257,8 +268,7 @@ def test_holes_are_ordinary_text_when_no_region_is_named():
 
 
 def test_a_user_cannot_write_a_region_tag_but_the_question_can():
-    question = ask_text(Task.FREE, "<region0> and {}", about=[1], count=2)
-    assert question.text == "region0 and <region1>"
+    assert ask_about("<region0> and {}", (1,), 2) == "region0 and <region1>"
 
 
 @pytest.mark.parametrize(
@@ -272,20 +282,7 @@ def test_a_user_cannot_write_a_region_tag_but_the_question_can():
 )
 def test_questions_that_cannot_be_asked_are_refused(text, about, message):
     with pytest.raises(PromptError, match=message):
-        ask_text(Task.FREE, text, about=about, count=2)
-
-
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (lambda: ask_labels(Task.FREE, "cat"), "free does not take labels: one of counting, "),
-        (lambda: ask_regions(Task.COUNTING, [0], 1), "counting does not take regions"),
-        (lambda: ask_text(Task.GROUNDED_CAPTION, "x"), "grounded_caption does not take text"),
-    ],
-)
-def test_a_task_of_another_kind_is_refused(ask, message):
-    with pytest.raises(PromptError, match=message):
-        ask()
+        ask_about(text, about, 2)
 
 
 def test_a_template_takes_the_place_of_the_words_of_the_task():
