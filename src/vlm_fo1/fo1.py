@@ -6,6 +6,7 @@ threads may share one. `Scene` (in `vlm_fo1.scene`) is one opened image for many
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -204,15 +205,7 @@ class FO1:
 
     def selecting(self, selection: Selection) -> "FO1":
         """The same model and proposer with another selection of proposals."""
-        fo1 = FO1(
-            self.model,
-            self.processor,
-            self.proposer,
-            selection=selection,
-            calibration=self.calibration,
-        )
-        fo1.engine = self.engine  # one budget, one set of grammars
-        return fo1
+        return self._changed(_selection=selection)
 
     def seeing(self, image_size: int | None) -> "FO1":
         """The same model, which sees images at another size.
@@ -226,25 +219,11 @@ class FO1:
         Raises:
             ConfigError: It is too small.
         """
-        own = self.processor
-        images = own.image_processor.with_image_size(image_size)
-        processor = FO1Processor(
-            images,
-            own.tokenizer,
-            vocabulary=own.vocabulary,
-            chat=own.chat,
-            image_token_id=own.image_token_id,
-            region_token_id=own.region_token_id,
-        )
-        fo1 = FO1(
-            self.model,
-            processor,
-            self.proposer,
-            selection=self._selection,
-            calibration=self.calibration,
-        )
-        fo1.engine = replace(self.engine, image_processor=images)
-        return fo1
+        images = self.processor.image_processor.with_image_size(image_size)
+        processor = copy(self.processor)
+        processor.image_processor = images
+        engine = replace(self.engine, image_processor=images)
+        return self._changed(processor=processor, engine=engine)
 
     def open(
         self,
@@ -772,6 +751,12 @@ class FO1:
         return scene.answer(
             request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
         )
+
+    def _changed(self, **values: Any) -> "FO1":
+        """The same with other values; both share one budget, one set of grammars, one proposer."""
+        fo1 = copy(self)
+        vars(fo1).update(_proposer=self.proposer, **values)
+        return fo1
 
     def _check(self, request: Request, boxes: Any, queries: Queries) -> Queries:
         """Refuse what cannot be asked before anything looks; what the proposer shall look for.

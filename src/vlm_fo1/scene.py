@@ -15,6 +15,7 @@ from transformers import BatchFeature
 
 from vlm_fo1.answer import Answer
 from vlm_fo1.engine import Generation, LocalEngine, Prefix, Prompt
+from vlm_fo1.errors import PromptError
 from vlm_fo1.images import read_image
 from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.plan import OnText, Plan, PlanWriter, Scoring, check_writing, make_plan
@@ -189,7 +190,7 @@ class Scene:
         on_text: OnText | None = None,
     ) -> Answer:
         """Say what stands in each region (all by default), one question each."""
-        request = self._about_each(task_of("describe", detail), indices)
+        request = _about_each(task_of("describe", detail), indices)
         return self.answer(
             request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
         )
@@ -203,7 +204,7 @@ class Scene:
         on_text: OnText | None = None,
     ) -> Answer:
         """Read the writing in each region (all by default), one question each."""
-        request = self._about_each(Task.REGION_OCR, indices)
+        request = _about_each(Task.REGION_OCR, indices)
         return self.answer(
             request, max_new_tokens=max_new_tokens, constrain=constrain, on_text=on_text
         )
@@ -428,12 +429,6 @@ class Scene:
         spent = {"propose": self.propose_s, "encode": encode_s, "answer": seconds}
         return replace(plan.read(done).calibrated(self.calibration), timing_s=spent)
 
-    def _about_each(self, task: str, indices: Sequence[int] | None) -> Request:
-        if indices is None:
-            return Request(task=task)
-        wanted = tuple(as_list(indices, "indices"))
-        return Request(task=task, regions=wanted)
-
     def _notes_of_all(self) -> list[str]:
         """Our notes, and over how many questions the regions are spread."""
         windows = len(self._all)
@@ -537,6 +532,18 @@ def encode_parts(parts: Iterable[Part]) -> None:
 def labels_of(labels: Any) -> tuple[Any, ...]:
     """One label or several as a tuple; `Request` checks what they are."""
     return tuple(as_list(labels, "labels"))
+
+
+def _about_each(task: str, indices: Sequence[int] | None) -> Request:
+    """A question about each of some regions, or of all.
+
+    Raises:
+        PromptError: There are indices, and none of them names a region.
+    """
+    wanted = () if indices is None else tuple(as_list(indices, "indices"))
+    if not wanted and indices is not None:
+        raise PromptError("indices names no region: leave it out to ask about every one")
+    return Request(task=task, regions=wanted)
 
 
 def _together(shown: EncodedImages, more: Sequence[EncodedImages]) -> EncodedImages:

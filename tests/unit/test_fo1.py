@@ -250,6 +250,13 @@ def test_a_scene_describes_only_the_regions_named(fo1, monkeypatch):
     assert len(answer.regions) == 3
 
 
+def test_no_regions_to_describe_are_not_taken_for_all(fo1):
+    scene = fo1.open(PIXELS, BOXES)
+    for ask in (scene.describe, scene.read_text):
+        with pytest.raises(PromptError, match="leave it out to ask about every one"):
+            ask([])
+
+
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_region_that_does_not_exist_is_refused(fo1, index):
     scene = fo1.open(PIXELS, BOXES)
