@@ -18,10 +18,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from vlm_fo1 import FO1
 from vlm_fo1.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -112,13 +114,38 @@ def test_python_blocks_run(page, request):
         exec(compile(padded, str(page), "exec"), namespace)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """What pages load alike is loaded once; the program of the first page loads for itself."""
+    kept: dict[str, FO1] = {}
+    load = FO1.from_pretrained
+
+    def from_pretrained(*name: str, **how: Any) -> FO1:
+        key = repr((name, how))
+        if key not in kept:
+            kept[key] = load(*name, **how)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FO1, "from_pretrained", from_pretrained)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ran() -> set[str]:
+    """What a page has shown already: on another page the same command shows nothing new."""
+    return set()
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
-def test_console_blocks_run(page, request):
+def test_console_blocks_run(page, request, ran):
     for block in (block for block in blocks_of(page) if block.language in SHELL):
         for words in commands_of(block):
             if words[0] in {"fo1", "python"} and not block.needs_weights:
-                run(words, request.getfixturevalue("folder"), block.where)
+                if (line := shlex.join(words)) not in ran:
+                    run(words, request.getfixturevalue("folder"), block.where)
+                    ran.add(line)
             else:
                 look_at(words, block.where)
 
