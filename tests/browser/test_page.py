@@ -416,7 +416,7 @@ def test_files_show_where_there_are_some(visit):
     page.locator("#ask-json").wait_for(state="hidden")
 
 
-@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")  # Gradio's own, of pandas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own use of pandas
 def test_questions_leave_no_components_behind(browser):
     server = serve_page(Context(pool=ModelPool(["tiny"])), port=None, wait=False)
     context = browser.new_context()
