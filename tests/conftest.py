@@ -4,12 +4,24 @@ What a test changes on them it changes through `monkeypatch`, so that the next o
 Libraries are imported in the fixtures, so that tests which need none of them start quickly.
 """
 
+import gc
 import logging
 
 import pytest
 from PIL import Image
 
 from tests.helpers import annotations
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported here stays: the garbage collector need not look at it in every test."""
+    gc.disable()
+    collected = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return collected
 
 
 @pytest.fixture(scope="session")
