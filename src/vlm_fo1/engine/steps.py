@@ -110,7 +110,15 @@ class Steps:
         """Flat: the keys and the values of each layer."""
         self._graphs: OrderedDict[Shape, tuple[Inputs, Pass]] = OrderedDict()
         self._seen: Counter[Shape] = Counter()
-        self._failed = False
+        self.problem = ""
+        """Why capturing fails."""
+
+    @property
+    def told(self) -> str:
+        """What became of capturing, in words."""
+        if self.problem:
+            return f"not captured: {self.problem}"
+        return f"{len(self._graphs)} shapes captured"
 
     @property
     def bytes(self) -> int:
@@ -119,7 +127,7 @@ class Steps:
 
     def borrow(self) -> bool:
         """Take it for one decoder; False where another has it, or where capturing fails."""
-        return not self._failed and self._lent.acquire(blocking=False)
+        return not self.problem and self._lent.acquire(blocking=False)
 
     def give_back(self) -> None:
         """Let others borrow it."""
@@ -227,12 +235,13 @@ class Steps:
         try:
             replay = self.capture(lambda: self.logits(held, cache, axes))
         except Exception as error:  # noqa: BLE001 - a pass that runs by itself is right too
+            self.problem = str(error).partition("\n")[0] or type(error).__name__
             logger.warning(
                 "a decoding step cannot be captured here, so each launches its kernels one by "
                 "one: %s",
-                str(error).partition("\n")[0],
+                self.problem,
             )
-            self.capture, self._failed = None, True
+            self.capture = None
             self._forget()
             return False
         self._graphs[shape] = (held, replay)
