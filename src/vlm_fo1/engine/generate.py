@@ -153,7 +153,7 @@ class Decoder:
         every = [one for lane in fed for one in lane]
         steps = self._steps(every)
         logits_RV, chosen_R = self.lanes.feed(fed, steps)
-        if steps > 1:
+        if chosen_R is not None:
             for one in every:
                 one.ahead = replace(one.ahead, asked=tuple(range(steps)))
         asked = [(one.row, one.ahead) for one in every]
@@ -162,7 +162,7 @@ class Decoder:
         first = 0
         for one in every:
             part = slice(first, first := first + len(one.ahead.asked))
-            if steps > 1:
+            if chosen_R is not None:
                 one.ahead = replace(one.ahead, ids=tuple(ids[part][:-1]))
             stand, new = one.row.take(one.ahead, ids[part], sure[part], chances[part])
             stands.append(stand)
@@ -179,7 +179,7 @@ class Decoder:
         ):
             return 1
         room = max(one.row.prompt.max_new_tokens - len(one.row.ids) for one in every)
-        return min(self.lanes.burst, room)
+        return max(min(self.lanes.burst, room, self.limits.asked // len(every)), 1)
 
     def _tell(self, row: Row, new: Sequence[int]) -> None:
         if self.on_id is not None:

@@ -76,7 +76,7 @@ class StaticLanes:
 
         Args:
             fed: What the rows of each lane are fed; one token each for several passes.
-            steps: How many.
+            steps: How many; a pass too large to be captured stays one.
 
         Returns:
             (R, V) float32 logits of each place that is asked, row by row, in each pass after the
@@ -86,12 +86,12 @@ class StaticLanes:
         taken = [slot for slot, lane in enumerate(self._slots) if lane is not None]
         for slot, some in zip(taken, fed, strict=True):
             by_slot[slot] = some
-        needed = max(sum(len(one) for one in some) * steps for some in fed)
-        used = (self._marks_2BC[0] != NOBODY).sum(1)
-        self._grow(len(taken), int(used.max()) + needed + 1, self.lanes[0])
-        by_slot += [[]] * (len(self._slots) - len(by_slot))
-        queries = _power(max(sum(map(len, some)) for some in fed))
+        most = max(sum(map(len, some)) for some in fed)
+        queries = _power(most)
         small = len(by_slot) * queries <= CAPTURED_PLACES
+        steps = steps if small else 1
+        used = (self._marks_2BC[0] != NOBODY).sum(1)
+        self._grow(len(taken), int(used.max()) + most * steps + 1, self.lanes[0])
         layout = Layout(by_slot, queries if small else None)
         inputs = self._inputs(layout, steps)
         axes, asked = self.lanes[0].known.axes, layout.asked()

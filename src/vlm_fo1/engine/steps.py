@@ -102,9 +102,9 @@ class Steps:
     ) -> None:
         self.model, self.capture = model, capture
         self.budget = kept_bytes(model.device) if budget is None else budget
-        self._forward: Callable[..., Any] = model.__call__
+        self._forward: Callable[..., Any] = model
         if compiled:
-            self._forward = torch.compile(self._forward, dynamic=False)
+            self._forward = torch.compile(model.forward, dynamic=False)
         self._lent = threading.Lock()
         self._memory: list[Tensor] = []
         """Flat: the keys and the values of each layer."""
