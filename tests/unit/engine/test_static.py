@@ -4,7 +4,6 @@ import json
 import logging
 import threading
 from dataclasses import replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -250,15 +249,3 @@ def test_a_capture_warms_up_on_its_own_stream_and_replays_what_it_captured(monke
                     "side stream", "run", "back"]  # fmt: skip
     assert replay() is logits
     assert told[-1] == "replay"
-
-
-@pytest.mark.slow
-def test_steps_that_are_fused_write_the_same(monkeypatch):
-    """Traced as for a GPU; what is traced runs as it is, so that no compiler is needed."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    prompter = make_prompter()
-    asked = [one for one, _ in prompts_of(prompter)[:2]]
-    torch._dynamo.utils.counters.clear()
-    steps = Steps(prompter.model, compiled=True)
-    same(written(prompter, asked, steps), written(prompter, asked))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
