@@ -20,6 +20,7 @@ from rich.progress import track
 from benchmarks.same_answers import make_images
 from vlm_fo1 import FO1, Answer, Request
 from vlm_fo1.images import read_image
+from vlm_fo1.model.generation import CACHE
 from vlm_fo1.tasks import questions_of
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +41,13 @@ def ratio(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> t
 
 @contextmanager
 def counted(fo1: FO1) -> Iterator[list[int]]:
-    """Counts the passes through the language model."""
+    """Counts the passes through the language model that go on from a prefix."""
     passes = [0]
 
-    def note(*_: Any) -> None:
-        passes[0] += 1
+    def note(_module: Any, _args: Any, inputs: dict[str, Any], _output: Any) -> None:
+        passes[0] += inputs.get(CACHE) is not None
 
-    hook = fo1.model.register_forward_hook(note)
+    hook = fo1.model.register_forward_hook(note, with_kwargs=True)
     try:
         yield passes
     finally:
@@ -133,18 +134,23 @@ def whole_call(fo1: FO1, rounds: int) -> dict[str, Any]:
 
 def ahead(fo1: FO1, folder: Path, listed: Sequence[Any]) -> dict[str, Any]:
     """Passes with and without what is fed ahead, and whether answers are equal."""
-    plain = FO1(fo1.model, fo1.processor)
-    plain.engine = replace(fo1.engine, limits=replace(fo1.engine.limits, ahead=0))
-    passes = {"ahead": 0, "plain": 0}
+    engines = {
+        "ahead": fo1.engine,
+        "plain": replace(fo1.engine, limits=replace(fo1.engine.limits, ahead=0)),
+    }
+    passes = dict.fromkeys(engines, 0)
     equal = clean = same_as_raw = answers = 0
     for entry in track(listed, "asking"):
+        scene = fo1.open(folder / entry["image"], entry["boxes"])
         for ask in _questions(entry["labels"]):
             said: dict[str, Answer] = {}
-            for name, asked in (("ahead", fo1), ("plain", plain)):
+            for name, engine in engines.items():
+                scene.engine = engine
                 with counted(fo1) as count:
-                    said[name] = ask(asked.open(folder / entry["image"], entry["boxes"]))
+                    said[name] = ask(scene)
                 passes[name] += count[0]
-            raw = ask(fo1.open(folder / entry["image"], entry["boxes"]), constrain=False)
+            scene.engine = fo1.engine
+            raw = ask(scene, constrain=False)
             answers += 1
             equal += said["ahead"].text == said["plain"].text
             if not raw.problems:
@@ -155,7 +161,9 @@ def ahead(fo1: FO1, folder: Path, listed: Sequence[Any]) -> dict[str, Any]:
         "with what is fed ahead",
         passes["ahead"], passes["plain"], ">= 3", passes["plain"] / passes["ahead"],
     )  # fmt: skip
-    return {**row, "answers": answers, "equal": equal, "raw_without_problems": clean,
+    with_prefix = (passes["plain"] + answers) / (passes["ahead"] + answers)
+    return {**row, "ratio_if_each_question_reads_the_image_anew": round(with_prefix, 2),
+            "answers": answers, "equal": equal, "raw_without_problems": clean,
             "of_these_equal_to_raw": same_as_raw}  # fmt: skip
 
 

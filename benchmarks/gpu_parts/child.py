@@ -26,6 +26,7 @@ MEASURES: dict[str, Measure] = {
     "load": measures.load,
     "encode": measures.encode,
     "decode": measures.decode,
+    "compiled": measures.compiled,
     "labels": measures.many_labels,
     "batches": measures.batches,
     "upn": measures.upn,

@@ -4,6 +4,7 @@ Every section gives a row as soon as it has it, so that a failure costs the rows
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.gpu_parts.report import Row
 from benchmarks.gpu_parts.timing import host_peak_mb
 from benchmarks.upn import make_network
 from vlm_fo1 import FO1, Request
-from vlm_fo1.engine import Prompt
+from vlm_fo1.engine import LocalEngine, Prompt, Steps, steps_for
 from vlm_fo1.errors import FO1Error
 from vlm_fo1.model.modeling import EncodedImages
 from vlm_fo1.tasks import Task
@@ -160,18 +161,54 @@ def decode(lab: Lab) -> Iterator[Row]:
     )  # fmt: skip
     theirs = clock.median_s(lambda: lab.official.generate(ids, encoded, new), OFFICIAL_RUNS)
     note = f"mean over {new}, ours with the question's tokens, the official with the prompt's"
+    plain = replace(lab.engine, steps=None)
     for rows in (1, lab.size.batch):
         prompts = lab.prompts(encoded, [QUESTION] * rows, new)
         seconds = clock.median_s(lambda prompts=prompts: _written(lab, prompts), 3)
-        step_ms = 1e3 * seconds / new
+        otherwise = clock.median_s(lambda prompts=prompts: _written(lab, prompts, plain), 3)
+        step_ms, plain_ms = 1e3 * seconds / new, 1e3 * otherwise / new
         if rows == 1:
             yield Row(
                 name="a decoded token", value=step_ms, unit="ms", official=1e3 * theirs / new,
                 bar=5, note=note,
             )  # fmt: skip
+            yield Row(
+                name="a decoded token, not captured", value=plain_ms, unit="ms",
+                official=1e3 * theirs / new, note=_capturing(lab, prompts),
+            )  # fmt: skip
         else:
             yield Row(name=f"a step of {rows} rows", value=step_ms, unit="ms")
+            yield Row(name=f"a step of {rows} rows, not captured", value=plain_ms, unit="ms")
     yield from _whole_calls(lab)
+
+
+def compiled(lab: Lab) -> Iterator[Row]:
+    """The same with fused steps, which take most of a minute to compile."""
+    clock, new = lab.clock, lab.size.new_tokens
+    encoded = lab.engine.encode(lab.image(), lab.boxes())
+    steps = steps_for(lab.fo1.model, compiled=True) or Steps(lab.fo1.model, compiled=True)
+    engine = replace(lab.engine, steps=steps)
+    prompts = lab.prompts(encoded, [QUESTION], new)
+    first_s, _ = clock.once(lambda: _written(lab, prompts, engine))
+    yield Row(name="first answer, compiling", value=first_s, unit="s")
+    seconds = clock.median_s(lambda: _written(lab, prompts, engine), 3)
+    name, note = "a decoded token, compiled", _capturing(lab, prompts, engine)
+    yield Row(name=name, value=1e3 * seconds / new, unit="ms", bar=5, note=note)
+
+
+def _capturing(lab: Lab, prompts: list[Prompt], engine: LocalEngine | None = None) -> str:
+    """Whether steps are captured, and whether they write what plain passes write."""
+    engine = lab.engine if engine is None else engine
+    if engine.steps is None:
+        return "steps are captured on a GPU alone"
+    ours, plain = (one.generate(prompts) for one in (engine, replace(engine, steps=None)))
+    same = sum(
+        left == right
+        for one, other in zip(ours, plain, strict=True)
+        for left, right in zip(one.ids, other.ids, strict=True)
+    )
+    total = sum(len(one.ids) for one in ours)
+    return f"{engine.steps.told}; {same} of {total} tokens are those of plain passes"
 
 
 def _whole_calls(lab: Lab) -> Iterator[Row]:
@@ -275,13 +312,14 @@ def upn(lab: Lab) -> Iterator[Row]:
             yield Row(name=name, value=1e3 * seconds / count, unit="ms")
 
 
-def _written(lab: Lab, prompts: list[Prompt]) -> None:
+def _written(lab: Lab, prompts: list[Prompt], engine: LocalEngine | None = None) -> None:
     """Answers of full length.
 
     Raises:
         RuntimeError: They are shorter: a mean over their tokens would be another figure.
     """
-    found = sum(len(one.ids) for one in lab.engine.generate(prompts))
+    engine = lab.engine if engine is None else engine
+    found = sum(len(one.ids) for one in engine.generate(prompts))
     wanted = sum(prompt.max_new_tokens for prompt in prompts)
     if found != wanted:
         raise RuntimeError(f"{found} tokens were written instead of {wanted}")

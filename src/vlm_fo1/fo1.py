@@ -19,7 +19,7 @@ from vlm_fo1.answer import Answer
 from vlm_fo1.batches import Asking, answer_items, check_batch_size
 from vlm_fo1.boxes import iou
 from vlm_fo1.devices import check_device, dtype_of
-from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, kept_bytes
+from vlm_fo1.engine import LocalEngine, Matchers, PrefixStore, kept_bytes, steps_for
 from vlm_fo1.errors import BoxError, ConfigError, FO1Error, PromptError
 from vlm_fo1.formats.boxes import given_regions
 from vlm_fo1.grammar import list_tokens
@@ -99,6 +99,7 @@ class FO1:
             stop,
             Matchers(processor.tokenizer, vocab_size, tokens, stop),
             prefixes=PrefixStore(kept_bytes(model.device)),
+            steps=steps_for(model),
         )
         self._proposer = proposer
         self._selection = selection

@@ -82,7 +82,7 @@ def grammar_of(
         ]
     )
     tails = [
-        _ids(processor, f" There are {count} {question.labels[0]}.")
+        _ids(processor, f" There {'is' if count == 1 else 'are'} {count} {question.labels[0]}.")
         for count in (range(regions + 1) if question.task == Task.COUNTING else ())
     ]
     return Grammar(

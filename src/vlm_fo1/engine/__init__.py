@@ -6,9 +6,10 @@ Knows tensors and ids; what a task, a text or an answer is, it does not.
 from vlm_fo1.engine.constraints import Grammar, Matchers
 from vlm_fo1.engine.generate import Limits
 from vlm_fo1.engine.lists import ListSteps, ListTokens
-from vlm_fo1.engine.local import LocalEngine, kept_bytes
-from vlm_fo1.engine.prefix import Prefix, PrefixStore
+from vlm_fo1.engine.local import LocalEngine
+from vlm_fo1.engine.prefix import Prefix, PrefixStore, kept_bytes
 from vlm_fo1.engine.rows import Generation, Prompt
+from vlm_fo1.engine.steps import Steps, steps_for
 
 __all__ = [
     "Generation",
@@ -21,5 +22,7 @@ __all__ = [
     "Prefix",
     "PrefixStore",
     "Prompt",
+    "Steps",
     "kept_bytes",
+    "steps_for",
 ]

@@ -14,7 +14,10 @@ from vlm_fo1.engine.rows import Ahead, Row
 
 
 def choose(
-    logits_RV: Tensor, asked: Sequence[tuple[Row, Ahead]], tokens: ListTokens
+    logits_RV: Tensor,
+    asked: Sequence[tuple[Row, Ahead]],
+    tokens: ListTokens,
+    chosen_R: Tensor | None = None,
 ) -> tuple[list[int], list[float], Tensor]:
     """What follows at each place.
 
@@ -22,6 +25,7 @@ def choose(
         logits_RV: Float32, place by place, row by row.
         asked: The rows and what they were fed.
         tokens: How lists are spelt.
+        chosen_R: What the device has gone on with already, where nothing is imposed or forbidden.
 
     Returns:
         What is imposed or else the likeliest id that may come, its probability among all, and
@@ -30,7 +34,7 @@ def choose(
     allowed = logits_RV
     if any(ahead.masks is not None for _, ahead in asked):
         allowed = logits_RV.masked_fill(~_bits(asked, logits_RV), -torch.inf)
-    best_R = allowed.argmax(-1)
+    best_R = allowed.argmax(-1) if chosen_R is None else chosen_R
     imposed = [
         ahead.imposed[place] if place < len(ahead.imposed) else -1
         for _, ahead in asked

@@ -66,32 +66,37 @@ class Matchers:
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def constraint(self, grammar: Grammar) -> "Constraint | None":
-        """A row's own; None, with a warning once, where answers cannot be constrained here."""
+        """A row's own; None, with a warning once, where answers cannot be constrained."""
         with self._lock:
-            if self._told:
-                return None
+            base = self._compile(grammar.text) if self._usable() else None
+            return (
+                None
+                if base is None
+                else Constraint(base.deep_copy(), self.vocab_size, self._tokens)
+            )
+
+    def _usable(self) -> bool:
+        if self._tokenizer is None and not self._told:
             try:
-                base = self._compile(grammar.text)
-            except Exception as error:  # noqa: BLE001 - the library raises what its parser raises
-                logger.warning(
-                    "answers cannot be constrained with this tokenizer, they are what the model "
-                    "writes by itself (constrain=False says so): %s",
-                    str(error).partition("\n")[0],
+                if self._tokens.start is None or self._tokens.end is None:
+                    raise ValueError("its markup is not one token each")
+                self._tokenizer = llguidance.hf.from_tokenizer(
+                    self._hf, n_vocab=self.vocab_size, eos_token=self._stop_id
                 )
+                self._check()
+            except Exception as error:  # noqa: BLE001 - the library raises what its parser raises
+                _warn("with this tokenizer", error)
                 self._told = True
-                return None
-            return Constraint(base.deep_copy(), self.vocab_size, self._tokens)
+        return not self._told
 
     def _compile(self, text: str) -> Any:
-        if self._tokenizer is None:
-            if self._tokens.start is None or self._tokens.end is None:
-                raise ValueError("its markup is not one token each")
-            self._tokenizer = llguidance.hf.from_tokenizer(
-                self._hf, n_vocab=self.vocab_size, eos_token=self._stop_id
-            )
-            self._check()
+        """None where this one grammar is beyond the library; others are not held against it."""
         if text not in self._compiled:
-            self._compiled[text] = self._matcher(text)
+            try:
+                self._compiled[text] = self._matcher(text)
+            except Exception as error:  # noqa: BLE001 - the same
+                _warn("to this question", error)
+                self._compiled[text] = None
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(text)
@@ -115,6 +120,15 @@ class Matchers:
         matcher = self._matcher("start: " + " ".join(f"<[{id_}]>" for id_ in ids))
         if matcher.try_consume_tokens(ids) != len(ids):
             raise ValueError("its markup counts as text")
+
+
+def _warn(where: str, error: Exception) -> None:
+    logger.warning(
+        "answers %s cannot be constrained, they are what the model writes by itself "
+        "(constrain=False says so): %s",
+        where,
+        str(error).partition("\n")[0],
+    )
 
 
 @dataclass

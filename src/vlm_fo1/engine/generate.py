@@ -9,22 +9,21 @@ Shapes: B lanes, Q new columns, T columns, D width, R places that are asked, V v
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from vlm_fo1.engine.choice import choose
 from vlm_fo1.engine.constraints import Matchers
+from vlm_fo1.engine.feeding import Fed
 from vlm_fo1.engine.guesses import Guesses
-from vlm_fo1.engine.lanes import BLANK, NOBODY, Lane, Lanes, Owners, Sharing, sharing_of
+from vlm_fo1.engine.lanes import Lane, Lanes, Sharing, sharing_of
 from vlm_fo1.engine.lists import ListRecorder, ListTokens
 from vlm_fo1.engine.prefix import Prefix
-from vlm_fo1.engine.rows import Ahead, Generation, OnId, Prompt, Row
-from vlm_fo1.model.generation import CACHE
+from vlm_fo1.engine.rows import Generation, OnId, Prompt, Row
+from vlm_fo1.engine.static import StaticLanes
+from vlm_fo1.engine.steps import Steps
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.model.splice import EmbeddedPrompt, cut_prompt
+from vlm_fo1.model.splice import cut_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +42,6 @@ class Limits:
     """Longest guess of a row."""
 
 
-@dataclass
-class Fed:
-    """What one row is fed in one pass."""
-
-    row: Row
-    ids: tuple[int, ...]
-    """The last token it wrote, or the rest of its prompt, without what is ahead."""
-    ahead: Ahead
-    position: int
-    """Of the first of them."""
-    embedded: EmbeddedPrompt | None = None
-    """Of a prompt that places images: what `ids` are."""
-
-    def __len__(self) -> int:
-        return len(self.ids) + len(self.ahead.ids)
-
-
 class Decoder:
     """Decodes prompts on one model.
 
@@ -70,6 +52,7 @@ class Decoder:
         matchers: Make the constraints of prompts that have a grammar.
         limits: How much goes into one pass.
         sharing: How rows share passes; by default as the model allows.
+        steps: Memory for captured passes, where rows are packed and no other decoder has it.
         on_id: See `OnId`; what it raises ends all rows and frees what they hold.
     """
 
@@ -82,11 +65,15 @@ class Decoder:
         matchers: Matchers | None,
         limits: Limits,
         sharing: Sharing | None = None,
+        steps: Steps | None = None,
         on_id: OnId | None = None,
     ) -> None:
         self.model, self.tokens, self.stop_id = model, tokens, stop_id
         self.matchers, self.limits, self.on_id = matchers, limits, on_id
-        self.lanes = Lanes(sharing_of(model) if sharing is None else sharing)
+        self.steps = steps
+        self.lanes: Lanes | StaticLanes = Lanes(
+            model, sharing_of(model) if sharing is None else sharing
+        )
         if self.lanes.sharing == "alone":
             self.limits = replace(limits, lanes=1, rows=1, ahead=0)
         self._new: set[int] = set()
@@ -98,6 +85,16 @@ class Decoder:
         Yields:
             Number and generation of each, as they end.
         """
+        if self.steps is None or self.lanes.sharing != "packed" or not self.steps.borrow():
+            yield from self._run(prompts)
+            return
+        try:
+            self.lanes = StaticLanes(self.steps)
+            yield from self._run(prompts)
+        finally:
+            self.steps.give_back()
+
+    def _run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Generation]]:
         waiting = enumerate(prompts)
         following = next(waiting, None)
         while following is not None or self.lanes.lanes:
@@ -153,38 +150,36 @@ class Decoder:
         rows = self.lanes.rows
         most = min(self.limits.ahead, self.limits.asked // len(rows) - 1)
         fed = [[self._fed(row, lane, most) for row in lane.rows] for lane in self.lanes.lanes]
-        owners_BQ, inputs = self._inputs(fed)
-        mask = self.lanes.mask(owners_BQ, self.model)
-        columns, places = _asked_at(fed, owners_BQ.shape[1])
-        output = self.model(
-            **inputs,
-            **{CACHE: self.lanes.cache},
-            attention_mask=mask,
-            use_cache=True,
-            logits_to_keep=torch.tensor(columns, device=self.model.device),
-        )
-        lanes_R, kept_R = (
-            torch.tensor(part, device=output.logits.device) for part in zip(*places, strict=True)
-        )
         every = [one for lane in fed for one in lane]
-        ids, sure, chances = choose(
-            output.logits[lanes_R, kept_R].float(), [(one.row, one.ahead) for one in every],
-            self.tokens,
-        )  # fmt: skip
+        steps = self._steps(every)
+        logits_RV, chosen_R = self.lanes.feed(fed, steps)
+        if chosen_R is not None:
+            for one in every:
+                one.ahead = replace(one.ahead, asked=tuple(range(steps)))
+        asked = [(one.row, one.ahead) for one in every]
+        ids, sure, chances = choose(logits_RV, asked, self.tokens, chosen_R)
+        stands: list[int] = []
         first = 0
-        for lane, some in enumerate(fed):
-            column = owners_BQ.shape[1] - sum(map(len, some))
-            for one in some:
-                part = slice(first, first + len(one.ahead.asked))
-                first = part.stop
-                stand, new = one.row.take(one.ahead, ids[part], sure[part], chances[part])
-                owners_BQ[lane, column + len(one.ids) + stand : column + len(one)] = NOBODY
-                column += len(one)
-                self._tell(one.row, new)
-        self.lanes.fed(output[CACHE], owners_BQ)
+        for one in every:
+            part = slice(first, first := first + len(one.ahead.asked))
+            if chosen_R is not None:
+                one.ahead = replace(one.ahead, ids=tuple(ids[part][:-1]))
+            stand, new = one.row.take(one.ahead, ids[part], sure[part], chances[part])
+            stands.append(stand)
+            self._tell(one.row, new)
+        self.lanes.keep(stands)
         over = [row for row in rows if row.over]
         self.lanes.leave(over)
         return over
+
+    def _steps(self, every: Sequence[Fed]) -> int:
+        """How many passes may follow each other before the host looks at what was written."""
+        if any(
+            one.row.constraint is not None or one.ahead.imposed or len(one) > 1 for one in every
+        ):
+            return 1
+        room = max(one.row.prompt.max_new_tokens - len(one.row.ids) for one in every)
+        return max(min(self.lanes.burst, room, self.limits.asked // len(every)), 1)
 
     def _tell(self, row: Row, new: Sequence[int]) -> None:
         if self.on_id is not None:
@@ -206,67 +201,3 @@ class Decoder:
         embedded = cut_prompt(prefix.embed(ids), len(prefix.ids), None)
         row.position = int(embedded["position_ids"][..., -1].max()) + 1
         return Fed(row, ids, ahead, row.position - len(ids), embedded)
-
-    def _inputs(self, fed: Sequence[Sequence[Fed]]) -> tuple[Owners, dict[str, Any]]:
-        """The new columns' owners, and what the model gets; tokens stand at the right."""
-        columns = max(sum(map(len, lane)) for lane in fed)
-        owners_BQ = np.full((len(fed), columns), BLANK, np.int64)
-        ids_BQ = np.zeros((len(fed), columns), np.int64)
-        positions_BQ = np.zeros((len(fed), columns), np.int64)
-        images: list[tuple[int, slice, EmbeddedPrompt]] = []
-        for lane, some in enumerate(fed):
-            column = columns - sum(map(len, some))
-            for one in some:
-                part = slice(column, column + len(one))
-                owners_BQ[lane, part] = one.row.number + 1
-                ids_BQ[lane, part] = (*one.ids, *one.ahead.ids)
-                positions_BQ[lane, part] = np.arange(one.position, one.position + len(one))
-                if one.embedded is not None:
-                    own = slice(column, column + len(one.ids))
-                    images.append((lane, own, one.embedded))
-                column = part.stop
-        device = self.model.device
-        axes = self.lanes.lanes[0].known.axes
-        positions = torch.from_numpy(positions_BQ).to(device)
-        if axes:
-            positions = positions.expand(axes, -1, -1)
-        ids = torch.from_numpy(ids_BQ).to(device)
-        embeds = self.model.get_input_embeddings()(ids)
-        inputs: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": positions}
-        if images:
-            inputs |= _with_images(embeds, positions, images)
-        return owners_BQ, inputs
-
-
-def _with_images(
-    embeds_BQD: Tensor,
-    positions: Tensor,
-    images: Sequence[tuple[int, slice, EmbeddedPrompt]],
-) -> dict[str, Any]:
-    """Put prompts that place images where they stand among the others."""
-    embeds_BQD, positions = embeds_BQD.clone(), positions.clone()
-    inputs: dict[str, Any] = {"inputs_embeds": embeds_BQD, "position_ids": positions}
-    for lane, part, prompt in images:
-        embeds_BQD[lane, part] = prompt["inputs_embeds"][0]
-        positions[..., lane, part] = prompt["position_ids"][..., 0, :]
-        if "deepstack_embeds" in prompt:
-            deep = prompt["deepstack_embeds"]
-            blank = deep.new_zeros(*embeds_BQD.shape[:2], *deep.shape[2:])
-            inputs.setdefault("deepstack_embeds", blank)[lane, part] = deep[0]
-    return inputs
-
-
-def _asked_at(
-    fed: Sequence[Sequence[Fed]], columns: int
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """The columns whose logits are needed, and lane and place among them of each that is asked."""
-    found: list[tuple[int, int]] = []
-    for lane, some in enumerate(fed):
-        column = columns - sum(map(len, some))
-        for one in some:
-            last = column + len(one.ids) - 1
-            found += [(lane, last + place) for place in one.ahead.asked]
-            column += len(one)
-    needed = sorted({column for _, column in found})
-    place_of = {column: place for place, column in enumerate(needed)}
-    return needed, [(lane, place_of[column]) for lane, column in found]

@@ -88,7 +88,7 @@ class Guesses:
         return []
 
     def _in_text(self, written: tuple[int, ...]) -> Sequence[int]:
-        grammar, expected = self.grammar, ()
+        grammar = self.grammar
         if written and written[-1] in grammar.follows:
             return [grammar.follows[written[-1]]]
         if self._next < len(grammar.heads):
@@ -97,6 +97,11 @@ class Guesses:
                     if written[-length:] == head[:length]:  # a mention that is begun
                         return head[length:]
             expected = (*(self._between if self._lists else ()), *grammar.heads[self._next])
-        elif self._lists and self._named < len(grammar.tails):
-            expected = grammar.tails[self._named]
-        return expected[len(written) :] if written == expected[: len(written)] else ()
+            return expected[len(written) :] if written == expected[: len(written)] else ()
+        if self._lists and self._named < len(grammar.tails):
+            tail = grammar.tails[self._named]
+            if not written:
+                return tail
+            if written[-1] in tail:  # what the model words otherwise may come back to it
+                return tail[tail.index(written[-1]) + 1 :]
+        return ()

@@ -12,18 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vlm_fo1.engine.feeding import BLANK, NOBODY, SHARED, Fed, Layout, Owners, added, logits_at
 from vlm_fo1.engine.prefix import Known, Prefix, stacked
 from vlm_fo1.engine.rows import Row
+from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 
-NOBODY, SHARED = -1, 0
-"""Owners of columns that are no row's: those that nobody reads, and those of the prefix."""
-BLANK = -2
-"""Owner of a new column that holds no token."""
 _TAKES_MASKS = ("sdpa", "eager")
 """Ways to compute attention that take a mask of our own."""
 _SLACK = 256
@@ -31,8 +28,6 @@ _SLACK = 256
 
 Sharing = Literal["packed", "padded", "alone"]
 """Rows of one prefix share a lane, or each has a lane of its own, or a pass to itself."""
-
-Owners = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -64,14 +59,20 @@ class Lanes:
     """What is being written: lanes come and go, and their rows.
 
     Args:
+        model: What is fed.
         sharing: How rows share passes.
     """
 
-    def __init__(self, sharing: Sharing) -> None:
+    burst = 1
+    """Most passes in a row whose choices the host need not see."""
+
+    def __init__(self, model: FO1ForConditionalGeneration, sharing: Sharing) -> None:
+        self.model = model
         self.sharing: Sharing = sharing
         self.lanes: list[Lane] = []
         self.cache: Any = None
         self.owners_BT: Owners = np.zeros((0, 0), np.int64)
+        self._layout = Layout([[]])
 
     @property
     def rows(self) -> list[Row]:
@@ -105,7 +106,46 @@ class Lanes:
         self.cache = joined
         self.lanes += fresh
 
-    def mask(self, owners_BQ: Owners, model: FO1ForConditionalGeneration) -> Tensor | None:
+    def feed(self, fed: Sequence[Sequence[Fed]], steps: int = 1) -> tuple[Tensor, None]:
+        """One pass.
+
+        Args:
+            fed: What the rows of each lane are fed.
+            steps: One; see `StaticLanes.feed`.
+
+        Returns:
+            (R, V) float32 logits of each place that is asked, row by row; and nothing.
+        """
+        assert steps == 1
+        self._layout = layout = Layout(fed)
+        asked = layout.asked()
+        kept = sorted({column for _, column in asked})
+        output = self.model(
+            **layout.inputs(self.model, self.lanes[0].known.axes),
+            **{CACHE: self.cache},
+            attention_mask=self._mask(layout.owners_BQ),
+            use_cache=True,
+            logits_to_keep=torch.tensor(kept, device=self.model.device),
+        )
+        self.cache = output[CACHE]
+        return logits_at(output.logits, asked, kept), None
+
+    def keep(self, stands: Sequence[int]) -> None:
+        """Note how much of what was fed last stands.
+
+        Args:
+            stands: For each row, how many of the tokens fed ahead.
+        """
+        owners_BQ, stand = self._layout.owners_BQ, iter(stands)
+        for lane, (some, parts) in enumerate(
+            zip(self._layout.fed, self._layout.places, strict=True)
+        ):
+            for one, part in zip(some, parts, strict=True):
+                owners_BQ[lane, part.start + len(one.ids) + next(stand) : part.stop] = NOBODY
+        owners_BQ[owners_BQ == BLANK] = NOBODY
+        self.owners_BT = np.concatenate([self.owners_BT, owners_BQ], 1)
+
+    def _mask(self, owners_BQ: Owners) -> Tensor | None:
         """What each new token sees; None for all before it.
 
         A lane of several rows needs (B, 1, Q, T + Q), which is added to attention; else it is
@@ -113,12 +153,11 @@ class Lanes:
 
         Args:
             owners_BQ: Whose the new columns are.
-            model: Where the mask goes.
         """
         every_BT = np.concatenate([self.owners_BT, owners_BQ], 1)
         if all(len(lane.rows) == 1 for lane in self.lanes) and (every_BT >= SHARED).all():
             return None
-        device = model.device
+        device = self.model.device
         if self.sharing == "padded":
             return torch.from_numpy((every_BT >= SHARED).astype(np.int64)).to(device)
         kept = torch.from_numpy(every_BT).to(device)[:, None, :]
@@ -126,21 +165,7 @@ class Lanes:
         old, total = self.owners_BT.shape[1], every_BT.shape[1]
         order = torch.arange(total, device=device)
         before = order[None, None, :] <= order[None, old:, None]
-        seen = ((kept == SHARED) | (kept == new)) & before
-        dtype = self.cache.layers[0].keys.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-        return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-
-    def fed(self, cache: Any, owners_BQ: Owners) -> None:
-        """Note that a pass has written new columns, and close gaps.
-
-        Args:
-            cache: As the pass left it.
-            owners_BQ: Whose the columns are, `NOBODY` where the token does not stand.
-        """
-        self.cache = cache
-        owners = np.where(owners_BQ == BLANK, NOBODY, owners_BQ)
-        self.owners_BT = np.concatenate([self.owners_BT, owners], 1)
+        return added(((kept == SHARED) | (kept == new)) & before, self.cache.layers[0].keys.dtype)
 
     def leave(self, over: Sequence[Row]) -> None:
         """Let rows go, and lanes that have none left."""

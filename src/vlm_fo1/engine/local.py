@@ -12,22 +12,11 @@ from transformers import BatchFeature
 from vlm_fo1.engine.constraints import Matchers
 from vlm_fo1.engine.generate import Decoder, Limits
 from vlm_fo1.engine.lists import ListTokens
-from vlm_fo1.engine.prefix import Prefix, PrefixStore
+from vlm_fo1.engine.prefix import KEPT_BYTES, Prefix, PrefixStore
 from vlm_fo1.engine.rows import Generation, OnId, Prompt
+from vlm_fo1.engine.steps import Steps
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.processing import FO1ImageProcessor
-
-KEPT_BYTES = 2**30
-"""Budget of kept prefixes on a CPU: of the bundled model some hundreds, of a 3B model about 20."""
-KEPT_SHARE = 0.15
-"""Of the memory of a GPU, for the same."""
-
-
-def kept_bytes(device: torch.device) -> int:
-    """How much memory kept prefixes may take on a device."""
-    if device.type != "cuda":
-        return KEPT_BYTES
-    return int(torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE)
 
 
 @dataclass(frozen=True)
@@ -46,6 +35,9 @@ class LocalEngine:
     """How much goes into one pass."""
     prefixes: PrefixStore = field(default_factory=lambda: PrefixStore(KEPT_BYTES))
     """What is kept of prefixes; its ``budget`` may be set."""
+    steps: Steps | None = None
+    """Fixed memory over which decoding steps are captured; None where each pass is as large as it
+    has to be. See `steps_for`."""
 
     @property
     def tag_ids(self) -> tuple[int, ...]:
@@ -110,6 +102,9 @@ class LocalEngine:
 
     def free(self) -> None:
         """Hand memory that nothing uses back to the device, after it has run out."""
+        if self.steps is not None and self.steps.borrow():
+            self.steps.clear()
+            self.steps.give_back()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -151,6 +146,7 @@ class LocalEngine:
             stop_id=self.stop_id,
             matchers=self.matchers,
             limits=self.limits,
+            steps=self.steps,
             on_id=on_id,
         )
         yield from decoder.run(prompts)

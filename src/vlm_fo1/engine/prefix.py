@@ -14,6 +14,18 @@ from vlm_fo1.model.generation import CACHE
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.model.splice import EmbeddedPrompt, cut_prompt
 
+KEPT_BYTES = 2**30
+"""Budget of kept prefixes on a CPU: of the bundled model some hundreds, of a 3B model about 20."""
+KEPT_SHARE = 0.15
+"""Of the memory of a GPU, for the same."""
+
+
+def kept_bytes(device: torch.device) -> int:
+    """How much memory kept prefixes may take on a device."""
+    if device.type != "cuda":
+        return KEPT_BYTES
+    return int(torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE)
+
 
 @dataclass(frozen=True)
 class Known:

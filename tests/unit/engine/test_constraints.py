@@ -17,10 +17,10 @@ from tests.helpers.hosts import make_tokenizer
 from tests.helpers.tokenizer import char_tokenizer
 
 from vlm_fo1 import FO1ImageProcessor, FO1Processor
-from vlm_fo1.engine import Matchers, Prefix, Prompt
+from vlm_fo1.engine import Grammar, Matchers, Prefix, Prompt
 from vlm_fo1.engine.choice import choose
 from vlm_fo1.engine.guesses import Guesses
-from vlm_fo1.engine.lists import ListRecorder
+from vlm_fo1.engine.lists import ListRecorder, ListTokens
 from vlm_fo1.engine.rows import Row
 from vlm_fo1.grammar import grammar_of, list_tokens
 from vlm_fo1.markup import Vocabulary
@@ -323,3 +323,26 @@ def test_constrain_false_gives_what_the_model_writes_by_itself(fo1):
     assert "</objects> without an opening" in raw.problems
     kept = scene.answer(request, max_new_tokens=8)
     assert not any("opening" in said for said in kept.problems)
+
+
+def test_a_grammar_beyond_the_library_frees_its_own_question_alone(processor, caplog):
+    tokens = list_tokens(processor)
+    matchers = Matchers(processor.tokenizer, VOCAB, tokens, processor.stop_token_id)
+    good = Bench(processor, matchers, REQUESTS[0], 3).grammar
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert matchers.constraint(Grammar("start: /(/")) is None
+    (record,) = caplog.records
+    assert "constrain=False" in record.getMessage()
+    assert matchers.constraint(good) is not None
+
+
+def test_a_tail_that_is_worded_otherwise_is_guessed_again_where_it_comes_back():
+    tokens = ListTokens(tags=(10, 11), start=1, end=2)
+    guesses = Guesses(Grammar("", tails=((), (20, 21, 22, 23, 24))), tokens)
+    for id_ in (1, 10, 2):
+        guesses.put(id_)
+    assert guesses.after((), 9) == [20, 21, 22, 23, 24]
+    assert guesses.after((20, 30), 9) == []
+    assert guesses.after((20, 30, 22), 9) == [23, 24]
+    assert guesses.after((20, 21, 22, 23, 24), 9) == []
