@@ -44,7 +44,7 @@ class Record:
     """A held-out record with those of its questions whose answers can be judged."""
 
     number: int
-    """Of the draw in the whole stream: the same whatever the number of processes."""
+    """Of the draw: it decides how boxes are shuffled and which answer is drawn."""
     example: Example
     asked: tuple[Asked, ...]
 
@@ -77,19 +77,17 @@ class Outcome:
     """Some of the answers, of a record each."""
 
 
-def draw_records(
-    source: Iterable[Any], count: int, *, first: int = 0, step: int = 1
-) -> list[Record]:
-    """The first records of a held-out stream that ask something.
+def draw_records(source: Iterable[Any], count: int) -> list[Record]:
+    """Those of the first records of a held-out stream that ask something.
 
     Args:
         source: Examples; of others nothing is asked.
         count: How many examples are looked at.
-        first: Number of the first in the whole stream.
-        step: How far apart their numbers are: the number of processes.
     """
-    numbered = zip(range(first, first + count * step, step), source, strict=False)
-    found = [Record(number, example, _asked_of(example)) for number, example in numbered]
+    found = [
+        Record(number, example, _asked_of(example))
+        for number, example in zip(range(count), source, strict=False)
+    ]
     return [record for record in found if record.asked]
 
 

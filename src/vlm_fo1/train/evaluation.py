@@ -23,7 +23,7 @@ from vlm_fo1.train.standing import Standing
 
 logger = logging.getLogger(__name__)
 
-ANSWERS_FOLDER = "answers"
+ANSWERS_FOLDER, BEST_FOLDER = "answers", "best"
 
 
 class Evaluation:
@@ -68,7 +68,9 @@ class Evaluation:
         settings, standing = self.config.evaluation, self.standing
         if settings is None or standing.best is None:
             return ""
-        where = f"at step {standing.best_step}" if standing.best_step else "before training"
+        where = "before training"
+        if standing.best_step:
+            where = f"at step {standing.best_step}: {self.config.output.folder / BEST_FOLDER}"
         return f"the best {settings.best}, {standing.best:.4f}, was {where}"
 
     def take(self, figures: Mapping[str, float], step: int) -> bool:
@@ -122,7 +124,7 @@ class Evaluation:
             return {}, []
         figures: dict[str, float] = {}
         bad: list[BadRecord] = []
-        records = self._drawn(settings)
+        records, counts_here = self._share(settings)
         for shuffled in (False, True) if settings.shuffled else (False,):
             drawn = 0 if shuffled or not self.accelerator.is_main_process else settings.drawn
             with unsharded(model), self.accelerator.autocast():
@@ -135,27 +137,30 @@ class Evaluation:
                     "data.on_bad_record: report"
                 )
             bad += outcome.bad
-            counts = from_flat(total(self.accelerator, *flat(outcome.counts)))
+            own = flat(outcome.counts if counts_here else {})
+            counts = from_flat(total(self.accelerator, *own))
             before = "shuffled." if shuffled else ""
             figures |= {before + name: value for name, value in figures_of(counts).items()}
             if outcome.drawn:
                 self._draw(outcome.drawn, step)
         return figures, list(dict.fromkeys(bad))
 
-    def _drawn(self, settings: EvaluationConfig) -> list[Record]:
-        """This process's share of the first records of the held-out stream."""
+    def _share(self, settings: EvaluationConfig) -> tuple[list[Record], bool]:
+        """What this process asks, and whether it counts.
+
+        One that has no share asks what another asks: under FSDP all have to call the network.
+        """
         if self._records is None:
-            rank, world = self.accelerator.process_index, self.accelerator.num_processes
-            source = self.components.make_source(settings.mixture, rank, world)
-            share = len(range(rank, settings.answers, world))
-            self._records = draw_records(source, share, first=rank, step=world)
+            source = self.components.make_source(settings.mixture, 0, 1)
+            self._records = draw_records(source, settings.answers)
             questions = sum(len(record.asked) for record in self._records)
             logger.log(
                 logging.INFO if questions else logging.WARNING,
-                "%d of the questions of %d held-out records are answered at each evaluation",
-                questions, share,
+                "%d questions of %d held-out records are answered at each evaluation",
+                questions, settings.answers,
             )  # fmt: skip
-        return self._records
+        mine = self._records[self.accelerator.process_index :: self.accelerator.num_processes]
+        return mine or self._records[:1], bool(mine)
 
     def _draw(self, drawn: Any, step: int) -> None:
         path = self.config.output.folder / ANSWERS_FOLDER / f"{self.stage.name}-step-{step}.png"

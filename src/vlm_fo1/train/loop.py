@@ -22,7 +22,7 @@ from vlm_fo1.train.claim import checkpoints_of, claim, is_finished
 from vlm_fo1.train.components import RunComponents, StepReport, TrainResult
 from vlm_fo1.train.config import EvaluationConfig, StageConfig, TrainConfig
 from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
-from vlm_fo1.train.evaluation import Evaluation, agreed, undisturbed
+from vlm_fo1.train.evaluation import BEST_FOLDER, Evaluation, agreed, undisturbed
 from vlm_fo1.train.export import CONFIG_FILE, export
 from vlm_fo1.train.loss import clip, to_device
 from vlm_fo1.train.meters import Meters
@@ -33,8 +33,6 @@ from vlm_fo1.train.stop import Stop, stop_on_signals
 
 logger = logging.getLogger(__name__)
 
-BEST_FOLDER = "best"
-"""Gets the weights of the best evaluation of the stage in progress."""
 PADDING_LIMIT = 0.15
 """Share of padding above which the log warns."""
 
