@@ -142,6 +142,8 @@ def _progress(errors: Console) -> Progress:
 
 
 def _watcher(progress: Progress) -> Callable[["StepReport"], None]:
+    from vlm_fo1.train.figures import summary
+
     tasks: dict[str, Any] = {}
 
     def watch(report: "StepReport") -> None:
@@ -153,10 +155,10 @@ def _watcher(progress: Progress) -> Callable[["StepReport"], None]:
         progress.update(task, completed=report.step)
         if report.metrics is not None:
             figures = report.metrics
-            progress.update(
-                task,
-                figures=f"loss {figures['loss']:.4f}  {figures['samples_per_s']:.1f} samples/s  "
-                f"{figures['tokens_per_s']:.0f} tokens/s",
+            parts = [f"loss {figures['loss']:.4f}", f"{figures['samples_per_s']:.1f} samples/s"]
+            parts.append(
+                summary(report.evaluation or {}) or f"{figures['tokens_per_s']:.0f} tokens/s"
             )
+            progress.update(task, figures="  ".join(parts))
 
     return watch

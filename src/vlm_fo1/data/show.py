@@ -17,6 +17,10 @@ _FONT_PX = 13
 _LINE_PX = 17
 _PAD = 8
 
+Colour = tuple[int, int, int]
+Line = tuple[str, Colour, Colour | None]
+"""A text, its colour and that behind it; long ones are wrapped."""
+
 
 def draw_record(example: Example, width: int = 480) -> Image.Image:
     """One record: the image with its regions, then each question in grey and its answer in green.
@@ -35,23 +39,44 @@ def draw_record(example: Example, width: int = 480) -> Image.Image:
         ImageError: The image cannot be read.
         BoxError: A region that lies outside the image.
     """
-    parts: list[Image.Image] = []
-    if example.image is not None:
-        image = read_image(example.image)
-        answer = Answer(
-            text="",
-            regions=Regions(example.regions_xyxy, image.size),
-            mentions=_mentions(example),
-        )
-        drawn = answer.draw(image, show_unchosen=True, font_size=max(12, image.width // 32))
-        height = max(1, round(drawn.height * width / drawn.width))
-        parts.append(drawn.resize((width, height), Image.Resampling.BICUBIC))
-    parts.append(_text_block(example, width))
-    whole = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height
+    where = " ".join(filter(None, (example.source, example.id)))
+    lines: list[Line] = [
+        (f"{where}: {counted(len(example.regions_xyxy), 'region')}", _INK, None),
+    ]
+    for turn in example.turns:
+        lines.append((f"[{turn.task}] {turn.question}", _GREY, None))
+        lines.append((turn.answer or "(nothing)", _LEARNT, _MARKED))
+    if example.image is None:
+        return _text_block(lines, width)
+    image = read_image(example.image)
+    regions = Regions(example.regions_xyxy, image.size)
+    answer = Answer(text="", regions=regions, mentions=_mentions(example))
+    return draw_cell(answer, image, lines, width)
+
+
+def draw_cell(
+    answer: Answer, image: Image.Image, lines: Iterable[Line], width: int = 480
+) -> Image.Image:
+    """An answer on its image, and lines of text below.
+
+    Args:
+        answer: Regions that it does not mention are drawn dimly with their number.
+        image: RGB, upright.
+        lines: What stands below.
+        width: Of the result in pixels.
+
+    Returns:
+        A new RGB image.
+
+    Raises:
+        BoxError: A region that lies outside the image.
+    """
+    drawn = answer.draw(image, show_unchosen=True, font_size=max(12, image.width // 32))
+    height = max(1, round(drawn.height * width / drawn.width))
+    text = _text_block(lines, width)
+    whole = Image.new("RGB", (width, height + text.height), "white")
+    whole.paste(drawn.resize((width, height), Image.Resampling.BICUBIC))
+    whole.paste(text, (0, height))
     return whole
 
 
@@ -72,7 +97,17 @@ def contact_sheet(examples: Iterable[Example], columns: int = 3, width: int = 48
     cells = [draw_record(example, width) for example in examples]
     if not cells:
         raise DataError("there is no record to show")
-    columns = min(columns, len(cells))
+    return sheet_of(cells, columns)
+
+
+def sheet_of(cells: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Images of one width beside and below each other.
+
+    Args:
+        cells: At least one.
+        columns: How many beside each other.
+    """
+    columns, width = min(columns, len(cells)), cells[0].width
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) + _PAD for row in rows]
     sheet = Image.new("RGB", (columns * (width + _PAD), sum(heights)), (180, 180, 180))
@@ -93,26 +128,19 @@ def _mentions(example: Example) -> tuple[Mention, ...]:
     return tuple(Mention(label, tuple(numbers)) for label, numbers in found.items() if numbers)
 
 
-def _text_block(example: Example, width: int) -> Image.Image:
+def _text_block(lines: Iterable[Line], width: int) -> Image.Image:
     font = ImageFont.load_default(_FONT_PX)
     columns = max(10, int((width - 2 * _PAD) / (_FONT_PX * 0.56)))
-    where = " ".join(filter(None, (example.source, example.id)))
-    lines: list[tuple[str, tuple[int, int, int], bool]] = [
-        (line, _INK, False)
-        for line in _wrapped(f"{where}: {counted(len(example.regions_xyxy), 'region')}", columns)
+    wrapped: list[Line] = [
+        (piece, ink, behind) for text, ink, behind in lines for piece in _wrapped(text, columns)
     ]
-    for turn in example.turns:
-        asked = _wrapped(f"[{turn.task}] {turn.question}", columns)
-        lines += [(line, _GREY, False) for line in asked]
-        learnt = _wrapped(turn.answer or "(nothing)", columns)
-        lines += [(line, _LEARNT, True) for line in learnt]
-    block = Image.new("RGB", (width, len(lines) * _LINE_PX + 2 * _PAD), "white")
+    block = Image.new("RGB", (width, len(wrapped) * _LINE_PX + 2 * _PAD), "white")
     pen = ImageDraw.Draw(block)
-    for number, (line, colour, marked) in enumerate(lines):
+    for number, (line, ink, behind) in enumerate(wrapped):
         y = _PAD + number * _LINE_PX
-        if marked:
-            pen.rectangle((0, y, width, y + _LINE_PX - 1), fill=_MARKED)
-        pen.text((_PAD, y + 1), line, font=font, fill=colour)
+        if behind is not None:
+            pen.rectangle((0, y, width, y + _LINE_PX - 1), fill=behind)
+        pen.text((_PAD, y + 1), line, font=font, fill=ink)
     return block
 
 

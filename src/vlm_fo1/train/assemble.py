@@ -121,4 +121,5 @@ def assemble(config: TrainConfig) -> RunComponents:
         new_token_ids=ids,
         fingerprint=fingerprint,
         save_model=save,
+        processor=processor,
     )

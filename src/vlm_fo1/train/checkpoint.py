@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vlm_fo1.config import differences, plain
-from vlm_fo1.errors import CheckpointError, OutputError
+from vlm_fo1.config import build, differences, plain
+from vlm_fo1.errors import CheckpointError, ConfigError, OutputError
 from vlm_fo1.jsonl import writing
 from vlm_fo1.train.config import TrainConfig, may_change
 from vlm_fo1.train.distributed import full_tensor, shard_like
+from vlm_fo1.train.standing import Standing
 
 _NAME = re.compile(r"step-(\d{8,})")
 _VERSIONED = ("vlm-fo1", "torch", "transformers", "accelerate", "numpy", "safetensors", "peft")
@@ -51,6 +52,8 @@ class RunState:
     """What identifies the data."""
     world: int
     """How many processes trained."""
+    standing: Standing = field(default_factory=Standing)
+    """How its evaluations went."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +155,9 @@ def read_run_state(path: Path) -> RunState:
     """
     values = _read_json(path / "state.json")
     try:
-        return RunState(**{key: values[key] for key in RunState.__dataclass_fields__})
-    except KeyError as error:
-        raise CheckpointError(f"{path}/state.json lacks {error}: it is from another version") from (
-            error
-        )
+        return build(RunState, {name: v for name, v in values.items() if name != "versions"})
+    except ConfigError as error:
+        raise CheckpointError(f"{path}/state.json is from another version: {error}") from error
 
 
 def check_same_run(saved: Any, config: TrainConfig, *, allow_changes: bool) -> list[str]:

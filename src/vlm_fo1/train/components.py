@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.batches import Collate, Source
 from vlm_fo1.train.config import StageConfig
 from vlm_fo1.train.export import save_pretrained
@@ -49,6 +50,9 @@ class RunComponents:
     """What makes the steps."""
     new_token_ids: Sequence[int] = ()
     """Ids of the region markup, for ``rows: new_tokens``."""
+    processor: FO1Processor | None = None
+    """With it held-out questions are put to the network, which is then an
+    `FO1ForConditionalGeneration`, and the examples are `vlm_fo1.data.example.Example`."""
     evaluate: Callable[[Any, StageConfig, int], Mapping[str, float]] | None = None
     """Further figures at each evaluation: (unwrapped network, stage, step); every process calls."""
     fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
@@ -64,6 +68,8 @@ class StepReport:
     steps: int
     metrics: Mapping[str, float] | None
     """The line of the log, at the steps that have one."""
+    evaluation: Mapping[str, float] | None = None
+    """That of the newest evaluation of the stage in this run."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ def _need(ok: bool, rule: str) -> None:
         raise ConfigError(rule)
 
 
+_TAKEN = ("best", "answers", "checkpoints", "tensorboard")
+"""Folders of a run that are no stage's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRule:
     """Which parameters train, and how fast."""
@@ -133,6 +137,10 @@ class StageConfig:
             f"stage name {self.name!r}: use lower case letters, digits, '-' and '_'",
         )
         _need(
+            self.name not in _TAKEN,
+            f"stage name {self.name!r}: the run keeps other things there; take another name",
+        )
+        _need(
             bool(self.train or self.lora),
             f"stage {self.name!r} trains nothing: give train rules or lora",
         )
@@ -183,12 +191,36 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """The loss on held-out examples, measured in the loop."""
+    """What is measured on held-out examples in the loop: the loss, and what answers are worth."""
 
     mixture: dict[str, Any]
     """The held-out examples: what `vlm_fo1.data.mixture` reads."""
     batches: int = 16
-    """Micro-batches per process and evaluation, always the same ones."""
+    """Micro-batches per process and evaluation of which the loss is measured, always the same."""
+    answers: int = 40
+    """Held-out records whose questions are answered, before the first step as well, always the same
+    ones on all processes together; 0 measures the loss alone. See `vlm_fo1.train.figures`."""
+    best: str = "answers"
+    """The figure by which the best weights of a stage are kept in ``best/``: ``detection.f1``,
+    ``loss``, ... ``answers`` is the mean of the tasks' main figures; empty keeps none."""
+    patience: int = 0
+    """Evaluations without a better value of ``best`` after which the stage ends; 0 for never."""
+    drawn: int = 10
+    """How many of the answers are drawn at each evaluation, in ``answers/``; 0 for none."""
+    shuffled: bool = False
+    """Ask once more with every box under the number of another: figures named ``shuffled.`` say
+    what is right without looking at regions."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("answers", "patience", "drawn"):
+            value = getattr(self, name)
+            _need(value >= 0, f"{name} = {value}: it cannot be negative")
+        _need(self.batches >= 1, f"batches = {self.batches}: it must be at least 1")
+        _need(
+            bool(self.best) or not self.patience,
+            f"patience = {self.patience} without best: name the figure that has to get better",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +267,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     """How examples become batches."""
     evaluation: EvaluationConfig | None = None
-    """Held-out loss in the loop."""
+    """What is measured in the loop on held-out examples."""
     distributed: DistributedConfig = DistributedConfig()
     """How processes share the work."""
     seed: int = 0
@@ -266,6 +298,8 @@ FREE_TO_CHANGE = (
     "output.tensorboard",
     "output.log_every",
     "data.on_bad_record",
+    "evaluation.drawn",
+    "evaluation.patience",
     "distributed.device",
 )
 """Keys that may differ between a checkpoint and the run that resumes it."""

@@ -66,6 +66,24 @@ def gradients_summed(model: Any, *, on: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unsharded(model: Any) -> Iterator[None]:
+    """All weights on every process inside, so that each may call any part as often as it likes.
+
+    A forward pass of the whole has to come before (FSDP learns from it which module is the root).
+    """
+    parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not model, recurse=False)  # as `wrap` left it
+
+
 def total(accelerator: Accelerator, *values: float | int | Tensor) -> list[float]:
     """The sum of each value over all processes, in double precision."""
     parts = [torch.as_tensor(value, device=accelerator.device).double() for value in values]

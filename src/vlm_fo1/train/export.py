@@ -26,16 +26,18 @@ def export(
     accelerator: Accelerator,
     facts: Mapping[str, Any],
     save_model: Callable[[Any, Mapping[str, Tensor], Path], Any],
+    name: str,
 ) -> Path:
-    """Write the folder of a finished stage, at once or not at all; every process must call.
+    """Write weights of a stage as a checkpoint folder, at once or not at all; every process calls.
 
     Args:
         model: Unwrapped; adapters are merged in what is written.
         config: Of the run, written beside the weights.
-        stage: The stage that ended.
+        stage: The stage.
         accelerator: Of the stage.
         facts: Written to ``provenance.json`` with the versions: data, steps, figures.
         save_model: Writes weights and what else belongs there, such as the processor.
+        name: Of the folder in that of the run.
 
     Returns:
         The folder.
@@ -43,7 +45,7 @@ def export(
     Raises:
         OutputError: The disk refuses it.
     """
-    folder = config.output.folder / stage.name
+    folder = config.output.folder / name
     state = gather_state(model, accelerator)
     if accelerator.is_main_process:
         if stage.lora is not None:

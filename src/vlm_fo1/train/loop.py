@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vlm_fo1.config import dump, plain
+from vlm_fo1.data.check import BadRecord
 from vlm_fo1.errors import CheckpointError, TrainingError
 from vlm_fo1.jsonl import writing
 from vlm_fo1.train import checkpoint
@@ -21,6 +22,7 @@ from vlm_fo1.train.claim import checkpoints_of, claim, is_finished
 from vlm_fo1.train.components import RunComponents, StepReport, TrainResult
 from vlm_fo1.train.config import EvaluationConfig, StageConfig, TrainConfig
 from vlm_fo1.train.distributed import gradients_summed, inner, start, total, wrap
+from vlm_fo1.train.evaluation import BEST_FOLDER, Evaluation, agreed, undisturbed
 from vlm_fo1.train.export import CONFIG_FILE, export
 from vlm_fo1.train.loss import clip, to_device
 from vlm_fo1.train.meters import Meters
@@ -122,6 +124,7 @@ class StageRun:
         self.optimizers: Sequence[Optimizer] = ()
         self.loader = self._load_batches(stage.mixture)
         self.meters = Meters(self.accelerator.device)
+        self.evaluation = Evaluation(config, stage, components, self.accelerator)
         self.stopped_by: int | None = None
         self.tokens, self.padded_tokens, self.warned_of_padding = 0.0, 0.0, False
 
@@ -161,7 +164,7 @@ class StageRun:
             path = config.output.folder / CONFIG_FILE
             with writing(path):
                 path.write_text(dump(config), encoding="utf-8")
-        self.logs.begin(stage.name, self.step)
+        self.logs.begin(stage.name, self.step if found else -1)
         self.meters.started_s = time.perf_counter()
 
     def _groups(self) -> Iterator[dict[str, Any]]:
@@ -202,6 +205,7 @@ class StageRun:
         self.step = saved.step
         self.loader.load_state_dict(kept.data)
         self.meters.load_state_dict(kept.meters)
+        self.evaluation.standing = saved.standing
         checkpoint.restore_random(path, rank)
         logger.info("resumed stage %s at step %d from %s", self.stage.name, self.step, path)
 
@@ -215,23 +219,28 @@ class StageRun:
             TrainingError: The loss is not a number, or the data ran out or is bad.
         """
         stage = self.stage
-        while self.step < stage.steps:
+        if self.step == 0 and self.evaluation.asks:
+            self._evaluate()
+        while self.step < stage.steps and not self.evaluation.over:
             grad_norm = self._one_step()
             self.step += 1
             last = self.step == stage.steps
             metrics = None
             if last or self.step % self.config.output.log_every == 0:
                 metrics = self._log(grad_norm)
-            if self.watch is not None and self.accelerator.is_main_process:
-                self.watch(
-                    StepReport(stage=stage.name, step=self.step, steps=stage.steps, metrics=metrics)
-                )
             if last or (stage.eval_every and self.step % stage.eval_every == 0):
                 self._evaluate()
-            stopping = self._asked_to_stop()
-            if stopping or (stage.save_every and self.step % stage.save_every == 0):
+            if self.watch is not None and self.accelerator.is_main_process:
+                self.watch(
+                    StepReport(
+                        stage=stage.name, step=self.step, steps=stage.steps, metrics=metrics,
+                        evaluation=self.evaluation.figures or None,
+                    )
+                )  # fmt: skip
+            stopping, early = self._asked_to_stop(), self.evaluation.over
+            if stopping or early or (stage.save_every and self.step % stage.save_every == 0):
                 self._save()
-            if stopping and not last:
+            if stopping and not (last or early):
                 return False
         return True
 
@@ -272,10 +281,14 @@ class StageRun:
     def _next(self, loader: BatchLoader, meters: Meters) -> Batch:
         """The next batch, counted, with what was left out of it listed."""
         batch = next(loader)
-        self.logs.bad(batch.bad)
-        self.bad_records += len(batch.bad)
+        self._list(batch.bad)
         meters.count(batch)
         return batch
+
+    def _list(self, bad: Sequence[BadRecord]) -> None:
+        """List records that were left out."""
+        self.logs.bad(bad)
+        self.bad_records += len(bad)
 
     def _loss(self, batch: Batch, meters: Meters) -> Tensor:
         """The loss of a batch, summed over its targets; it and its figures are metered."""
@@ -323,20 +336,20 @@ class StageRun:
     def _evaluate(self) -> None:
         """Held-out figures; leaves random numbers and the clock as they were."""
         began_s = time.perf_counter()
-        random_before = checkpoint.random_state()
         model, figures = inner(self.model), dict[str, float]()
-        modes = {name: module.training for name, module in model.named_modules()}
-        model.eval()
-        with torch.no_grad():
+        with undisturbed(model):
             if self.config.evaluation is not None:
                 figures |= self._held_out(self.config.evaluation)
+            answered, bad = self.evaluation.answered(self.model, self.step)
+            self._list(bad)
+            figures |= answered
             if self.components.evaluate is not None:
                 figures |= self.components.evaluate(model, self.stage, self.step)
-        for name, module in model.named_modules():
-            module.training = modes[name]
-        checkpoint.set_random_state(*random_before)
         if figures:
+            figures = agreed(self.accelerator, figures)
             self.logs.write(self.stage.name, self.step, "eval", figures)
+            if self.evaluation.take(figures, self.step):
+                self._export(BEST_FOLDER)
         self.meters.started_s += time.perf_counter() - began_s
 
     def _held_out(self, settings: EvaluationConfig) -> dict[str, float]:
@@ -364,6 +377,7 @@ class StageRun:
                 config=plain(self.config),
                 fingerprints=self.fingerprints,
                 world=self.accelerator.num_processes,
+                standing=self.evaluation.standing,
             ),
             checkpoint.RankState(data=self.loader.state_dict(), meters=self.meters.state_dict()),
             inner(self.model),
@@ -375,16 +389,23 @@ class StageRun:
         self.meters.started_s += time.perf_counter() - began_s
 
     def finish(self) -> Path:
-        """Write the weights of the stage and let go of everything."""
+        """Write the weights of the stage."""
+        if self.evaluation.best:
+            logger.info("stage %s: %s", self.stage.name, self.evaluation.best)
+        return self._export(self.stage.name)
+
+    def _export(self, name: str) -> Path:
+        """Write weights as they are now into a folder of the run; every process must call."""
         facts = {
             "steps": self.step,
+            "figures": self.evaluation.figures,
             "processes": self.accelerator.num_processes,
             "data": self.fingerprints,
             "started_from": str(self.start_from or self.config.model.path),
         }
         return export(
             inner(self.model), self.config, self.stage, self.accelerator, facts,
-            self.components.save_model,
+            self.components.save_model, name,
         )  # fmt: skip
 
     def close(self) -> None:
