@@ -27,7 +27,14 @@ def write_images(source: SyntheticSource, folder: Path, numbers: Iterable[int]) 
     """
     images_folder = folder / "images"
     images_folder.mkdir(parents=True, exist_ok=True)
-    kinds = sorted({*available_kinds(source.config, load_sprites(source.config.sprites)), SIGN})
+    kinds = sorted(
+        {
+            *available_kinds(
+                source.config, load_sprites(source.config.sprites, source.config.final)
+            ),
+            SIGN,
+        }
+    )
     ids = {name: number for number, name in enumerate(kinds, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -43,7 +43,7 @@ class SyntheticSource:
         config = self.config if config is None else config
         # One generator a part: more questions do not change the picture.
         streams = [np.random.default_rng([self.seed, index, part]) for part in range(3)]
-        rendered = render(config, load_sprites(config.sprites), streams[0])
+        rendered = render(config, load_sprites(config.sprites, config.final), streams[0])
         view = View(rendered, self._regions(rendered, config, streams[1]), config)
         example = Example(
             image=rendered.image,
