@@ -101,7 +101,12 @@ _OTHER = """
     puzzle puzzle-piece hourglass hourglass-not-done"""
 _OTHER_NAMES = dict(zip(_OTHER.split()[::2], _OTHER.split()[1::2], strict=True))
 """Kinds whose name in sets of icons is neither ours nor Unicode's."""
-DROPPED: Mapping[str, str] = {}
+DROPPED: Mapping[str, str] = {
+    "blob": "basketball laptop",
+    "firefox": "basketball bird fountain laptop tent umbrella window",
+    "streamline": "castle fountain rainbow ship tent",
+    "clipart": "moon",
+}
 """Style to kinds that it draws as something else; seen on a sheet of all of them."""
 
 _PICKS = """
