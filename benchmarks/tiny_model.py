@@ -1,9 +1,9 @@
 """What the bundled model can do: every task on images it never saw, beside three baselines.
 
-Run ``python -m benchmarks.tiny_model --sprites DIR --out results.json``: by vendor, those that train,
-those held out during the work, and with ``--final`` the one held out to the end. Boxes are given
-(things, shifted as proposals are, and boxes around nothing); everything else comes from the image,
-through the same processor, network and parser that `FO1` uses, in batches.
+Run ``python -m benchmarks.tiny_model --sprites DIR --out results.json``: by vendor, those that
+train, those held out during the work, and with ``--final`` the one held out to the end. Boxes are
+given (things, shifted as proposals are, and boxes around nothing); everything else comes from the
+image, through the same processor, network and parser that `FO1` uses, in batches.
 """
 
 import argparse
