@@ -99,7 +99,7 @@ _OTHER = """
     boot womans-boot gift wrapped-gift padlock locked lightbulb light-bulb train locomotive
     lantern red-paper-lantern target bullseye globe globe-showing-europe-africa
     puzzle puzzle-piece hourglass hourglass-not-done"""
-_OTHER_NAMES = dict(zip(_OTHER.split()[::2], _OTHER.split()[1::2], strict=True))
+_OTHER_NAMES: dict[str, str] = dict(zip(_OTHER.split()[::2], _OTHER.split()[1::2], strict=True))
 """Kinds whose name in sets of icons is neither ours nor Unicode's."""
 DROPPED: Mapping[str, str] = {
     "blob": "basketball laptop",
