@@ -1,10 +1,14 @@
-"""What lies behind the things, and the light over the whole picture."""
+"""What lies behind the things, and the light and the camera over the whole image."""
+
+import io
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from recipes.synthetic.colours import BACKGROUNDS
+from recipes.synthetic.config import SyntheticConfig
 
 Pixels = npt.NDArray[np.uint8]
 Rng = np.random.Generator
@@ -38,6 +42,28 @@ def varied(size_wh: tuple[int, int], rng: Rng) -> Pixels:
     return _stretched(np.array([[_pale(rng) for _ in range(cells)] for _ in range(cells)]), size_wh)
 
 
+def textured(size_wh: tuple[int, int], textures: Sequence[Pixels], rng: Rng) -> Pixels:
+    """A part of a photograph, or noise of all sizes as photographs have it; often made paler."""
+    which = int(rng.integers(len(textures) + 3))
+    if which < len(textures):
+        photo = Image.fromarray(textures[which])
+        side = rng.uniform(0.3, 1.0) * min(photo.size)
+        left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
+        box = (left, top, left + side, top + side)
+        canvas = np.asarray(photo.resize(size_wh, Image.Resampling.BILINEAR, box))
+        canvas = canvas[:, :: -1 if rng.random() < 0.5 else 1]
+    else:
+        rough = np.full((64, 64, 3), rng.uniform(60, 200, 3))
+        for cells in (3, 6, 12, 24, 64):
+            grid = rng.normal(128, 60, (cells, cells, 3 if cells < 20 else 1))
+            grid = np.broadcast_to(grid, (cells, cells, 3))
+            rough += (_stretched(grid, (64, 64)) - 128.0) * cells**-0.4 * 1.5
+        canvas = _stretched(rough, size_wh)
+    pale = rng.uniform(0, 0.7)
+    paper = Image.new("RGB", size_wh, tuple(_pale(rng).astype(int).tolist()))
+    return np.array(Image.blend(Image.fromarray(np.ascontiguousarray(canvas)), paper, pale))
+
+
 def lit(canvas: Pixels, rng: Rng) -> Pixels:
     """The same picture under another light: brightness, contrast, a slight cast, all over."""
     contrast, brightness = rng.uniform(0.82, 1.12), rng.uniform(-18, 18)
@@ -64,6 +90,22 @@ def with_effect(canvas: Pixels, rng: Rng) -> Pixels:
         (int(width * 0.8), int(height * 0.8)), Image.Resampling.BILINEAR
     )
     return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def photographed(canvas: Pixels, config: SyntheticConfig, rng: Rng) -> Pixels:
+    """The image after what `SyntheticConfig.variety` lets a camera do, its colours kept."""
+    if config.chance("blur", rng):
+        soft = ImageFilter.BoxBlur(rng.uniform(0.4, 1.1))
+        canvas = np.asarray(Image.fromarray(canvas).filter(soft))
+    if config.chance("noise", rng):
+        reach = int(rng.integers(10, 34))
+        noise = rng.integers(-reach, reach + 1, (*canvas.shape[:2], 1), dtype=np.int16)
+        canvas = (canvas + noise).clip(0, 255).astype(np.uint8)
+    if config.chance("jpeg", rng):
+        file = io.BytesIO()
+        Image.fromarray(canvas).save(file, "JPEG", quality=int(rng.integers(25, 80)))
+        canvas = np.array(Image.open(file))
+    return canvas
 
 
 def _pale(rng: Rng) -> npt.NDArray[np.float64]:

@@ -5,8 +5,12 @@ part of another: a word in a question then means one kind. Names take "s" in the
 `_PLURALS` says otherwise.
 """
 
+import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
+
+import numpy as np
 
 _BY_CATEGORY = {
     "animal": """
@@ -71,6 +75,33 @@ COLOURABLE = frozenset(_COLOURABLE.split())
 PRINTED = frozenset({"calendar", "newspaper"})
 """Kinds with print on them, which is never mirrored."""
 
+_SYNONYMS = """
+    cat kitten dog puppy mouse rodent rabbit bunny fox vixen pig swine frog toad horse pony
+    chicken hen duck mallard bee wasp turtle tortoise snake serpent lizard gecko
+    squid calamari lobster crawdad dolphin porpoise crocodile alligator camel dromedary sheep lamb
+    goat billy parrot macaw dinosaur raptor squirrel chipmunk gorilla silverback mosquito gnat
+    orange tangerine peach nectarine eggplant aubergine corn maize potato spud mushroom fungus
+    bread loaf donut doughnut hamburger burger candy toffee cookie biscuit cake gateau
+    coffee espresso cocktail martini salad lettuce pizza margherita sandwich toast
+    car automobile bus coach truck lorry motorcycle motorbike rocket missile helicopter chopper
+    airplane jet ship vessel sailboat yacht canoe kayak train locomotive ambulance paramedic
+    tree oak cactus succulent clover shamrock hat fedora crown tiara shirt jersey dress gown
+    coat jacket sock stocking shoe sneaker boot wellington handbag purse backpack rucksack
+    necktie cravat chair seat couch sofa bed bunk toilet lavatory bathtub jacuzzi
+    guitar banjo violin fiddle trumpet bugle piano keyboard drum bongo axe tomahawk wrench spanner
+    broom besom bucket pail pushpin thumbtack razor shaver pencil biro house cottage
+    castle fortress church basilica tent marquee moon crescent umbrella parasol gift present
+    trophy award television telly laptop computer flashlight torch lantern lamp
+    book novel newspaper gazette envelope letter padlock latch clock timepiece pill tablet
+    bandage plaster suitcase luggage briefcase portfolio diamond gem bomb explosive feather plume
+    package parcel calendar planner joystick controller target bullseye vase urn coin penny
+    lipstick rouge hourglass sandglass shield buckler globe planet bell chime kite glider"""
+
+SYNONYMS: Mapping[str, str] = MappingProxyType(
+    dict(zip(_SYNONYMS.split()[1::2], _SYNONYMS.split()[::2], strict=True))
+)
+"""Another name to the kind that it means; it is no name of another kind, nor part of one."""
+
 SIGN = "sign"
 """The kind of a plate with a printed word."""
 
@@ -102,6 +133,25 @@ def _table() -> dict[str, tuple[str, str]]:
 
 KINDS: Mapping[str, tuple[str, str]] = MappingProxyType(_table())
 """Name to category and code point (hexadecimal, lower case, without variation selector)."""
+
+
+def syllables(rng: np.random.Generator) -> str:
+    """Eight letters that can be spoken: ``bodikufa``."""
+    pairs = zip(rng.integers(17, size=4).tolist(), rng.integers(5, size=4).tolist(), strict=True)
+    return "".join("bdfghjklmnprstvwz"[first] + "aeiou"[second] for first, second in pairs)
+
+
+@lru_cache(maxsize=1024)
+def coined(kind: str) -> str:
+    """A word made up for a kind, always the same: ``otter`` -> ``fomi``."""
+    return syllables(np.random.default_rng(zlib.crc32(kind.encode())))[:6]
+
+
+@lru_cache(maxsize=1024)
+def kind_of(name: str) -> str:
+    """The kind that a name means, whether its own, another, or one made up for it."""
+    words = {**{coined(kind): kind for kind in KINDS}, **SYNONYMS}
+    return name if name in KINDS else words.get(name, name)
 
 
 def plural(name: str) -> str:

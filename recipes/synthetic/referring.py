@@ -1,6 +1,7 @@
 """Phrases that mean exactly one thing in an image, by a clear margin."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from recipes.synthetic.kinds import SIGN
 from recipes.synthetic.view import Item, Rng, View
@@ -16,17 +17,7 @@ def phrases(view: View) -> dict[str, Found]:
 
     Forms are "size", "end", "colour", "negation", "side", "near", "text" and "only".
     """
-    forms: dict[str, Callable[[View], Found]] = {
-        "size": _sizes,
-        "end": _ends,
-        "colour": _colours,
-        "negation": _negations,
-        "side": _sides,
-        "near": _nearest,
-        "text": _texts,
-        "only": _only,
-    }
-    found = {form: find(view) for form, find in forms.items()}
+    found = {form: find(view) for form, find in _FORMS.items()}
     return {form: pairs for form, pairs in found.items() if pairs}
 
 
@@ -77,46 +68,41 @@ def _margin(view: View) -> float:
 
 def _ends(view: View) -> Found:
     found: Found = []
-    margin = _margin(view)
     for name, group in _groups(view, 2):
-        across, down = sorted(group, key=lambda i: i.x), sorted(group, key=lambda i: i.y)
-        if across[1].x - across[0].x >= margin:
-            found.append((f"the leftmost {name}", across[0]))
-        if across[-1].x - across[-2].x >= margin:
-            found.append((f"the rightmost {name}", across[-1]))
-        if down[1].y - down[0].y >= margin:
-            found.append((f"the topmost {name}", down[0]))
-        if down[-1].y - down[-2].y >= margin:
-            found.append((f"the lowest {name}", down[-1]))
+        for axis, low, high in (("x", "leftmost", "rightmost"), ("y", "topmost", "lowest")):
+            ordered = sorted(group, key=lambda item: getattr(item, axis))
+            places = [getattr(item, axis) for item in ordered]
+            if places[1] - places[0] >= _margin(view):
+                found.append((f"the {low} {name}", ordered[0]))
+            if places[-1] - places[-2] >= _margin(view):
+                found.append((f"the {high} {name}", ordered[-1]))
     return found
+
+
+def _coloured(view: View) -> list[tuple[str, tuple[Item, ...], list[str]]]:
+    """Kinds of which there are several, all of a known colour."""
+    groups = [(n, g, [item.thing.colour for item in g]) for n, g in _groups(view, 2)]
+    return [(name, group, [c for c in cs if c]) for name, group, cs in groups if None not in cs]
 
 
 def _colours(view: View) -> Found:
-    found: Found = []
-    for name, group in _groups(view, 2):
-        colours = [item.thing.colour for item in group]
-        if None in colours:
-            continue
-        found += [
-            (f"the {item.thing.colour} {name}", item)
-            for item in group
-            if colours.count(item.thing.colour) == 1
-        ]
-    return found
+    return [
+        (f"the {colour} {name}", item)
+        for name, group, colours in _coloured(view)
+        for item, colour in zip(group, colours, strict=True)
+        if colours.count(colour) == 1
+    ]
 
 
 def _negations(view: View) -> Found:
     """The one of another colour, where all others share theirs."""
-    found: Found = []
-    for name, group in _groups(view, 2):
-        colours = [item.thing.colour for item in group]
-        if None in colours or len(set(colours)) != 2:
-            continue
-        for item in group:
-            others = {other.thing.colour for other in group if other is not item}
-            if len(others) == 1 and item.thing.colour not in others:
-                found.append((f"the {name} that is not {others.pop()}", item))
-    return found
+    return [
+        (f"the {name} that is not {other}", item)
+        for name, group, colours in _coloured(view)
+        for item, colour in zip(group, colours, strict=True)
+        for other in set(colours) - {colour}
+        if len(set(colours)) == 2 and colours.count(colour) == 1
+    ]
 
 
 def _anchors(view: View, name: str) -> list[Item]:
@@ -170,3 +156,9 @@ def _texts(view: View) -> Found:
 
 def _only(view: View) -> Found:
     return [(f"the {name}", group[0]) for name, group in _groups(view, 1) if len(group) == 1]
+
+
+_FORMS: Mapping[str, Callable[[View], Found]] = MappingProxyType(
+    {"size": _sizes, "end": _ends, "colour": _colours, "negation": _negations, "side": _sides,
+     "near": _nearest, "text": _texts, "only": _only}
+)  # fmt: skip

@@ -1,18 +1,26 @@
 """Place things on a background and know exactly what can be seen of each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from recipes.synthetic.backgrounds import lit, plain, varied, with_effect
+from recipes.synthetic.backgrounds import (
+    lit,
+    photographed,
+    plain,
+    textured,
+    varied,
+    with_effect,
+)
 from recipes.synthetic.colours import COLOURS
 from recipes.synthetic.config import SyntheticConfig
-from recipes.synthetic.kinds import COLOURABLE, PRINTED, SIGN
-from recipes.synthetic.signs import WORDS, draw_sign
-from recipes.synthetic.sprites import SpriteSet
+from recipes.synthetic.kinds import COLOURABLE, PRINTED, SIGN, SYNONYMS, coined
+from recipes.synthetic.signs import WORDS, draw_sign, invented
+from recipes.synthetic.sprites import SpriteSet, levels
+from recipes.synthetic.styles import restyled
 from vlm_fo1.errors import ConfigError
 
 Rng = np.random.Generator
@@ -78,14 +86,23 @@ class _Layer:
     style: str = ""
     left: int = 0
     top: int = 0
+    shadow: tuple[int, int, float] | None = None
+    """How far to the right and down it falls in pixels, and how dark."""
 
 
 def available_kinds(config: SyntheticConfig, sprites: SpriteSet) -> tuple[str, ...]:
-    """The kinds that `SyntheticConfig.kinds` lets appear.
+    """The kinds that `SyntheticConfig.kinds` lets appear and one of its styles draws.
 
     Raises:
-        ConfigError: A name without a picture, or fewer than two kinds.
+        ConfigError: Names or styles that the sprites lack, or fewer than two kinds.
     """
+    styles = config.styles or sprites.styles
+    unknown = sorted(set(styles) - set(sprites.pictures))
+    if unknown or not styles:
+        raise ConfigError(
+            f"styles {unknown or list(styles)} are not there: {', '.join(sprites.pictures)} are; "
+            "the vendor held out to the end needs final = true"
+        )
     if isinstance(config.kinds, tuple):
         missing = sorted(set(config.kinds) - set(sprites.kinds))
         if missing:
@@ -94,9 +111,15 @@ def available_kinds(config: SyntheticConfig, sprites: SpriteSet) -> tuple[str, .
     else:
         order = np.random.default_rng(_ORDER_SEED).permutation(len(sprites.kinds))
         chosen = tuple(sprites.kinds[index] for index in order[: config.kinds])
+    chosen = tuple(kind for kind in chosen if _styles_of(kind, config, sprites))
     if len(chosen) < 2:
         raise ConfigError(f"kinds = {config.kinds}: at least 2 kinds are needed")
     return chosen
+
+
+def _styles_of(kind: str, config: SyntheticConfig, sprites: SpriteSet) -> tuple[str, ...]:
+    styles = config.styles or sprites.styles
+    return tuple(style for style in styles if kind in sprites.drawn[style])
 
 
 def render(config: SyntheticConfig, sprites: SpriteSet, rng: Rng) -> RenderedImage:
@@ -114,20 +137,16 @@ def render(config: SyntheticConfig, sprites: SpriteSet, rng: Rng) -> RenderedIma
         ConfigError: Kinds or styles that the sprites lack.
     """
     kinds = available_kinds(config, sprites)
-    styles = config.styles or sprites.styles
-    unknown = sorted(set(styles) - set(sprites.pictures))
-    if unknown or not styles:
-        raise ConfigError(
-            f"styles {unknown or list(styles)} are not there: {', '.join(sprites.pictures)} are"
-        )
     size_wh = (_within(rng, config.width), _within(rng, config.height))
-    layers = _things(config, sprites, kinds, styles, size_wh, rng)
-    layers += _signs(config, rng)
+    layers = _things(config, sprites, kinds, size_wh, rng)
+    layers += _signs(config, sprites, rng)
     placed = _placed(layers, size_wh, config, rng)
     shown = _hidden_removed(placed, size_wh, config)
     background = None
     if rng.random() < config.plain_background:
         canvas, background = plain(size_wh, rng)
+    elif config.chance("textured", rng):
+        canvas = textured(size_wh, sprites.textures, rng)
     else:
         canvas = varied(size_wh, rng)
     for layer, _ in shown:
@@ -135,12 +154,28 @@ def render(config: SyntheticConfig, sprites: SpriteSet, rng: Rng) -> RenderedIma
     canvas = lit(canvas, rng)
     if rng.random() < config.effects:
         canvas = with_effect(canvas, rng)
+    objects = [truth for _, truth in shown]
+    if config.chance("grey", rng):
+        canvas = np.asarray(Image.fromarray(canvas).convert("L").convert("RGB"))
+        background, objects = None, [replace(truth, colour=None) for truth in objects]
+    canvas = photographed(canvas, config, rng)
+    called = _called(kinds, config, rng)
     return RenderedImage(
         image=Image.fromarray(canvas),
-        objects=tuple(truth for _, truth in shown),
+        objects=tuple(replace(one, name=called.get(one.name, one.name)) for one in objects),
         background=background,
-        kinds=kinds,
+        kinds=tuple(called[kind] for kind in kinds),
     )
+
+
+def _called(kinds: Sequence[str], config: SyntheticConfig, rng: Rng) -> dict[str, str]:
+    """What this image calls each kind."""
+    called = {kind: coined(kind) if kind in config.coined else kind for kind in kinds}
+    if config.synonyms:
+        for word, kind in SYNONYMS.items():
+            if called.get(kind) == kind and rng.random() < config.synonyms:
+                called[kind] = word
+    return called
 
 
 def _within(rng: Rng, limits: tuple[int, int]) -> int:
@@ -151,10 +186,10 @@ def _things(
     config: SyntheticConfig,
     sprites: SpriteSet,
     kinds: tuple[str, ...],
-    styles: tuple[str, ...],
     size_wh: tuple[int, int],
     rng: Rng,
 ) -> list[_Layer]:
+    styles = config.styles or sprites.styles
     count = _within(rng, config.objects)
     if not count:
         return []
@@ -175,55 +210,94 @@ def _things(
     layers: list[_Layer] = []
     for name in names:
         style = one_style or styles[int(rng.integers(len(styles)))]
+        if name not in sprites.drawn[style]:
+            fitting = _styles_of(name, config, sprites)
+            style = fitting[int(rng.integers(len(fitting)))]
         colour = str(rng.choice(palette)) if name in painted else None
         side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         angle = rng.uniform(-config.rotation_deg, config.rotation_deg)
-        levels = sprites.sprite(name, style, colour)
-        flip = bool(rng.random() < 0.5) and name not in PRINTED
-        picture = _turned(levels, side, angle, flip=flip)
+        sources, truth = sprites.sprite(name, style, colour), colour
         truth = colour or sprites.natural_colour(name, style)
-        layers.append(_Layer(picture, name, truth, style=style))
+        if config.variety:
+            picture = sprites.picture(name, style, colour)
+            other = restyled(picture, name, colour, config, rng)
+            if other is not None:
+                sources, truth = levels(other[0]), other[1]
+        flip = bool(rng.random() < 0.5) and name not in PRINTED
+        picture = _turned(sources, side, angle, flip=flip, tilt=_tilt(config, rng))
+        shadow = None
+        if config.chance("shadow", rng):
+            reach = max(2, round(0.08 * side))
+            right, down = (int(step) for step in rng.integers(-reach, reach + 1, 2))
+            shadow = (right, abs(down), float(rng.uniform(0.15, 0.5)))
+        layers.append(_Layer(picture, name, truth, style=style, shadow=shadow))
     return layers
 
 
-def _signs(config: SyntheticConfig, rng: Rng) -> list[_Layer]:
+def _tilt(config: SyntheticConfig, rng: Rng) -> tuple[float, float]:
+    """How much nearer the right and the lower edge are, as a share."""
+    if not config.chance("tilted", rng):
+        return 0.0, 0.0
+    across, down = rng.uniform(-0.35, 0.35, 2).tolist()
+    return across, down
+
+
+def _signs(config: SyntheticConfig, sprites: SpriteSet, rng: Rng) -> list[_Layer]:
     words = config.words or WORDS
     count = min(_within(rng, config.signs), len(words))
     layers: list[_Layer] = []
     for index in rng.choice(len(words), count, replace=False).tolist():
-        plate = draw_sign(words[index], _within(rng, config.letter_height), rng)
-        levels = (plate.convert("RGBa"),)
+        word, font = words[index], None
+        if config.held_out_words or config.chance("invented", rng):
+            word = invented(rng, held_out=config.held_out_words)
+        if sprites.fonts and config.chance("font", rng):
+            font = sprites.fonts[int(rng.integers(len(sprites.fonts)))]
+        plate = draw_sign(word, _within(rng, config.letter_height), rng, font)
         angle = rng.uniform(-6, 6) * config.rotation_deg / 25
-        picture = _turned(levels, float(max(plate.size)), angle)
-        layers.append(_Layer(picture, SIGN, text=words[index], style="sign"))
+        tilt = _tilt(config, rng)
+        picture = _turned((plate.convert("RGBa"),), float(max(plate.size)), angle, tilt=tilt)
+        layers.append(_Layer(picture, SIGN, text=word, style="sign"))
     return layers
 
 
 def _turned(
-    levels: Sequence[Image.Image], side: float, angle_deg: float, *, flip: bool = False
+    sources: Sequence[Image.Image],
+    side: float,
+    angle_deg: float,
+    *,
+    flip: bool = False,
+    tilt: tuple[float, float] = (0.0, 0.0),
 ) -> Pixels:
-    """A sprite scaled to a long side, turned and perhaps mirrored; (h, w, 4) premultiplied."""
-    source = levels[0]
-    if len(levels) > 1 and side < max(levels[0].size) * 0.6:
-        source = levels[1]
+    """A sprite scaled to a long side, turned, perhaps mirrored or seen aslant.
+
+    Returns:
+        (h, w, 4) premultiplied.
+    """
+    source = sources[0]
+    if len(sources) > 1 and side < max(sources[0].size) * 0.6:
+        source = sources[1]
     width, height = source.size
     scale = side / max(width, height)
     cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-    out_w = int(np.ceil(scale * (width * abs(cos) + height * abs(sin)))) + 1
-    out_h = int(np.ceil(scale * (width * abs(sin) + height * abs(cos)))) + 1
+    slant = 1 + sum(map(abs, tilt)) / 2
+    out_w = int(np.ceil(slant * scale * (width * abs(cos) + height * abs(sin)))) + 1
+    out_h = int(np.ceil(slant * scale * (width * abs(sin) + height * abs(cos)))) + 1
     mirror = -1.0 if flip else 1.0
     # Pillow wants the way back: from a pixel of the result to one of the source.
     a, b = mirror * cos / scale, mirror * sin / scale
     d, e = -sin / scale, cos / scale
+    g, h = tilt[0] / out_w, tilt[1] / out_h
+    one = 1 - (g * out_w + h * out_h) / 2
+    a, b, d, e = a + width / 2 * g, b + width / 2 * h, d + height / 2 * g, e + height / 2 * h
     c = width / 2 - a * out_w / 2 - b * out_h / 2
     f = height / 2 - d * out_w / 2 - e * out_h / 2
-    turned = source.transform(
-        (out_w, out_h),
-        Image.Transform.AFFINE,
-        (a, b, c, d, e, f),
-        Image.Resampling.BICUBIC if scale > 0.9 else Image.Resampling.BILINEAR,
-    )
-    pixels = np.asarray(turned)
+    if any(tilt):
+        method, data = Image.Transform.PERSPECTIVE, (a, b, c, d, e, f, g, h)
+        data = tuple(value / one for value in data)
+    else:
+        method, data = Image.Transform.AFFINE, (a, b, c, d, e, f)
+    resampling = Image.Resampling.BICUBIC if scale > 0.9 else Image.Resampling.BILINEAR
+    pixels = np.asarray(source.transform((out_w, out_h), method, data, resampling))
     # Bicubic may overshoot: no channel of a premultiplied pixel exceeds its alpha.
     return np.minimum(pixels, pixels[..., 3:])
 
@@ -340,7 +414,14 @@ def _window(
 
 
 def _paint(canvas: Pixels, layer: _Layer) -> None:
-    window, inside = _window(layer, (canvas.shape[1], canvas.shape[0]))
+    size_wh = (canvas.shape[1], canvas.shape[0])
+    if layer.shadow:
+        right, down, dark = layer.shadow
+        fallen = replace(layer, left=layer.left + right, top=layer.top + down)
+        window, inside = _window(fallen, size_wh)
+        light = 1 - dark * layer.picture[inside][..., 3:].astype(np.float32) / 255
+        canvas[window] = (canvas[window] * light).astype(np.uint8)
+    window, inside = _window(layer, size_wh)
     picture = layer.picture[inside]
     through = 255 - picture[..., 3:].astype(np.uint16)
     below = canvas[window].astype(np.uint16)

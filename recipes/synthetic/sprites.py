@@ -1,10 +1,8 @@
 """Pictures of single things: read from a sprite folder, or drawn shapes that need no folder."""
 
-import json
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from recipes.synthetic.colours import COLOURS, dominant_colour, tinted
 from recipes.synthetic.kinds import COLOURABLE
+from vlm_fo1.config import read_object
 from vlm_fo1.errors import ConfigError
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,95 +30,122 @@ class SpriteSet:
 
     Args:
         kinds: Names, in the order of the pictures.
-        pictures: Style to (K, S, S, 4) uint8 RGBA, not premultiplied.
+        pictures: Style to (K, S, S, 4) uint8 RGBA, not premultiplied; empty where a style has none.
         held_out: Styles that are kept away from training.
+        fonts: Files of fonts for signs.
+        textures: Photographs for backgrounds, (H, W, 3) uint8.
     """
 
     kinds: tuple[str, ...]
     pictures: dict[str, Pixels]
     held_out: frozenset[str] = frozenset()
+    fonts: tuple[str, ...] = ()
+    textures: tuple[Pixels, ...] = field(default=(), repr=False)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "SpriteSet":
+    def load(cls, folder: str | Path, *, final: bool = False) -> "SpriteSet":
         """Read what ``python -m recipes.synthetic.build`` wrote.
+
+        Args:
+            folder: The sprite folder.
+            final: Read the vendor that is held out to the end, too.
 
         Raises:
             ConfigError: The folder holds no complete sprite set.
         """
-        index_path = Path(folder) / "sprites.json"
-        if not index_path.is_file():
-            raise ConfigError(
-                f"{index_path} does not exist: make it with "
-                f"python -m recipes.synthetic.build --out {folder}"
-            )
-        index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8"))
+        folder = Path(folder)
+        again = f"make it with python -m recipes.synthetic.build --out {folder}"
+        if not (folder / "sprites.json").is_file():
+            raise ConfigError(f"{folder / 'sprites.json'} does not exist: {again}")
+        index = read_object(folder / "sprites.json")
         kinds, side, columns = tuple(index["kinds"]), index["side"], index["columns"]
         pictures: dict[str, Pixels] = {}
+        held_out: set[str] = set()
         for style, entry in index["styles"].items():
-            path = index_path.parent / entry["file"]
-            if not path.is_file():
-                raise ConfigError(f"{path} is missing: build the sprite folder again")
-            with Image.open(path) as file:
-                atlas = np.asarray(file.convert("RGBA"))
-            rows = atlas.shape[0] // side
-            cells = atlas.reshape(rows, side, columns, side, 4).swapaxes(1, 2)
-            pictures[style] = cells.reshape(rows * columns, side, side, 4)[: len(kinds)].copy()
-        held_out = frozenset(s for s, entry in index["styles"].items() if entry.get("held_out"))
-        return cls(kinds, pictures, held_out)
+            if "split" not in entry or not (folder / entry["file"]).is_file():
+                raise ConfigError(f"{folder} is not complete, or of an older version: {again}")
+            if entry["split"] == "final" and not final:
+                continue
+            if entry["split"] != "train":
+                held_out.add(style)
+            atlas = _read(folder / entry["file"], "RGBA")
+            cells = atlas.reshape(-1, side, columns, side, 4).swapaxes(1, 2)
+            pictures[style] = cells.reshape(-1, side, side, 4)[: len(kinds)].copy()
+        fonts = tuple(str(path) for path in sorted((folder / "fonts").glob("*.[ot]tf")))
+        textures = tuple(_read(path, "RGB") for path in sorted((folder / "textures").glob("*")))
+        return cls(kinds, pictures, frozenset(held_out), fonts, textures)
 
     @classmethod
     def shapes(cls) -> "SpriteSet":
         """Ten drawn shapes in one style, ``shapes``; for tests and machines without a folder."""
-        drawn = [_draw_shape(kind) for kind in SHAPE_KINDS]
-        return cls(SHAPE_KINDS, {SHAPES: np.stack(drawn)})
+        return cls(SHAPE_KINDS, {SHAPES: np.stack([_draw_shape(kind) for kind in SHAPE_KINDS])})
 
     @property
     def styles(self) -> tuple[str, ...]:
         """Styles one may train on."""
         return tuple(style for style in self.pictures if style not in self.held_out)
 
+    @cached_property
+    def drawn(self) -> dict[str, frozenset[str]]:
+        """Style to the kinds that it has a picture of."""
+        return {
+            style: frozenset(
+                kind
+                for kind, picture in zip(self.kinds, cells, strict=True)
+                if picture[..., 3].any()
+            )
+            for style, cells in self.pictures.items()
+        }
+
     def natural_colour(self, kind: str, style: str) -> str | None:
         """The colour word that fits the untinted picture, for kinds that come in colours."""
-        if kind not in COLOURABLE:
-            return None
-        return _natural_colour(self, self.kinds.index(kind), style)
+        return _natural_colour(self, kind, style) if kind in COLOURABLE else None
+
+    def picture(self, kind: str, style: str, colour: str | None = None) -> Pixels:
+        """The picture cut to its visible part, (H, W, 4) RGBA, perhaps tinted in a colour."""
+        return _picture(self, kind, style, colour)
 
     def sprite(self, kind: str, style: str, colour: str | None = None) -> tuple[Image.Image, ...]:
-        """The picture cut to its visible part, whole and at half size; mode RGBa.
-
-        Args:
-            kind: One of `kinds`.
-            style: One of the keys of `pictures`.
-            colour: One of `COLOURS` to tint it; None leaves it as it is.
-
-        Returns:
-            Two images, the second for drawing small.
-        """
-        return _sprite(self, self.kinds.index(kind), style, colour)
+        """The same for drawing: whole, and at half size for drawing small; mode RGBa."""
+        return _sprite(self, kind, style, colour)
 
 
 @lru_cache(maxsize=8)
-def load_sprites(folder: str | None) -> SpriteSet:
+def load_sprites(folder: str | None, final: bool = False) -> SpriteSet:
     """A sprite folder, or the drawn shapes for None; read once per process."""
-    return SpriteSet.shapes() if folder is None else SpriteSet.load(folder)
+    return SpriteSet.shapes() if folder is None else SpriteSet.load(folder, final=final)
 
 
-@lru_cache(maxsize=4096)
-def _natural_colour(sprites: SpriteSet, index: int, style: str) -> str | None:
-    return dominant_colour(sprites.pictures[style][index])
+def levels(picture: Pixels) -> tuple[Image.Image, ...]:
+    """A picture for drawing, whole and at half size; mode RGBa."""
+    whole = Image.fromarray(picture).convert("RGBa")
+    return whole, whole.reduce(2)
 
 
-@lru_cache(maxsize=4096)
-def _sprite(
-    sprites: SpriteSet, index: int, style: str, colour: str | None
-) -> tuple[Image.Image, ...]:
-    pixels = sprites.pictures[style][index]
+def _read(path: Path, mode: str) -> Pixels:
+    with Image.open(path) as file:
+        return np.asarray(file.convert(mode))
+
+
+@lru_cache(maxsize=8192)
+def _natural_colour(sprites: SpriteSet, kind: str, style: str) -> str | None:
+    return dominant_colour(sprites.pictures[style][sprites.kinds.index(kind)])
+
+
+@lru_cache(maxsize=16384)
+def _picture(sprites: SpriteSet, kind: str, style: str, colour: str | None) -> Pixels:
+    pixels = sprites.pictures[style][sprites.kinds.index(kind)]
     if colour is not None:
         pixels = tinted(pixels, COLOURS[colour])
     ys, xs = np.nonzero(pixels[..., 3] > 0)
-    cut = np.ascontiguousarray(pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1])
-    whole = Image.fromarray(cut).convert("RGBa")
-    return whole, whole.reduce(2)
+    return np.ascontiguousarray(pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1])
+
+
+@lru_cache(maxsize=16384)
+def _sprite(
+    sprites: SpriteSet, kind: str, style: str, colour: str | None
+) -> tuple[Image.Image, ...]:
+    return levels(_picture(sprites, kind, style, colour))
 
 
 def _draw_shape(kind: str) -> Pixels:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from recipes.synthetic.config import SyntheticConfig
-from recipes.synthetic.kinds import KINDS, SIGN, with_article
+from recipes.synthetic.kinds import KINDS, SIGN, kind_of, with_article
 from recipes.synthetic.render import RenderedImage, Thing
 from vlm_fo1.data.regions import BuiltRegions, covered
 from vlm_fo1.markup import RELEASED
@@ -96,7 +96,8 @@ class View:
 
 def category(name: str) -> str:
     """``animal``, ``food``, ...; ``shape`` for a drawn shape."""
-    return KINDS[name][0] if name in KINDS else "sign" if name == SIGN else "shape"
+    kind = kind_of(name)
+    return KINDS[kind][0] if kind in KINDS else "sign" if name == SIGN else "shape"
 
 
 def mention(label: str, items: tuple[Item, ...] | list[Item]) -> str:

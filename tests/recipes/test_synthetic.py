@@ -1,19 +1,34 @@
 """Rendered images: the same for the same seed, and asked about truthfully."""
 
+import io
+import json
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recipes.synthetic import SpriteSet, SyntheticConfig, SyntheticSource
+from recipes.synthetic import build as builder
+from recipes.synthetic.build import Vendor, build
 from recipes.synthetic.colours import COLOURS, dominant_colour, tinted
-from recipes.synthetic.config import TASKS
+from recipes.synthetic.config import TASKS, VARIETY
 from recipes.synthetic.export import write_images
-from recipes.synthetic.kinds import COLOURABLE, KINDS, SIGN, plural, with_article
+from recipes.synthetic.kinds import (
+    COLOURABLE,
+    KINDS,
+    SIGN,
+    SYNONYMS,
+    coined,
+    kind_of,
+    plural,
+    with_article,
+)
 from recipes.synthetic.questions import ASKERS
 from recipes.synthetic.referring import phrases
 from recipes.synthetic.render import available_kinds, render
-from recipes.synthetic.signs import WORDS
+from recipes.synthetic.signs import WORDS, invented, is_held_out
 from recipes.synthetic.sprites import SHAPE_KINDS, load_sprites
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.errors import ConfigError
@@ -159,6 +174,7 @@ def test_articles():
         ({"tasks": {"detect": 1.0}}, "detect"),
         ({"tasks": {"detection": 0.0}}, "above 0"),
         ({"labels": (0, 2)}, "labels"),
+        ({"turns": (4, 2)}, "turns"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, said):
@@ -177,6 +193,172 @@ def test_kinds_and_styles_without_pictures_are_refused(values):
 def test_a_missing_sprite_folder_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigError, match=r"synthetic\.build"):
         load_sprites(str(tmp_path))
+
+
+# Vendors, manners, words
+
+
+def sprite_folder(folder):
+    """Three kinds in a vendor that trains, one in the validation's, two in the final one's."""
+    names = ["cat", "dog", "car"]
+    folder.mkdir()
+    styles = {}
+    for style, split, drawn in (("a", "train", 3), ("b", "validation", 1), ("c", "final", 2)):
+        atlas = Image.new("RGBA", (256, 64))
+        for index in range(drawn):
+            atlas.paste((200, 30 * index, 30, 255), (64 * index + 4, 4, 64 * index + 60, 60))
+        atlas.save(folder / f"{style}.png")
+        styles[style] = {"file": f"{style}.png", "split": split}
+    index = {"side": 64, "columns": 4, "kinds": names, "styles": styles}
+    (folder / "sprites.json").write_text(json.dumps(index))
+    return str(folder)
+
+
+def test_the_vendor_held_out_to_the_end_is_refused_unless_asked_for(tmp_path):
+    folder = sprite_folder(tmp_path / "sprites")
+    sprites = load_sprites(folder)
+    assert sprites.styles == ("a",)
+    assert sorted(sprites.pictures) == ["a", "b"]
+    rng = np.random.default_rng(0)
+    with pytest.raises(ConfigError, match="final = true"):
+        render(SyntheticConfig(styles=("c",)), sprites, rng)
+    config = SyntheticConfig(sprites=folder, styles=("c",), final=True)
+    example, view = SyntheticSource(config).rendered(0)
+    assert {thing.style for thing in view.rendered.objects} <= {"c", "sign"}
+    assert len(example.turns) == 6
+
+
+def test_a_kind_that_a_style_does_not_draw_is_drawn_in_another_or_not_at_all(tmp_path):
+    sprites = load_sprites(sprite_folder(tmp_path / "sprites"), final=True)
+    both = SyntheticConfig(styles=("a", "b"), signs=(0, 0))
+    assert available_kinds(both, sprites) != available_kinds(replace(both, styles=("c",)), sprites)
+    assert sorted(available_kinds(replace(both, styles=("c",)), sprites)) == ["cat", "dog"]
+    seen = set()
+    for seed in range(12):
+        for thing in render(both, sprites, np.random.default_rng(seed)).objects:
+            seen.add((thing.name, thing.style))
+    assert seen == {("cat", "a"), ("cat", "b"), ("dog", "a"), ("car", "a")}
+    with pytest.raises(ConfigError, match="at least 2"):
+        available_kinds(replace(both, styles=("b",)), sprites)
+
+
+def archive(path, members):
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+
+
+def test_a_package_that_is_not_the_known_one_is_left_out_and_the_rest_is_built(
+    tmp_path, monkeypatch
+):
+    file = io.BytesIO()
+    Image.new("RGBA", (20, 10), (255, 0, 0, 255)).save(file, "PNG")
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in ("good", "bad"):
+        archive(packages / f"{name}-1.tgz", {"img/1f431.png": file.getvalue(), "img/x.png": b""})
+    vendors = (
+        Vendor("bad", "train", "bad@1", "0123", "none", "img"),
+        Vendor("good", "train", "good@1", "", "none", "img"),
+    )
+    monkeypatch.setattr(builder, "VENDORS", vendors)
+    monkeypatch.setattr(builder, "FONTS", {})
+    monkeypatch.setattr(builder, "TEXTURES", ())
+    problems = build(tmp_path / "out", packages)
+    assert any("bad-1.tgz has SHA-256" in problem for problem in problems)
+    assert not any(problem.startswith("good") for problem in problems)
+    sprites = SpriteSet.load(tmp_path / "out")
+    assert sprites.drawn == {"good": {"cat"}}
+    assert sprites.picture("cat", "good").shape == (32, 64, 4)
+
+
+def test_boxes_are_exact_whatever_the_manner():
+    variety = {"tilted": 1.0, "lines": 0.5, "coarse": 0.5, "recoloured": 1.0, "posterised": 0.3}
+    config = SyntheticConfig(
+        objects=(1, 1),
+        signs=(0, 0),
+        plain_background=1.0,
+        effects=0.0,
+        object_size=(60, 90),
+        variety=variety,
+        coloured=0.0,
+    )
+    for seed in range(20):
+        rendered = render(config, SpriteSet.shapes(), np.random.default_rng(seed))
+        pixels = np.asarray(rendered.image).astype(int)
+        background = np.median(pixels.reshape(-1, 3), axis=0)
+        ys, xs = np.nonzero(np.abs(pixels - background).max(axis=2) > 6)
+        seen = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert np.abs(np.array(rendered.objects[0].box_xyxy) - seen).max() <= 3
+
+
+def test_a_colour_word_is_true_after_the_colours_have_changed():
+    config = replace(SMALL, variety={"recoloured": 1.0}, coloured=0.0, signs=(0, 0))
+    words = {
+        thing.colour
+        for seed in range(30)
+        for thing in render(config, SpriteSet.shapes(), np.random.default_rng(seed)).objects
+    }
+    assert words & set(COLOURS)  # the brown of drawn shapes has no word: these were measured
+    assert words <= {*COLOURS, None}
+    grey = replace(SMALL, variety={"grey": 1.0}, coloured=1.0, plain_background=1.0)
+    rendered = render(grey, SpriteSet.shapes(), np.random.default_rng(0))
+    assert {thing.colour for thing in rendered.objects} == {None}
+    assert rendered.background is None
+    assert np.ptp(np.asarray(rendered.image).astype(int), axis=2).max() == 0
+
+
+def test_every_manner_can_happen_and_changes_the_image():
+    sprites = replace(SpriteSet.shapes(), textures=(np.full((60, 80, 3), 90, np.uint8),))
+    plain = replace(SMALL, plain_background=0.0, coloured=0.0)
+    usual = np.asarray(render(plain, sprites, np.random.default_rng(3)).image)
+    for name in set(VARIETY) - {"font"}:
+        config = replace(plain, variety={name: 1.0})
+        image = np.asarray(render(config, sprites, np.random.default_rng(3)).image)
+        assert image.shape == usual.shape
+        assert not np.array_equal(image, usual), name
+    with pytest.raises(ConfigError, match="oil"):
+        SyntheticConfig(variety={"oil": 0.5})
+    with pytest.raises(ConfigError, match="shares"):
+        SyntheticConfig(variety={"blur": 2.0})
+
+
+def test_a_kind_may_go_by_another_name_that_means_no_other():
+    names = [*KINDS, *SYNONYMS]
+    assert len(set(names)) == len(names)
+    mixed = [(a, b) for a in names for b in names if a in b and kind_of(a) != kind_of(b)]
+    assert mixed == []
+    assert set(SYNONYMS.values()) <= set(KINDS)
+    sprites = replace(
+        SpriteSet.shapes(), kinds=("cat", "dog", "car", "bus", "book", *SHAPE_KINDS[5:])
+    )
+    seen = set()
+    for seed in range(6):
+        config = SyntheticConfig(synonyms=0.5, coined=("book",))
+        rendered = render(config, sprites, np.random.default_rng(seed))
+        seen |= {thing.name for thing in rendered.objects}
+        assert {thing.name for thing in rendered.objects} <= {*rendered.kinds, SIGN}
+        assert len({kind_of(name) for name in rendered.kinds}) == 10
+        assert coined("book") in rendered.kinds
+    assert seen & set(SYNONYMS)
+    assert "book" not in seen
+    assert len({coined(kind) for kind in KINDS} | set(names)) == 2 * len(KINDS) + len(SYNONYMS)
+
+
+def test_signs_show_any_letters_and_held_out_words_stay_out():
+    rng = np.random.default_rng(0)
+    words = [invented(rng) for _ in range(300)]
+    assert {len(word) for word in words} == {3, 4, 5, 6, 7, 8}
+    assert len(set("".join(words))) == 26
+    assert all(word.isupper() and not is_held_out(word) for word in words)
+    unseen = {invented(rng, held_out=True) for _ in range(40)}
+    assert all(is_held_out(word) and word not in WORDS for word in unseen)
+    config = replace(SMALL, signs=(2, 2), held_out_words=True)
+    texts = {t.text for _, view in views(6, config) for t in view.rendered.objects if t.text}
+    assert texts
+    assert all(is_held_out(text) for text in texts)
 
 
 # Questions
@@ -389,8 +571,6 @@ def test_distractors_are_not_the_things():
 
 
 def test_images_are_written_as_coco_and_as_records(tmp_path):
-    import json
-
     from vlm_fo1.data import check_file, read_examples
 
     written = write_images(SyntheticSource(SMALL, 0), tmp_path, range(3))

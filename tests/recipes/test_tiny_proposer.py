@@ -182,7 +182,7 @@ def test_the_recipe_is_read_and_written_back_the_same(tmp_path):
         ({"zoom": (2.0, 1.0)}, "zoom"),
         ({"gain": 1.0}, "gain = 1.0"),
         ({"images": ()}, "images is empty"),
-        ({"images": ({"colour": 1},)}, r"images have no \['colour'\]"),
+        ({"images": ({"colour": 1},)}, "unknown key 'colour'"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(changes, message):
