@@ -172,7 +172,7 @@ def predict(
 
 
 def as_shown(item: Item, frame: Frame) -> Item:
-    """An item with its boxes in pixels of the image as it is shown.
+    """An item with its boxes in pixels of the image as it is shown; masks are not turned but lost.
 
     Args:
         item: Its boxes are about an image of its ``size_wh``.
@@ -189,7 +189,7 @@ def as_shown(item: Item, frame: Frame) -> Item:
         return np.asarray(shown_boxes(boxes, stated, frame)[0], np.float64).tolist()
 
     turned([])  # refuses another size even where there are no boxes
-    truth = dict(item.truth)
+    truth = {key: value for key, value in item.truth.items() if key != "segmentations"}
     for kind in ("boxes", "crowd"):
         if kind in truth:
             truth[kind] = {label: turned(boxes) for label, boxes in truth[kind].items()}

@@ -12,8 +12,9 @@ from typing import Any
 from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item, Published
-from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import Tally, grec_tally, referring_tally
+from vlm_fo1.eval.coco import CocoImage, corners, find_image, read_coco
+from vlm_fo1.eval.masks import mask_areas
+from vlm_fo1.eval.metrics import Tally, grec_tally, gres_tally, referring_tally
 from vlm_fo1.eval.metrics.tally import mean
 from vlm_fo1.eval.pickles import read_pickle
 from vlm_fo1.eval.predictions import Record
@@ -70,31 +71,54 @@ class References:
                     f"{', '.join(there)}"
                 )
             for ref in chosen:
-                image, boxes = self._meant(ref, images, folder)
+                image, meant = self._meant(ref, images, folder)
+                boxes = corners(meant, f"{coco.path}, image {image.name!r}")
+                masks = self._masks(image, meant)
                 path = find_image(image.name, places)
                 for number, sentence in enumerate(_sentences(ref, folder)):
                     yield Item(
                         id=f"{split}/{ref['ref_id']}/{number}",
                         image=path,
                         request=Request(task="referring", labels=(sentence,)),
-                        truth={"boxes": {sentence: boxes} if boxes else {}, "split": split},
+                        truth={
+                            "boxes": {sentence: boxes} if boxes else {}, "split": split, **masks,
+                        },
                         size_wh=image.size_wh,
-                    )
+                    )  # fmt: skip
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """Accuracy of the first box, or exactly right answers; by split, and the mean of splits."""
+        """Accuracy of the first box, or exactly right answers; by split, and the mean of splits.
+
+        Masks are judged too where several objects may be meant and the offered boxes had some.
+        """
         splits = list(dict.fromkeys(record.truth["split"] for record in records))
         metric = "pr" if self.several else "accuracy"
         parts: list[Part] = []
         values: list[float] = []
+        masked = self.several and any(r.answer and r.answer.masks is not None for r in records)
+        unseen = 0
         for split in splits:
             places = [i for i, record in enumerate(records) if record.truth["split"] == split]
             own = [records[place] for place in places]
             tally = self._tally(own)
             parts.append(Part(tally, split, records=places))
             values.append(tally.score()[metric] or 0.0)
+            if masked:
+                seen = [place for place in places if "segmentations" in records[place].truth]
+                unseen += len(places) - len(seen)
+                if seen:
+                    areas = [mask_areas(records[place]) for place in seen]
+                    parts.append(Part(gres_tally(areas), f"{split} masks", records=seen))
         parts.insert(0, Part({f"mean {metric}": mean(values)}))
-        return Scores(parts=tuple(parts), errors=[1 - self._right(record) for record in records])
+        notes = (f"masks: {unseen} items have none in the files, and are left out",) * bool(unseen)
+        return Scores(parts=tuple(parts), notes=notes, errors=[1 - self._right(r) for r in records])
+
+    def _masks(self, image: CocoImage, meant: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The masks of what is meant, as the file has them; nothing where it lacks one."""
+        masks = [row.get("segmentation") for row in meant]
+        if not self.several or image.size_wh is None or not all(masks):
+            return {}
+        return {"segmentations": masks, "size_wh": [*image.size_wh]}
 
     def _splits(self) -> tuple[str, ...]:
         return self.splits if self.options.split == "all" else (self.options.split,)
@@ -113,8 +137,8 @@ class References:
         ref: Mapping[str, Any],
         images: Mapping[Any, CocoImage],
         folder: Path,
-    ) -> tuple[CocoImage, list[list[float]]]:
-        """The image of a reference, and the boxes that it means.
+    ) -> tuple[CocoImage, list[Mapping[str, Any]]]:
+        """The image of a reference, and the annotations that it means.
 
         Raises:
             EvaluationError: They are not in the instances file, or are more than the set allows.
@@ -127,15 +151,14 @@ class References:
         meant = ref.get("ann_id")
         ids = meant if isinstance(meant, list) else [meant]
         ids = [id_ for id_ in ids if id_ != NO_TARGET]
-        boxes_by_id = {row["id"]: row["bbox"] for row in image.annotations}
-        missing = [id_ for id_ in ids if id_ not in boxes_by_id]
+        rows = {row.get("id"): row for row in image.annotations}
+        missing = [id_ for id_ in ids if id_ not in rows]
         if missing or (not self.several and len(ids) != 1):
             raise EvaluationError(
                 f"{where} means the annotations {meant!r}: "
                 + (f"image {image.id!r} has no {missing[0]!r}" if missing else "one is needed")
             )
-        boxes = [boxes_by_id[id_] for id_ in ids]
-        return image, [[x, y, x + w, y + h] for x, y, w, h in boxes]
+        return image, [rows[id_] for id_ in ids]
 
 
 def read_references(folder: Path, name: str) -> list[Mapping[str, Any]]:
@@ -258,8 +281,10 @@ GREFCOCO = References(
         REFCOCO.card,
         title="gRefCOCO",
         protocol="Every sentence is asked in the task's own words; right if the answered boxes and "
-        "the objects pair up exactly at IoU >= .5 (best pair first), or there are none of both.",
+        "the objects pair up exactly at IoU >= .5 (best pair first), or there are none of both. "
+        "Masks (gIoU, cIoU) where the offered boxes have some, as those of SAM 3.",
         metric="mean pr",
+        needs=("faster_coco_eval",),
         layout="grefcoco/grefs(unc).json (or .p), grefcoco/instances.json and train2014/",
         source="github.com/henghuiding/gRefCOCO; images: COCO train2014. The official scorer "
         "matches by generalised IoU, ours by IoU",

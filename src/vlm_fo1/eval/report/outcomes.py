@@ -98,7 +98,7 @@ def _best(record: Record) -> Prediction:
         Mention(label, tuple(own), tuple(own.values())) for label, own in found.items()
     )
     return replace(
-        answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks={}
+        answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks=None
     )
 
 

@@ -97,7 +97,9 @@ def _case(record: Record, data: Path) -> str:
     )
 
 
-_BOXES = ("boxes", "crowd", "areas", "negative", "not_exhaustive")
+_BOXES = (
+    "boxes", "crowd", "areas", "negative", "not_exhaustive", "segmentations", "size_wh",
+)  # fmt: skip
 
 
 def _drawn(record: Record, path: Path) -> list[Image.Image]:
