@@ -116,6 +116,8 @@ $(LMMS)/.dev: pyproject.toml constraints.txt
 	$(call torch_first,$(@D),$(@D)/constraints.txt)
 	@echo "Installing vlm_fo1 beside lmms-eval into $(@D): it is large"
 	@$(@D)/bin/python $(PIP) -c $(@D)/constraints.txt -e '.[lmms]' --group dev
+	@# One that was built for another torch (CUDA's, beside a CPU's) keeps transformers from loading.
+	@$(@D)/bin/python -c 'import torchvision' 2>/dev/null || $(@D)/bin/python -m pip uninstall -y -q torchvision
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core

@@ -1,17 +1,20 @@
 """Detection in a folder of one's own: any images with a COCO file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import average_precision, false_positives_tally, pooled_f1_tally
+from vlm_fo1.eval.metrics import Joint, false_positives_tally, pooled_f1_tally, precision_tally
 from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import Record, Scored
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
 
 
@@ -36,7 +39,6 @@ _CARD = Card(
     layout="one COCO .json (or annotations/NAME.json) beside the images, or images/",
     source="your own; label tools and Roboflow export it as COCO",
     licence="yours",
-    needs=("faster_coco_eval",),
 )
 
 
@@ -71,8 +73,7 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
         records: With boxes in their truth.
         scored: What AP ranks answers by.
     """
-    images = [record.labelled(scored) for record in records]
-    read = read_images(images)
+    read = read_images([record.labelled(scored) for record in records], scored=True)
     unasked = sum(
         len(boxes)
         for record in records
@@ -83,11 +84,42 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
     parts = (
         Part(pooled_f1_tally(read, "all"), "all"),
         Part(pooled_f1_tally(read, "present"), "present"),
-        Part(average_precision(images)),
+        Part(precision_tally(read)),
         Part(false_positives_tally(read), "false positives per truth", scale=1),
     )
-    notes = (f"{unasked} boxes were answered under names that were not asked for",) * bool(unasked)
-    return Scores(parts=parts, notes=notes)
+    known_C = np.bincount(read.label_G[read.truth.group_N], minlength=len(read.names)) > 0
+    alone = int((~known_C[read.label_G[read.answer.group_N]]).sum())
+    notes = {
+        f"{unasked} boxes were answered under names that were not asked for": unasked,
+        f"{alone} boxes were answered under names that no image has: AP and F1 do not see them, "
+        "false positives do": alone,
+    }
+    return Scores(parts=parts, notes=tuple(note for note, count in notes.items() if count))
+
+
+def score_of_sets(
+    records: Sequence[Record],
+    scored: Scored,
+    together: Callable[[Score], Score],
+    kept: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda image: image,
+) -> Joint:
+    """AP of each set of records, and what it makes together.
+
+    Args:
+        records: Each with the name of its ``set`` in its truth.
+        scored: What AP ranks answers by.
+        together: From AP by set; None of one without an object.
+        kept: Which answers of an image are looked at.
+    """
+    parts = {
+        name: (precision_tally([kept(records[i].labelled(scored)) for i in places]), places)
+        for name, places in places_of(record.truth["set"] for record in records).items()
+    }
+    return Joint(
+        parts,
+        len(records),
+        lambda scores: together({name: score.get("ap") for name, score in scores.items()}),
+    )
 
 
 def coco_item(

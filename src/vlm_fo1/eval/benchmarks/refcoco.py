@@ -11,14 +11,14 @@ from typing import Any
 
 from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoImage, corners, find_image, read_coco
 from vlm_fo1.eval.masks import mask_areas
-from vlm_fo1.eval.metrics import Tally, grec_tally, gres_tally, referring_tally
-from vlm_fo1.eval.metrics.tally import mean
+from vlm_fo1.eval.metrics import Joint, Tally, grec_tally, gres_tally, referring_tally
+from vlm_fo1.eval.metrics.tally import Score, mean
 from vlm_fo1.eval.pickles import read_pickle
 from vlm_fo1.eval.predictions import Record
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
 
 NO_TARGET = -1
@@ -91,25 +91,26 @@ class References:
 
         Masks are judged too where several objects may be meant and the offered boxes had some.
         """
-        splits = list(dict.fromkeys(record.truth["split"] for record in records))
         metric = "pr" if self.several else "accuracy"
         parts: list[Part] = []
-        values: list[float] = []
+        tallies: dict[str, tuple[Tally, list[int]]] = {}
         masked = self.several and any(r.answer and r.answer.masks is not None for r in records)
         unseen = 0
-        for split in splits:
-            places = [i for i, record in enumerate(records) if record.truth["split"] == split]
-            own = [records[place] for place in places]
-            tally = self._tally(own)
-            parts.append(Part(tally, split, records=places))
-            values.append(tally.score()[metric] or 0.0)
+        for split, places in places_of(record.truth["split"] for record in records).items():
+            tallies[split] = self._tally([records[place] for place in places]), places
+            parts.append(Part(tallies[split][0], split, records=places))
             if masked:
                 seen = [place for place in places if "segmentations" in records[place].truth]
                 unseen += len(places) - len(seen)
                 if seen:
                     areas = [mask_areas(records[place]) for place in seen]
                     parts.append(Part(gres_tally(areas), f"{split} masks", records=seen))
-        parts.insert(0, Part({f"mean {metric}": mean(values)}))
+
+        def means(scores: Mapping[str, Score]) -> Score:
+            known = [value for score in scores.values() if (value := score.get(metric)) is not None]
+            return {f"mean {metric}": mean(known) if len(known) == len(scores) else None}
+
+        parts.insert(0, Part(Joint(tallies, len(records), means)))
         notes = (f"masks: {unseen} items have none in the files, and are left out",) * bool(unseen)
         return Scores(parts=tuple(parts), notes=notes, errors=[1 - self._right(r) for r in records])
 
@@ -189,8 +190,7 @@ def _sentences(ref: Mapping[str, Any], folder: Path) -> list[str]:
     return [str(text) for text in said]
 
 
-def _card(title: str, folder: str, refs: str, rows: Mapping[str, tuple[float | None, ...]],
-          columns: tuple[str, ...]) -> Card:  # fmt: skip
+def _card(title: str, folder: str, refs: str) -> Card:
     return Card(
         title=title,
         protocol="Every sentence is asked in the task's own words; right if the first region of "
@@ -201,14 +201,6 @@ def _card(title: str, folder: str, refs: str, rows: Mapping[str, tuple[float | N
         "train2014",
         licence="code Apache-2.0; annotations: not stated; images: Flickr terms",
         size="sentences: see the run; images 13 GB",
-        published=(
-            Published(
-                source="FO1 with UPN: README; the others as FO1 prints them. Images are of COCO "
-                "train2014, which models may have seen",
-                columns=columns,
-                rows=rows,
-            ),
-        ),
     )
 
 
@@ -216,61 +208,22 @@ REFCOCO = References(
     folder="refcoco",
     refs="refs(unc)",
     splits=_SPLITS["refcoco"],
-    card=_card(
-        "RefCOCO", "refcoco", "refs(unc)",
-        {
-            "FO1": (91.15, 93.74, 87.56),
-            "Gemini 1.5 Pro": (73.2, 72.9, 74.6),
-            "Grounding DINO": (90.6, 93.2, 88.2),
-            "InternVL2.5-8B": (90.3, 94.5, 85.9),
-            "Ferret-7B": (87.49, 91.35, 82.45),
-            "Groma": (89.53, 92.09, 86.26),
-            "ChatRex": (91.0, 94.1, 87.0),
-            "Qwen2.5-VL-7B": (90.0, 92.5, 85.4),
-        },
-        ("val accuracy", "testA accuracy", "testB accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCO", "refcoco", "refs(unc)"),
+)
 
 REFCOCO_PLUS = References(
     folder="refcoco+",
     refs="refs(unc)",
     splits=_SPLITS["refcoco+"],
-    card=_card(
-        "RefCOCO+", "refcoco+", "refs(unc)",
-        {
-            "FO1": (86.44, 90.5, 80.57),
-            "Gemini 1.5 Pro": (62.5, 63.9, 65.0),
-            "Grounding DINO (its paper: testA 82.75, disputed)": (88.2, 89.0, 75.9),
-            "InternVL2.5-8B": (85.2, 91.5, 78.8),
-            "Ferret-7B": (80.78, 87.38, 73.14),
-            "Groma": (83.90, 88.91, 78.05),
-            "ChatRex": (89.8, 91.9, 79.3),
-            "Qwen2.5-VL-7B": (84.2, 89.1, 76.9),
-        },
-        ("val accuracy", "testA accuracy", "testB accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCO+", "refcoco+", "refs(unc)"),
+)
 
 REFCOCOG = References(
     folder="refcocog",
     refs="refs(umd)",
     splits=_SPLITS["refcocog"],
-    card=_card(
-        "RefCOCOg", "refcocog", "refs(umd)",
-        {
-            "FO1": (88.87, 88.34),
-            "Gemini 1.5 Pro": (75.2, 76.2),
-            "Grounding DINO": (86.1, 87.0),
-            "InternVL2.5-8B": (86.7, 87.6),
-            "Ferret-7B": (83.93, 84.76),
-            "Groma": (86.37, 87.01),
-            "ChatRex": (89.8, 90.0),
-            "Qwen2.5-VL-7B": (87.2, 87.2),
-        },
-        ("val accuracy", "test accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCOg", "refcocog", "refs(umd)"),
+)
 
 GREFCOCO = References(
     folder="grefcoco",
@@ -289,18 +242,5 @@ GREFCOCO = References(
         source="github.com/henghuiding/gRefCOCO; images: COCO train2014. The official scorer "
         "matches by generalised IoU, ours by IoU",
         licence="of the annotations: not stated; images: Flickr terms",
-        published=(
-            Published(
-                source="second hand; N-acc alone",
-                columns=("val n_acc",),
-                rows={
-                    "FO1": (52.5,),
-                    "Qwen3-VL-8B": (55.0,),
-                    "Qwen3-VL-2B": (25.1,),
-                    "Rex-Omni": (33.6,),
-                    "Motto": (58.0,),
-                },
-            ),
-        ),
     ),
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
 from vlm_fo1.eval.coco import find_image
 from vlm_fo1.eval.metrics import (
     Tally,
@@ -190,7 +190,7 @@ def _similarity(encoder: SentenceEncoder, pairs: Sequence[tuple[Any, Any]]) -> T
     return Tally.of_items(rows, lambda sums_1K: {"ss": share(*sums_1K[0])})
 
 
-def _card(title: str, file: str, rows: dict[str, tuple[float | None, ...]]) -> Card:
+def _card(title: str, file: str) -> Card:
     return Card(
         title=title,
         protocol="The true boxes, one question each in the words of a brief description (FO1's own "
@@ -201,57 +201,18 @@ def _card(title: str, file: str, rows: dict[str, tuple[float | None, ...]]) -> C
         source="huggingface.co/datasets/sunshine-lwt/Osprey-ValData; images: COCO 2017",
         licence="not stated; images: Flickr terms",
         size="1,000 images",
-        published=(
-            Published(
-                source="FO1: README; the others as it prints them",
-                columns=("ss", "s_iou"),
-                rows=rows,
-            ),
-        ),
     )
 
 
 LVIS_REGIONS = Classification(
     file="lvis_val_1k_category.json",
-    card=_card(
-        "LVIS regions", "lvis_val_1k_category.json",
-        {
-            "FO1": (92.5, 87.0),
-            "LLaVA-1.5": (49.0, 19.8),
-            "Kosmos-2": (39.0, 8.7),
-            "Shikra": (49.7, 19.8),
-            "GPT4RoI": (51.3, 12.0),
-            "Ferret": (63.8, 36.6),
-            "Osprey": (65.2, 38.2),
-            "VisionLLM v2": (68.9, 46.3),
-            "VP-SPHINX": (87.1, 62.9),
-            "DAM-8B": (89.0, 77.7),
-            "PAM-3B": (88.6, 78.3),
-            "ChatRex": (89.8, 82.6),
-        },
-    ),
-)  # fmt: skip
+    card=_card("LVIS regions", "lvis_val_1k_category.json"),
+)
 
 PACO_REGIONS = Classification(
     file="paco_val_1k_category.json",
-    card=_card(
-        "PACO regions", "paco_val_1k_category.json",
-        {
-            "FO1": (88.1, 77.9),
-            "LLaVA-1.5": (42.2, 14.6),
-            "Kosmos-2": (32.1, 4.8),
-            "Shikra": (43.6, 11.4),
-            "GPT4RoI": (48.0, 12.1),
-            "Ferret": (58.7, 26.0),
-            "Osprey": (73.1, 52.7),
-            "VisionLLM v2": (67.7, 44.0),
-            "VP-SPHINX": (76.8, 51.3),
-            "DAM-8B": (84.2, 73.2),
-            "PAM-3B": (87.4, 74.9),
-            "ChatRex": (91.4, 85.1),
-        },
-    ),
-)  # fmt: skip
+    card=_card("PACO regions", "paco_val_1k_category.json"),
+)
 
 COCO_TEXT = CocoText(
     card=Card(
@@ -263,19 +224,5 @@ COCO_TEXT = CocoText(
         source="huggingface.co/datasets/Afeng-x/Draw-and-Understand, Regional_OCR",
         licence="CC BY-NC 4.0; images: Flickr terms",
         size="0.3 MB; the number of regions is not in print",
-        published=(
-            Published(
-                source="FO1: README; the others as it prints them",
-                columns=("accuracy",),
-                rows={
-                    "FO1": (57.1,),
-                    "FO1 (blog)": (59.0,),
-                    "VP-SPHINX-13B": (45.4,),
-                    "VP-LLaVA-8B": (44.8,),
-                    "PAM-3B": (42.2,),
-                    "ChatSpot": (31.8,),
-                },
-            ),
-        ),
     )
 )
