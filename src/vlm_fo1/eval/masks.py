@@ -46,13 +46,13 @@ def mask_areas(record: Record) -> dict[str, Any]:
     """What `vlm_fo1.eval.metrics.gres` takes of an item.
 
     Args:
-        record: Its truth has ``segmentations``, and ``size_wh`` of the image that they are of.
+        record: Its truth has ``segmentations``, and ``mask_wh``, the size of their image.
 
     Raises:
         EvaluationError: A mask cannot be used.
         MissingExtraError: As `mask_of`.
     """
-    size_wh = tuple(record.truth["size_wh"])
+    size_wh = tuple(record.truth["mask_wh"])
     try:
         truth = mask_of(record.truth["segmentations"], size_wh)
         if record.answer is None:

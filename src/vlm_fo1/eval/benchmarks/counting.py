@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import find_image
+from vlm_fo1.eval.lines import read_list
 from vlm_fo1.eval.metrics import Tally, official_count
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
@@ -43,18 +43,12 @@ class Counting:
         Raises:
             EvaluationError: The file is missing, or a record of it lacks something.
         """
-        path = data / self.file
-        rows = read_json(path, EvaluationError)
-        if not isinstance(rows, list) or not rows:
-            raise EvaluationError(f"{path} holds no list of questions: is it the right file?")
-        for index, row in enumerate(rows):
-            try:
-                yield self._item(row, index, data)
-            except (KeyError, TypeError) as error:
-                raise EvaluationError(
-                    f"{path}: record {index} has no {error}: 'question', 'answer', 'image' and "
-                    "'bboxes' are needed"
-                ) from error
+        rows = read_list(data / self.file, ("question", "answer", "image", "bboxes"))
+        for index, (where, row) in enumerate(rows):
+            answer = row["answer"]
+            if not isinstance(answer, int) or isinstance(answer, bool):
+                raise EvaluationError(f"{where} has the answer {answer!r}: a number is needed")
+            yield self._item(row, index, data)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Accuracy by the official rule and of the regions, and how often these two differ."""
@@ -67,7 +61,7 @@ class Counting:
         )
 
     def _item(self, row: Mapping[str, Any], index: int, data: Path) -> Item:
-        question, image = row["question"], row["image"]
+        question, image = str(row["question"]), str(row["image"])
         named = _ASKED.match(question)
         boxes = {"xyxy": row["bboxes"], "scores": row.get("scores")}
         return Item(
@@ -78,7 +72,7 @@ class Counting:
                 labels=(named[1] if named else question,),
                 template=question,
             ),
-            truth={"answer": int(row["answer"])},
+            truth={"answer": row["answer"]},
             boxes=boxes if self.options.boxes == "file" else None,
         )
 

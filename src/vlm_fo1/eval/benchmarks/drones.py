@@ -8,9 +8,9 @@ from typing import Any
 from vlm_fo1.config import read_text
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.benchmarks.folder import judge_each_image, phrase_item
 from vlm_fo1.eval.coco import corners, find_image, read_coco
-from vlm_fo1.eval.metrics import false_positives_tally, per_image_f1_tally, refdrone_tally
-from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics import false_positives_tally, refdrone_tally
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 from vlm_fo1.tasks import Request
@@ -55,15 +55,8 @@ class VisDrone:
             )
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = read_images([record.labelled() for record in records])
-        return Scores(
-            parts=(
-                Part(per_image_f1_tally(images, labels="aware"), "aware"),
-                Part(per_image_f1_tally(images, labels="blind"), "published"),
-                Part(false_positives_tally(images), "false positives per truth", scale=1),
-            )
-        )
+        """See `judge_each_image`."""
+        return judge_each_image(records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +87,8 @@ class RefDrone:
                 raise EvaluationError(f"{path}: image {image.id!r} has no 'caption'")
             rows = [row for row in image.annotations if row["category_id"] != NO_TARGET]
             boxes = corners(rows, f"{path}: image {image.id!r}")
-            yield Item(
-                id=str(image.id),
-                image=find_image(image.name, [data / "images", data]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: boxes} if boxes else {}},
-                size_wh=image.size_wh,
-            )
+            place = find_image(image.name, [data / "images", data])
+            yield phrase_item(str(image.id), place, phrase, boxes, size_wh=image.size_wh)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """F1 and accuracy, over instances and over images; false positives per truth."""

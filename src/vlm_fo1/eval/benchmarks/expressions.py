@@ -10,16 +10,10 @@ import numpy as np
 
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.benchmarks.folder import judge_each_image, phrase_item
 from vlm_fo1.eval.coco import find_image
 from vlm_fo1.eval.lines import read_lines
-from vlm_fo1.eval.metrics import (
-    false_positives_tally,
-    grec_tally,
-    humanref_tally,
-    per_image_f1_tally,
-    rejection_tally,
-)
-from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics import grec_tally, humanref_tally, rejection_tally
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
@@ -60,12 +54,13 @@ class HumanRef:
             boxes = _boxes(row["answer_boxes"], where)
             candidates = _boxes(row["candidate_boxes"], where)
             name = known.get(normalize("NFC", row["image_name"]), row["image_name"])
-            yield Item(
-                id=str(row["id"]),
-                image=find_image(name, [data / "images", data]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: boxes} if boxes else {}, "domain": row["domain"]},
-                boxes=candidates if self.options.boxes else None,
+            yield phrase_item(
+                str(row["id"]),
+                find_image(name, [data / "images", data]),
+                phrase,
+                boxes,
+                offered=candidates if self.options.boxes else None,
+                domain=row["domain"],
             )
 
     def judge(self, records: Sequence[Record]) -> Scores:
@@ -103,12 +98,8 @@ class Expressions:
         for number, (where, row) in enumerate(read_lines(path, ("image", "expression", "boxes"))):
             phrase = str(row["expression"])
             boxes = _boxes(row["boxes"], where)
-            yield Item(
-                id=str(row.get("id", number)),
-                image=find_image(str(row["image"]), [path.parent / "images", path.parent]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: boxes} if boxes else {}},
-            )
+            image = find_image(str(row["image"]), [path.parent / "images", path.parent])
+            yield phrase_item(str(row.get("id", number)), image, phrase, boxes)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Exactly right answers, those to expressions that mean nothing apart."""
@@ -164,15 +155,8 @@ class RexOmniRows:
             raise EvaluationError(f"{path} has no line of the set {wanted!r}: see dataset_name")
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = read_images([record.labelled() for record in records])
-        return Scores(
-            parts=(
-                Part(per_image_f1_tally(images, labels="aware"), "aware"),
-                Part(per_image_f1_tally(images, labels="blind"), "published"),
-                Part(false_positives_tally(images), "false positives per truth", scale=1),
-            )
-        )
+        """See `judge_each_image`."""
+        return judge_each_image(records)
 
 
 def _part(records: Sequence[Record], places: Sequence[int], name: str = "") -> Part:

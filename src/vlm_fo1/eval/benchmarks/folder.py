@@ -10,7 +10,13 @@ import numpy as np
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import Joint, false_positives_tally, pooled_f1_tally, precision_tally
+from vlm_fo1.eval.metrics import (
+    Joint,
+    false_positives_tally,
+    per_image_f1_tally,
+    pooled_f1_tally,
+    precision_tally,
+)
 from vlm_fo1.eval.metrics.images import read_images
 from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import Record, Scored
@@ -33,7 +39,8 @@ class FolderOptions:
 _CARD = Card(
     title="A COCO folder of one's own",
     protocol="All categories of the file are asked of every image in the task's own words; F1 of "
-    "the answers as they are, pooled over images (matched by COCO's rule in answer order); COCO AP "
+    "the answers as they are, pooled over images (matched by COCO's rule in answer order): 'all' "
+    "counts an answer under a name that the image lacks as false, 'present' leaves it out; COCO AP "
     "ranked by the model's probability of each region.",
     metric="all f1_mean",
     layout="one COCO .json (or annotations/NAME.json) beside the images, or images/",
@@ -97,6 +104,22 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
     return Scores(parts=parts, notes=tuple(note for note, count in notes.items() if count))
 
 
+def judge_each_image(records: Sequence[Record]) -> Scores:
+    """F1 as the mean over images, labels looked at and not; false positives per truth.
+
+    Args:
+        records: With boxes in their truth.
+    """
+    images = read_images([record.labelled() for record in records])
+    return Scores(
+        parts=(
+            Part(per_image_f1_tally(images, labels="aware"), "aware"),
+            Part(per_image_f1_tally(images, labels="blind"), "published"),
+            Part(false_positives_tally(images), "false positives per truth", scale=1),
+        )
+    )
+
+
 def score_of_sets(
     records: Sequence[Record],
     scored: Scored,
@@ -153,6 +176,37 @@ def coco_item(
     )
 
 
+def phrase_item(
+    id_: str,
+    image: Path,
+    phrase: str,
+    boxes: Sequence[Sequence[float]],
+    *,
+    offered: Any = None,
+    size_wh: tuple[int, int] | None = None,
+    **facts: Any,
+) -> Item:
+    """A referring question.
+
+    Args:
+        id_: Name of the item.
+        image: Where it is.
+        phrase: What is asked.
+        boxes: What it means, xyxy; empty for nothing.
+        offered: See `Item.boxes`.
+        size_wh: See `Item.size_wh`.
+        **facts: More of the truth, for the judge.
+    """
+    return Item(
+        id=id_,
+        image=image,
+        request=Request(task="referring", labels=(phrase,)),
+        truth={"boxes": {phrase: list(boxes)} if boxes else {}, **facts},
+        boxes=offered,
+        size_wh=size_wh,
+    )
+
+
 def annotation_file(data: Path, named: str) -> Path:
     """The annotation file of a folder.
 
@@ -164,7 +218,7 @@ def annotation_file(data: Path, named: str) -> Path:
     if not data.is_dir():
         raise EvaluationError(f"{data} is no folder: name one with images and a COCO file")
     for folder in (data, data / "annotations"):
-        found = sorted(folder.glob("*.json"))
+        found = sorted(path for path in folder.glob("*.json") if path.name != "report.json")  # ours
         if len(found) == 1:
             return found[0]
         if found:

@@ -12,6 +12,7 @@ from typing import Any
 from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
+from vlm_fo1.eval.benchmarks.folder import phrase_item
 from vlm_fo1.eval.coco import CocoImage, corners, find_image, read_coco
 from vlm_fo1.eval.masks import mask_areas
 from vlm_fo1.eval.metrics import Joint, Tally, grec_tally, gres_tally, referring_tally
@@ -19,7 +20,6 @@ from vlm_fo1.eval.metrics.tally import Score, mean
 from vlm_fo1.eval.pickles import read_pickle
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores, places_of
-from vlm_fo1.tasks import Request
 
 NO_TARGET = -1
 """The ``ann_id`` of an expression that means nothing in its image."""
@@ -76,15 +76,15 @@ class References:
                 masks = self._masks(image, meant)
                 path = find_image(image.name, places)
                 for number, sentence in enumerate(_sentences(ref, folder)):
-                    yield Item(
-                        id=f"{split}/{ref['ref_id']}/{number}",
-                        image=path,
-                        request=Request(task="referring", labels=(sentence,)),
-                        truth={
-                            "boxes": {sentence: boxes} if boxes else {}, "split": split, **masks,
-                        },
+                    yield phrase_item(
+                        f"{split}/{ref['ref_id']}/{number}",
+                        path,
+                        sentence,
+                        boxes,
                         size_wh=image.size_wh,
-                    )  # fmt: skip
+                        split=split,
+                        **masks,
+                    )
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Accuracy of the first box, or exactly right answers; by split, and the mean of splits.
@@ -119,7 +119,7 @@ class References:
         masks = [row.get("segmentation") for row in meant]
         if not self.several or image.size_wh is None or not all(masks):
             return {}
-        return {"segmentations": masks, "size_wh": [*image.size_wh]}
+        return {"segmentations": masks, "mask_wh": [*image.size_wh]}
 
     def _splits(self) -> tuple[str, ...]:
         return self.splits if self.options.split == "all" else (self.options.split,)

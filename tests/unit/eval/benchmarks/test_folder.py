@@ -83,6 +83,8 @@ def test_a_file_that_does_not_fit_is_refused_with_counts(tmp_path, change, messa
 
 def test_of_several_files_one_has_to_be_named(tmp_path):
     path = write_coco(tmp_path, OBJECTS)
+    (tmp_path / "report.json").write_text("{}")  # of an evaluation whose --out was this folder
+    assert len(list(load_benchmark("folder").items(tmp_path))) == 2
     (tmp_path / "other.json").write_text(path.read_text())
     with pytest.raises(EvaluationError, match="--option annotations=coco"):
         list(load_benchmark("folder").items(tmp_path))
