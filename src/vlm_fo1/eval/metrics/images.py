@@ -135,9 +135,9 @@ def read_images(
     grouped, order_of = {}, {}
     for kind, boxes in lists.items():
         grouped[kind], order_of[kind] = _in_groups(boxes, group_L[kind])
-    stated_M, score_N = (
-        np.concatenate([np.zeros(0), *numbers[kind]])[order_of[kind]] if count else None
-        for kind, count in (("truth", True), ("answer", scored))
+    stated_M = np.concatenate([np.zeros(0), *numbers["truth"]])[order_of["truth"]]
+    score_N = (
+        np.concatenate([np.zeros(0), *numbers["answer"]])[order_of["answer"]] if scored else None
     )
     return Images(
         **grouped,

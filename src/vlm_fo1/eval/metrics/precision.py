@@ -197,7 +197,7 @@ class Curve:
         """Where each begins and its size; what lifts it above those after it."""
         start_K = np.flatnonzero(np.diff(self.segment_P, prepend=-1))
         size_K = np.diff(start_K, append=len(self.segment_P))
-        above_P = 2.0 * np.repeat(np.arange(len(start_K))[::-1], size_K)
+        above_P = np.repeat(np.arange(len(start_K), dtype=np.float64)[::-1] * 2, size_K)
         return start_K, size_K, above_P
 
 
@@ -254,7 +254,7 @@ def _curve(read: Images, least: float, most: float, *, lvis: bool) -> Curve:
 def _as_curve(
     read: Images, own_M: Bools, image_N: Index, label_N: Ints, right_NT: Bools, counted_NT: Bools
 ) -> Curve:
-    always_N = counted_NT.all(1)
+    always_N: Bools = np.all(counted_NT, axis=1, keepdims=True)[:, 0]
     before_N, count = _sums(always_N), len(label_N)
     at_D, place_D = np.nonzero((counted_NT & ~always_N[:, None]).T)
     at_P, place_P = np.nonzero(right_NT.T)
