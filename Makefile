@@ -65,9 +65,6 @@ bench-gpu: $(VENV)/.core ## measure the table of the GPU: random weights at rele
 test-lmms: $(LMMS)/.dev ## what lmms-eval asks of us, with lmms-eval installed (heavy; its own environment)
 	$(LMMS)/bin/python -m pytest tests/unit/eval/general -p no:cacheprovider
 
-bench: $(VENV)/.core ## measure every figure of docs/benchmarks.md that was taken here
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
-
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
@@ -115,8 +112,12 @@ $(OLDEST)/.dev $(NEWEST)/.dev: pyproject.toml constraints.txt
 
 $(LMMS)/.dev: pyproject.toml constraints.txt
 	$(call new_venv,$(@D))
+	@grep '^torch==' constraints.txt > $(@D)/constraints.txt
+	$(call torch_first,$(@D),$(@D)/constraints.txt)
 	@echo "Installing vlm_fo1 beside lmms-eval into $(@D): it is large"
-	@$(@D)/bin/python $(PIP) -e '.[lmms]' --group dev
+	@$(@D)/bin/python $(PIP) -c $(@D)/constraints.txt -e '.[lmms]' --group dev
+	@# One that was built for another torch (CUDA's, beside a CPU's) keeps transformers from loading.
+	@$(@D)/bin/python -c 'import torchvision' 2>/dev/null || $(@D)/bin/python -m pip uninstall -y -q torchvision
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.core

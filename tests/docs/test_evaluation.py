@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_fo1.eval.benchmarks import BENCHMARKS, load_benchmark
+from vlm_fo1.eval.benchmarks import BENCHMARKS, load_benchmark, published
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
@@ -14,7 +14,7 @@ def row_of(name: str) -> str:
     card = load_benchmark(name).card
     figures = [
         f"{row[table.columns.index(card.metric)]:g} ({model})"
-        for table in card.published
+        for table in published(name)
         if card.metric in table.columns
         for model, row in table.rows.items()
         if model.startswith("FO1") and row[table.columns.index(card.metric)] is not None

@@ -337,7 +337,7 @@ def _print(report: "Report", files: list[Path], errors: Console) -> None:
     scores, *_ = tables_of(report)
     table = Table(*scores.columns, box=None, pad_edge=False, title=report.card.title)
     for row in scores.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell.strip("*"), "bold" * ("*" in cell)) for cell in row))
     console.print(table)
     for note in report.notes:
         errors.print(Text(note, style="yellow"), soft_wrap=True)

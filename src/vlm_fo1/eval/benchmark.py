@@ -67,7 +67,6 @@ class Card:
     licence: str
     size: str = ""
     """Items, and megabytes of the download, as far as they are known."""
-    published: tuple[Published, ...] = ()
     needs: tuple[str, ...] = ()
     """Packages of the extra ``eval`` that the judge imports, so that they are missed before
     anything is asked rather than after."""

@@ -48,17 +48,8 @@ class CocoSet:
             EvaluationError: A box that cannot be used, with the image and the annotation.
         """
         result: dict[str, Any] = {"boxes": {}, "crowd": {}, "areas": {}}
-        try:
-            boxes = parse_records(image.annotations)["xyxy"]
-        except BoxError as error:
-            raise EvaluationError(f"{self.path}, image {image.name!r}: {error}") from error
+        boxes = corners(image.annotations, f"{self.path}, image {image.name!r}")
         for annotation, (x1, y1, x2, y2) in zip(image.annotations, boxes, strict=True):
-            if x2 < x1 or y2 < y1:
-                raise EvaluationError(
-                    f"{self.path}, image {image.name!r}: the box of annotation "
-                    f"{annotation.get('id')} is {x2 - x1:g} wide and {y2 - y1:g} high; 'bbox' is "
-                    "(x, y, width, height), which must not be negative"
-                )
             label = self.categories[annotation["category_id"]]
             kind = "crowd" if annotation.get("iscrowd") else "boxes"
             result[kind].setdefault(label, []).append([x1, y1, x2, y2])
@@ -108,6 +99,29 @@ def read_coco(path: Path, *, unknown_category: int | None = None) -> CocoSet:
         images=list(images.values()),
         category_values=entries,
     )
+
+
+def corners(annotations: Sequence[Mapping[str, Any]], where: str) -> list[list[float]]:
+    """The boxes of annotations, xyxy.
+
+    Args:
+        annotations: Each with a ``bbox``, (x, y, width, height).
+        where: Where they stand, for the message.
+
+    Raises:
+        EvaluationError: A box that cannot be used.
+    """
+    try:
+        boxes: list[list[float]] = parse_records(annotations)["xyxy"]
+    except BoxError as error:
+        raise EvaluationError(f"{where}: {error}") from error
+    for annotation, (x1, y1, x2, y2) in zip(annotations, boxes, strict=True):
+        if x2 < x1 or y2 < y1:
+            raise EvaluationError(
+                f"{where}: the box of annotation {annotation.get('id')} is {x2 - x1:g} wide and "
+                f"{y2 - y1:g} high; 'bbox' is (x, y, width, height), which must not be negative"
+            )
+    return boxes
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path:

@@ -40,9 +40,9 @@ class Prediction:
     presence: Mapping[str, float] | None = None
     """Probability that there is something of a label, where the model says so."""
     problems: tuple[str, ...] = ()
-    masks: Mapping[int, Any] = field(default_factory=dict[int, Any])
-    """Masks of the offered boxes that the answer points at, as COCO's run lengths, by number;
-    empty where the proposer gives none."""
+    masks: Mapping[int, Any] | None = None
+    """Masks of the offered boxes that the answer points at, as COCO's run lengths, by number; None
+    where the boxes have none."""
 
     @classmethod
     def of_answer(cls, answer: Answer) -> "Prediction":
@@ -64,7 +64,7 @@ class Prediction:
             count=answer.count,
             presence=getattr(answer, "presence", None) or None,
             problems=answer.problems,
-            masks={}
+            masks=None
             if regions.masks is None
             else {
                 i: encode_rle(regions.masks[i]) for said in answer.mentions for i in said.indices
@@ -132,8 +132,9 @@ class Prediction:
             "count": self.count,
             "presence": None if self.presence is None else dict(self.presence),
             "problems": list(self.problems),
-            **({"masks": {str(i): rle for i, rle in self.masks.items()}} if self.masks else {}),
-        }
+            **({} if self.masks is None
+               else {"masks": {str(i): rle for i, rle in self.masks.items()}}),
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Prediction":
@@ -146,7 +147,7 @@ class Prediction:
             regions = values["regions"]
             boxes = np.array(regions["xyxy"], np.float64).reshape(-1, 4)
             mentions = tuple(_mention(said, len(boxes)) for said in values["mentions"])
-            scores = regions["scores"]
+            scores, masks = regions["scores"], values.get("masks")
             return cls(
                 text=values["text"],
                 plain=values["plain"],
@@ -156,7 +157,7 @@ class Prediction:
                 count=values["count"],
                 presence=values["presence"],
                 problems=tuple(values["problems"]),
-                masks={int(i): rle for i, rle in values.get("masks", {}).items()},
+                masks=None if masks is None else {int(i): rle for i, rle in masks.items()},
             )
         except (KeyError, TypeError, ValueError, BoxError) as error:
             said = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,10 +1,13 @@
 """What answers are worth, as a report prints it: values by name, with what resampling needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from vlm_fo1.eval.metrics import Tally, bootstrap
-from vlm_fo1.eval.metrics.tally import Score
+from vlm_fo1.eval.metrics import bootstrap
+from vlm_fo1.eval.metrics.tally import Resampled, Score
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -12,16 +15,21 @@ class Part:
     """Some values of a score.
 
     Args:
-        score: What a metric gives: a tally, which can be resampled, or only values.
+        score: What a metric gives: what can be resampled, or only values.
         prefix: Stands before each name, where several parts have the same names.
         scale: What values are multiplied by: shares are printed per cent.
-        records: The records that a tally is about, by position; None for all.
+        records: The records that a score to be resampled is about, by position; None for all. Of
+            records that are drawn together one may stand for all.
     """
 
-    score: Tally | Mapping[str, float | None]
+    score: Resampled | Mapping[str, float | None]
     prefix: str = ""
     scale: float = 100.0
     records: Sequence[int] | None = None
+
+    def values(self) -> Mapping[str, float | None]:
+        """The values, as shares."""
+        return self.score if isinstance(self.score, Mapping) else self.score.score()
 
     def name(self, key: str) -> str:
         """The name that a value of this part has in the report."""
@@ -49,8 +57,7 @@ class Scores:
         """Every value by its name, shares in per cent."""
         result: Score = {}
         for part in self.parts:
-            score = part.score
-            for key, value in (score.score() if isinstance(score, Tally) else score).items():
+            for key, value in part.values().items():
                 result[part.name(key)] = None if value is None else value * part.scale
         return result
 
@@ -66,7 +73,7 @@ class Scores:
         """
         result: dict[str, tuple[float, float] | None] = {}
         for part in self.parts:
-            if isinstance(part.score, Tally):
+            if not isinstance(part.score, Mapping):
                 places = range(len(groups)) if part.records is None else part.records
                 own = [groups[place] for place in places]
                 ends = bootstrap(part.score.score, len(own), groups=own, samples=samples, seed=seed)
@@ -74,3 +81,11 @@ class Scores:
                     scaled = None if both is None else (both[0] * part.scale, both[1] * part.scale)
                     result[part.name(key)] = scaled
         return result
+
+
+def places_of(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """Where each key stands, in the order in which they occur."""
+    found: dict[Key, list[int]] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, []).append(place)
+    return found

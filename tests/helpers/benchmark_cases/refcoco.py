@@ -2,11 +2,32 @@
 
 import json
 import pickle
+from dataclasses import replace
 from functools import partial
 
-from tests.helpers.evaluation import BenchmarkCase, write_image
+import numpy as np
+
+from tests.helpers.evaluation import BenchmarkCase, truthful, write_image
+from vlm_fo1.masks import encode_rle
 
 LEFT, RIGHT = [0, 0, 10, 10], [20, 0, 30, 10]
+
+
+def mask_of_box(box):
+    """A box as the mask of an image of 64 x 48 pixels."""
+    mask = np.zeros((48, 64), np.bool_)
+    x1, y1, x2, y2 = map(int, box)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def masked(item):
+    """Answers with the boxes of the truth, each with its mask."""
+    answer = truthful(item)
+    masks = np.zeros((len(answer.regions), 48, 64), np.bool_)
+    for mask, box in zip(masks, answer.regions.xyxy, strict=True):
+        mask |= mask_of_box(box)
+    return replace(answer, regions=replace(answer.regions, masks=masks))
 
 
 def references(rows):
@@ -29,8 +50,20 @@ def write_refer(data, folder, refs, rows, ending="p"):
         "images": [{"id": 9, "file_name": "COCO_9.jpg", "width": 64, "height": 48}],
         "categories": [{"id": 1, "name": "man"}],
         "annotations": [
-            {"id": 5, "image_id": 9, "category_id": 1, "bbox": [0, 0, 10, 10]},
-            {"id": 6, "image_id": 9, "category_id": 1, "bbox": [20, 0, 10, 10]},
+            {
+                "id": 5,
+                "image_id": 9,
+                "category_id": 1,
+                "bbox": [0, 0, 10, 10],
+                "segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]],
+            },
+            {
+                "id": 6,
+                "image_id": 9,
+                "category_id": 1,
+                "bbox": [20, 0, 10, 10],
+                "segmentation": encode_rle(mask_of_box(RIGHT)),
+            },
         ],
     }
     (data / folder / "instances.json").write_text(json.dumps(instances))
@@ -72,7 +105,16 @@ CASES = [
         write=partial(
             write_refer, folder="grefcoco", refs="grefs(unc)", rows=G_ROWS, ending="json"
         ),
-        best={"mean pr": 100, "testA n_acc": 100, "val t_acc": 100},
+        says=masked,
+        best={
+            "mean pr": 100,
+            "testA n_acc": 100,
+            "val t_acc": 100,
+            "val masks giou": 100,
+            "val masks ciou": 100,
+            "testA masks giou": 100,
+            "testB masks pr@.7": 100,
+        },
         nothing={"mean pr": 100 / 3, "testA n_acc": 100, "val t_acc": 0},
     ),
 ]

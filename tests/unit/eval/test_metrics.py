@@ -320,7 +320,6 @@ def ap_image(truth, answer, scores):
 
 def test_of_two_names_for_one_object_the_surer_survives():
     assert nms_survivors(xyxy(Q), xyxy((0, 0, 10, 9), Q), [0.9, 0.8]) == [0]
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     answer = {"red car": [(0, 0, 10, 9)], "blue car": [Q]}
     asked = ap_image({"blue car": [Q]}, answer, {"red car": [0.9], "blue car": [0.8]})
     assert average_precision([asked])["ap"] == pytest.approx(1)
@@ -491,13 +490,11 @@ def test_failing_is_worse_than_answering_nothing():
     ("boxes", "expected"), [([(50, 50, 10, 10), Q], 0.5), ([Q, (50, 50, 10, 10)], 1)]
 )
 def test_ap_of_equal_scores_depends_on_their_order(boxes, expected):
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     score = average_precision([ap_image({"a": [Q]}, {"a": boxes}, {"a": [1, 1]})])
     assert score["ap"] == pytest.approx(expected)
 
 
 def test_lvis_looks_at_three_hundred_answers_of_an_image_over_all_labels():
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     answer = {"one": [*[at(100)] * 300, Q], "two": [Q]}
     scores = {"one": [*[0.9] * 300, 0.95], "two": [0.5]}
     images = [ap_image({"one": [Q], "two": [Q]}, answer, scores)]

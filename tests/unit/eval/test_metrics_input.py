@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from vlm_fo1.errors import BoxError, EvaluationError, MissingExtraError
+from vlm_fo1.errors import BoxError, EvaluationError
 from vlm_fo1.eval import metrics
 from vlm_fo1.eval.metrics import (
     average_precision,
@@ -215,10 +215,3 @@ def test_metrics_load_neither_torch_nor_the_scorer_of_average_precision():
     code = f"import sys, vlm_fo1.eval.metrics; print(*({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
-
-
-def test_average_precision_names_the_extra_that_it_needs(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    image = {"truth": {"a": [BOX]}, "answer": {"a": [BOX]}, "scores": {"a": [1]}}
-    with pytest.raises(MissingExtraError, match=r"vlm-fo1\[eval\]"):
-        average_precision([image])

@@ -9,6 +9,7 @@ import pytest
 from vlm_fo1.eval.metrics import (
     THRESHOLDS,
     average_precision,
+    bootstrap,
     grec,
     humanref,
     iou,
@@ -17,6 +18,7 @@ from vlm_fo1.eval.metrics import (
     per_image_f1,
     pooled_f1,
     pooled_f1_tally,
+    precision_tally,
     proposal_recall,
     refdrone,
 )
@@ -176,7 +178,6 @@ def test_pooled_f1_is_what_its_definition_says(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_average_precision_is_that_of_pycocotools(seed):
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     images = random_images(seed)
     precision = pycoco(images).eval["precision"][:, :, :, :, -1]  # (T, R, K, A), 100 answers
     score = average_precision(images)
@@ -188,19 +189,60 @@ def test_average_precision_is_that_of_pycocotools(seed):
     assert score["ap_large"] is None
 
 
-def test_average_precision_of_many_labels_is_scored_in_parts(monkeypatch):
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
-    images = random_images(3)
+def lvis_scores(images, frequency):
+    """AP by faster-coco-eval, whose limit is 300 answers of each label."""
+    library = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    data, results = coco_files([{**image, "crowd": {}} for image in images])
+    number = {label: category for category, label in enumerate(LABELS, 1)}
+    for row, image in zip(data["images"], images, strict=True):
+        for key in ("negative", "not_exhaustive"):
+            kind = "neg" if key == "negative" else key
+            row[f"{kind}_category_ids"] = [number[label] for label in image[key]]
+    for row in data["categories"]:
+        row["frequency"] = frequency[row["name"]]
+    truth = library.COCO(data)
+    scorer = library.COCOeval_faster(
+        truth, truth.loadRes(results), "bbox", lvis_style=True, print_function=lambda *_: None
+    )
+    scorer.params.iouThrs, scorer.params.maxDets = np.array(THRESHOLDS), [300]
+    scorer.evaluate()
+    scorer.accumulate()
+    precision = scorer.eval["precision"][..., 0]
+
+    def mean(values):
+        return values[values > -1].mean()
+
+    rare = [place for place, label in enumerate(LABELS) if frequency[label] == "r"]
+    return {"ap": mean(precision[..., 0]), "ap_r": mean(precision[:, :, rare, 0])}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_by_lvis_rules_is_that_of_faster_coco_eval(seed):
+    rng = np.random.default_rng(seed)
+    images = random_images(seed, crowds=False)
+    for image in images:
+        image["negative"] = [label for label in LABELS if rng.random() < 0.5]
+        image["not_exhaustive"] = [label for label in LABELS if rng.random() < 0.4]
     frequency = dict(zip(LABELS, "rcf", strict=True))
-    whole = average_precision(images, frequency=frequency)
-    monkeypatch.setattr("vlm_fo1.eval.metrics.precision._CELLS", 12)  # one label at a time
-    assert average_precision(images, frequency=frequency) == whole
-    of_labels = [whole["ap_r"] or 0, whole["ap_c"] or 0, whole["ap_f"] or 0]
-    assert whole["ap"] == pytest.approx(sum(of_labels) / 3)
+    score = average_precision(images, "lvis", frequency=frequency)
+    for key, value in lvis_scores(images, frequency).items():
+        assert score[key] == pytest.approx(value, abs=1e-12)
+
+
+def test_an_image_that_counts_twice_is_scored_as_two_of_its_kind():
+    rng = np.random.default_rng(0)
+    images = random_images(3)
+    for image in images:
+        image["scores"] = {k: rng.random(len(boxes)) for k, boxes in image["answer"].items()}
+    weights = [0, 2, 1, 3] * 3
+    drawn = [image for image, times in zip(images, weights, strict=True) for _ in range(times)]
+    found = precision_tally(images).score(weights)
+    assert found == pytest.approx(average_precision(drawn))
+    ends = bootstrap(precision_tally(images).score, len(images), samples=200)["ap"]
+    assert ends[0] < average_precision(images)["ap"] < ends[1]
 
 
 def test_lvis_drops_unjudged_answers_and_forgives_where_objects_were_not_all_marked():
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     box, other = [0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0]
     there = {"truth": {"a": [box]}, "answer": {"a": [box]}, "scores": {"a": [0.5]}}
     false = {"truth": {}, "answer": {"a": [other]}, "scores": {"a": [0.9]}}
@@ -214,7 +256,6 @@ def test_lvis_drops_unjudged_answers_and_forgives_where_objects_were_not_all_mar
 
 
 def test_an_area_of_a_mask_decides_whether_an_object_is_small():
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     box = [0.0, 0.0, 40.0, 40.0]
     image = {"truth": {"a": [box]}, "answer": {"a": [box]}, "scores": {"a": [1]}}
     assert average_precision([image])["ap_small"] is None
@@ -222,7 +263,6 @@ def test_an_area_of_a_mask_decides_whether_an_object_is_small():
 
 
 def test_average_precision_of_failed_images_and_of_nothing():
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     box = [0.0, 0.0, 10.0, 10.0]
     right = {"truth": {"a": [box]}, "answer": {"a": [box]}, "scores": {"a": [1]}}
     failed = {"truth": {"a": [box]}, "answer": None}

@@ -25,10 +25,10 @@ BOXES = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
 FOLDER = load_benchmark("folder")
 
 
-def report_of(folder, says, benchmark=FOLDER, **values):
+def report_of(folder, says, benchmark=FOLDER, name="folder", **values):
     records = records_of(benchmark, folder, says)
     header = Header(
-        benchmark="folder", options={}, items=len(records), digest="x",
+        benchmark=name, options={}, items=len(records), digest="x",
         model={"model": "stand-in", "proposer": "truth"}, command="fo1 eval folder",
         versions={"python": "3"}, **values,
     )  # fmt: skip
@@ -67,6 +67,7 @@ def test_a_report_says_scores_intervals_ceiling_failures_and_how_it_was_run(tmp_
     write_coco(tmp_path, OBJECTS)
     report = report_of(tmp_path, mixed)
     assert report.values["all f1@.5"] == pytest.approx(100 * 2 * (2 / 3) / (1 + 2 / 3))
+    assert all(report.intervals[name] for name in ("ap", "ap@.75", "false positives per truth all"))
     low, high = report.intervals["all f1@.5"] or (0, 0)
     assert low < 80 < high
     assert report.ceiling["all f1@.5"] == pytest.approx(100 * 2 * (5 / 6) / (1 + 5 / 6))
@@ -174,7 +175,7 @@ def test_counting_has_a_table_of_counts_and_figures_in_print(tmp_path):
         (label,) = item.request.labels
         return answer_to(item.request, image_size(item.image), {label: BOXES}, "There are 3.")
 
-    report = report_of(write_questions(tmp_path, rows), says, benchmark)
+    report = report_of(write_questions(tmp_path, rows), says, benchmark, "countbench")
     assert report.values["accuracy"] == pytest.approx(50)
     assert report.ceiling == {}
     assert report.proposals == {}

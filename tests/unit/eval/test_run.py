@@ -55,6 +55,17 @@ def lines_of(folder):
     return lines
 
 
+def test_a_run_is_not_gone_on_with_once_the_truth_was_mended(tmp_path, data):
+    items = items_of(FOLDER, data)
+    run(tmp_path / "out", items, data)
+    content = json.loads((data / "coco.json").read_text())
+    content["annotations"][3]["bbox"][2] += 1
+    (data / "coco.json").write_text(json.dumps(content))
+    mended = items_of(FOLDER, data)
+    with pytest.raises(ConfigError, match="holds another run: digest"):
+        run(tmp_path / "out", mended, data, resume=True)
+
+
 def test_a_run_writes_a_header_and_a_line_an_item_that_scoring_reads_alone(tmp_path, data):
     items = items_of(FOLDER, data)
     run(tmp_path / "out", items, data)

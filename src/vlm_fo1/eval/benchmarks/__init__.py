@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from vlm_fo1 import config
 from vlm_fo1.errors import ConfigError, EvaluationError
-from vlm_fo1.eval.benchmark import Benchmark
+from vlm_fo1.eval.benchmark import Benchmark, Published
 
 BENCHMARKS: Mapping[str, str] = MappingProxyType(
     {
@@ -67,6 +68,16 @@ def load_benchmark(name: str, options: Sequence[str] | Mapping[str, Any] = ()) -
     except ConfigError as error:
         raise ConfigError(f"option of {name}: {error}") from error
     return replace(found, options=chosen)
+
+
+def published(name: str) -> tuple[Published, ...]:
+    """Figures in print of a benchmark, as ``published.yaml`` has them; none of an unknown one.
+
+    Args:
+        name: A key of `BENCHMARKS`.
+    """
+    tables = config.read_mapping(Path(__file__).with_name("published.yaml"))
+    return tuple(config.build(Published, values) for values in tables.get(name, ()))
 
 
 def _pair(text: str) -> tuple[str, Any]:

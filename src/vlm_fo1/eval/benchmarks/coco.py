@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.benchmarks.folder import coco_item, judge_detection
 from vlm_fo1.eval.coco import find_image, read_coco
 from vlm_fo1.eval.lines import read_lines
-from vlm_fo1.eval.metrics import average_precision, pooled_f1
+from vlm_fo1.eval.metrics import pooled_f1, precision_tally
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 
@@ -61,8 +61,8 @@ class Coco:
     def judge(self, records: Sequence[Record]) -> Scores:
         """AP by the proposal's score, as FO1's, and by the model's; F1."""
         scores = judge_detection(records, "proposal")
-        by_model = average_precision([record.labelled("confidence") for record in records])
-        parts = [*scores.parts, Part({"ap": by_model["ap"]}, "model-scored")]
+        by_model = precision_tally([record.labelled("confidence") for record in records])
+        parts = [*scores.parts, Part(by_model, "model-scored")]
         if self.options.published:
             published = pooled_f1([record.labelled() for record in records], "published")
             parts.append(Part(published, "published"))
@@ -120,47 +120,5 @@ COCO = Coco(
         source="cocodataset.org; proposals: om-ai-lab/VLM-FO1, evaluation/processed_data",
         licence="annotations CC BY 4.0; images: Flickr terms",
         size="5,000 images, 1 GB",
-        needs=("faster_coco_eval",),
-        published=(
-            Published(
-                source="FO1 with UPN: its later README; the others as FO1's blog prints them",
-                columns=("ap",),
-                rows={
-                    "FO1 + UPN": (44.4,),
-                    "VLX-Seek-3B": (45.3,),
-                    "Faster R-CNN": (42.0,),
-                    "DETR": (43.3,),
-                    "DINO": (49.4,),
-                    "GLIP": (49.8,),
-                    "Grounding DINO": (52.5,),
-                    "OmDet-Turbo": (53.4,),
-                    "GPT-4o": (3.1,),
-                    "InternVL2.5-8B": (12.1,),
-                    "Qwen2.5-VL-7B": (17.7,),
-                    "Lumen": (35.3,),
-                    "Griffon v2": (38.5,),
-                    "Griffon-G-7B": (40.2,),
-                    "ChatRex-7B (its own paper, present labels only: 48.2)": (4.3,),
-                },
-            ),
-            Published(
-                source="VLX-Seek 1.5, by Rex-Omni's scorer, whose figures are higher than ours of "
-                "the same answers: compare with --option published=true alone",
-                columns=("published f1@.5", "published f1@.95", "published f1_mean"),
-                rows={
-                    "MiMo-VL-7B": (56.5, 6.7, 35.9),
-                    "OVIS2.5-2B": (56.2, 10.3, 38.7),
-                    "Qwen3-VL-4B": (63.0, 14.2, 46.1),
-                    "Qwen3-VL-8B": (62.8, 14.0, 45.7),
-                    "Cosmos-Reason2-8B": (56.4, 9.8, 39.3),
-                    "SEED1.5-VL": (71.3, 14.3, 51.4),
-                    "Rex-Omni": (72.0, 15.9, 52.9),
-                    "LocateAnything": (70.1, 19.3, 54.7),
-                    "VLX-Seek-3B": (74.4, 20.4, 58.3),
-                    "VLX-Seek-1.5-3B": (75.3, 20.3, 59.1),
-                    "VLX-Seek-1.5-10B": (75.2, 20.2, 58.9),
-                },
-            ),
-        ),
     )
 )

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import find_image
+from vlm_fo1.eval.lines import read_list
 from vlm_fo1.eval.metrics import Tally, official_count
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
@@ -43,18 +43,12 @@ class Counting:
         Raises:
             EvaluationError: The file is missing, or a record of it lacks something.
         """
-        path = data / self.file
-        rows = read_json(path, EvaluationError)
-        if not isinstance(rows, list) or not rows:
-            raise EvaluationError(f"{path} holds no list of questions: is it the right file?")
-        for index, row in enumerate(rows):
-            try:
-                yield self._item(row, index, data)
-            except (KeyError, TypeError) as error:
-                raise EvaluationError(
-                    f"{path}: record {index} has no {error}: 'question', 'answer', 'image' and "
-                    "'bboxes' are needed"
-                ) from error
+        rows = read_list(data / self.file, ("question", "answer", "image", "bboxes"))
+        for index, (where, row) in enumerate(rows):
+            answer = row["answer"]
+            if not isinstance(answer, int) or isinstance(answer, bool):
+                raise EvaluationError(f"{where} has the answer {answer!r}: a number is needed")
+            yield self._item(row, index, data)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Accuracy by the official rule and of the regions, and how often these two differ."""
@@ -67,7 +61,7 @@ class Counting:
         )
 
     def _item(self, row: Mapping[str, Any], index: int, data: Path) -> Item:
-        question, image = row["question"], row["image"]
+        question, image = str(row["question"]), str(row["image"])
         named = _ASKED.match(question)
         boxes = {"xyxy": row["bboxes"], "scores": row.get("scores")}
         return Item(
@@ -78,7 +72,7 @@ class Counting:
                 labels=(named[1] if named else question,),
                 template=question,
             ),
-            truth={"answer": int(row["answer"])},
+            truth={"answer": row["answer"]},
             boxes=boxes if self.options.boxes == "file" else None,
         )
 
@@ -125,31 +119,6 @@ COUNTBENCH = Counting(
         "huggingface.co/datasets/vikhyatk/CountBenchQA, saved as image_N.jpg",
         licence="of the images: not stated",
         size="487 questions",
-        published=(
-            Published(
-                source="FO1 with UPN: README; the others as FO1 prints them",
-                columns=("accuracy",),
-                rows={
-                    "FO1 + UPN": (89.73,),
-                    "FO1 + OPN (blog)": (85.8,),
-                    "GPT-4V": (69.9,),
-                    "GPT-4o": (87.9,),
-                    "Gemini 1.5 Pro": (85.8,),
-                    "Claude 3 Opus": (83.6,),
-                    "Claude 3.5": (89.7,),
-                    "LLaVA-1.5-13B": (47.1,),
-                    "LLaVA-OV-72B": (84.3,),
-                    "InternVL2-8B": (57.8,),
-                    "InternVL2-76B": (74.7,),
-                    "InternVL2.5-78B": (72.1,),
-                    "Qwen2-VL-72B": (80.4,),
-                    "Qwen2.5-VL-72B": (93.6,),
-                    "Pixtral": (78.8,),
-                    "Llama-3.2V-90B": (78.5,),
-                    "Molmo-7B-D": (88.5,),
-                },
-            ),
-        ),
     ),
 )
 
@@ -164,45 +133,5 @@ PIXMO_COUNT = Counting(
         "huggingface.co/datasets/allenai/pixmo-count (test; check the hash), saved as 00000-N.jpg",
         licence="ODC-BY",
         size="529 questions",
-        published=(
-            Published(
-                source="FO1 with UPN: README; the others as FO1 prints them",
-                columns=("accuracy",),
-                rows={
-                    "FO1 + UPN": (85.07,),
-                    "FO1 + OPN (blog)": (84.8,),
-                    "GPT-4V": (45.0,),
-                    "GPT-4o": (59.6,),
-                    "Gemini 1.5 Pro": (64.3,),
-                    "Claude 3 Opus": (43.3,),
-                    "Claude 3.5": (58.3,),
-                    "LLaVA-1.5-13B": (35.2,),
-                    "LLaVA-OV-72B": (60.7,),
-                    "InternVL2-8B": (43.9,),
-                    "InternVL2-76B": (54.6,),
-                    "Qwen2-VL-72B": (55.7,),
-                    "Pixtral": (51.7,),
-                    "Llama-3.2V-90B": (58.5,),
-                    "Molmo-7B-D": (84.8,),
-                },
-            ),
-            Published(
-                source="VLX-Seek 1.5; whether on all 540 images or on 529 is not said",
-                columns=("accuracy",),
-                rows={
-                    "Gemini-3 Pro": (90.0,),
-                    "VLX-Seek-1.5-10B": (89.0,),
-                    "VLX-Seek-1.5-3B": (88.1,),
-                    "Rex-Omni": (85.3,),
-                    "LocateAnything": (85.1,),
-                    "VLX-Seek-3B": (85.0,),
-                    "Gemini 2.5 Pro": (73.8,),
-                    "GPT-5": (67.2,),
-                    "Qwen3-VL-8B": (65.0,),
-                    "MiniCPM-V-4.5": (62.8,),
-                    "InternVL3.5-8B": (61.9,),
-                },
-            ),
-        ),
     ),
 )

@@ -7,10 +7,10 @@ from typing import Any
 
 from vlm_fo1.config import read_text
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
-from vlm_fo1.eval.coco import find_image, read_coco
-from vlm_fo1.eval.metrics import false_positives_tally, per_image_f1_tally, refdrone_tally
-from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.benchmarks.folder import judge_each_image, phrase_item
+from vlm_fo1.eval.coco import corners, find_image, read_coco
+from vlm_fo1.eval.metrics import false_positives_tally, refdrone_tally
 from vlm_fo1.eval.predictions import Record
 from vlm_fo1.eval.scores import Part, Scores
 from vlm_fo1.tasks import Request
@@ -55,15 +55,8 @@ class VisDrone:
             )
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = read_images([record.labelled() for record in records])
-        return Scores(
-            parts=(
-                Part(per_image_f1_tally(images, labels="aware"), "aware"),
-                Part(per_image_f1_tally(images, labels="blind"), "published"),
-                Part(false_positives_tally(images), "false positives per truth", scale=1),
-            )
-        )
+        """See `judge_each_image`."""
+        return judge_each_image(records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +86,9 @@ class RefDrone:
             if not isinstance(phrase, str) or not phrase.strip():
                 raise EvaluationError(f"{path}: image {image.id!r} has no 'caption'")
             rows = [row for row in image.annotations if row["category_id"] != NO_TARGET]
-            corners = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
-            yield Item(
-                id=str(image.id),
-                image=find_image(image.name, [data / "images", data]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: corners} if corners else {}},
-                size_wh=image.size_wh,
-            )
+            boxes = corners(rows, f"{path}: image {image.id!r}")
+            place = find_image(image.name, [data / "images", data])
+            yield phrase_item(str(image.id), place, phrase, boxes, size_wh=image.size_wh)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """F1 and accuracy, over instances and over images; false positives per truth."""
@@ -143,34 +131,6 @@ VISDRONE = VisDrone(
         licence="non-commercial research",
         size="1,610 images",
         tiled=True,
-        published=(
-            Published(
-                source="VLX-Seek 1.5, by Rex-Omni's scorer",
-                columns=("published f1@.5", "published f1@.95", "published f1_mean"),
-                rows={
-                    "Qwen3-VL-4B": (42.3, 1.4, 26.0),
-                    "Qwen3-VL-8B": (42.8, 1.4, 25.8),
-                    "MiMo-VL": (27.7, 0.3, 14.3),
-                    "SEED1.5-VL": (55.9, 0.6, 27.4),
-                    "Rex-Omni": (61.6, 1.5, 35.8),
-                    "LocateAnything": (63.0, 3.2, 39.9),
-                    "VLX-Seek-3B": (62.3, 2.9, 40.1),
-                    "VLX-Seek-1.5-3B": (65.7, 2.9, 41.9),
-                    "VLX-Seek-1.5-10B": (65.6, 3.0, 42.0),
-                },
-            ),
-            Published(
-                source="VLX-Seek 1.5; its definition is not in print, ours need not be equal",
-                columns=("false positives per truth absent",),
-                rows={
-                    "Rex-Omni": (24.1,),
-                    "LocateAnything": (28.8,),
-                    "VLX-Seek-3B": (10.5,),
-                    "VLX-Seek-1.5-3B": (8.7,),
-                    "VLX-Seek-1.5-10B": (7.0,),
-                },
-            ),
-        ),
     )
 )
 
@@ -185,23 +145,5 @@ REFDRONE = RefDrone(
         licence="annotations CC BY 4.0; images: non-commercial research",
         size="test: 3,432 expressions",
         tiled=True,
-        published=(
-            Published(
-                source="VLX-Seek 1.5",
-                columns=("f1_instance", "acc_instance", "f1_image", "acc_image"),
-                rows={
-                    "Gemini 2.5 Pro": (3.5, 1.9, 8.1, 4.9),
-                    "Qwen3-VL-4B": (48.7, 32.3, 47.8, 32.3),
-                    "Qwen3-VL-8B": (51.7, 35.1, 46.4, 31.9),
-                    "MiMo-VL": (19.8, 11.2, 30.2, 18.8),
-                    "SEED1.5-VL": (43.5, 27.8, 37.3, 23.0),
-                    "Rex-Omni": (54.1, 37.1, 43.9, 28.5),
-                    "LocateAnything": (52.3, 35.6, 42.6, 28.2),
-                    "VLX-Seek-3B": (54.0, 37.0, 45.1, 29.3),
-                    "VLX-Seek-1.5-3B": (73.2, 58.0, 59.7, 44.3),
-                    "VLX-Seek-1.5-10B": (73.2, 57.7, 60.9, 45.3),
-                },
-            ),
-        ),
     )
 )

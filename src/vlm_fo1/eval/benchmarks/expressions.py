@@ -9,19 +9,13 @@ from unicodedata import normalize
 import numpy as np
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.benchmarks.folder import judge_each_image, phrase_item
 from vlm_fo1.eval.coco import find_image
 from vlm_fo1.eval.lines import read_lines
-from vlm_fo1.eval.metrics import (
-    false_positives_tally,
-    grec_tally,
-    humanref_tally,
-    per_image_f1_tally,
-    rejection_tally,
-)
-from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics import grec_tally, humanref_tally, rejection_tally
 from vlm_fo1.eval.predictions import Record
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
 
 REJECTION = "rejection"
@@ -60,17 +54,18 @@ class HumanRef:
             boxes = _boxes(row["answer_boxes"], where)
             candidates = _boxes(row["candidate_boxes"], where)
             name = known.get(normalize("NFC", row["image_name"]), row["image_name"])
-            yield Item(
-                id=str(row["id"]),
-                image=find_image(name, [data / "images", data]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: boxes} if boxes else {}, "domain": row["domain"]},
-                boxes=candidates if self.options.boxes else None,
+            yield phrase_item(
+                str(row["id"]),
+                find_image(name, [data / "images", data]),
+                phrase,
+                boxes,
+                offered=candidates if self.options.boxes else None,
+                domain=row["domain"],
             )
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Precision, recall and DF1 of those with a target, by domain and number; rejection."""
-        of = _places(record.truth["domain"] for record in records)
+        of = places_of(record.truth["domain"] for record in records)
         rejected = of.pop(REJECTION, [])
         meant = [place for places in of.values() for place in places]
         parts = [_part(records, sorted(meant))] if meant else []
@@ -103,12 +98,8 @@ class Expressions:
         for number, (where, row) in enumerate(read_lines(path, ("image", "expression", "boxes"))):
             phrase = str(row["expression"])
             boxes = _boxes(row["boxes"], where)
-            yield Item(
-                id=str(row.get("id", number)),
-                image=find_image(str(row["image"]), [path.parent / "images", path.parent]),
-                request=Request(task="referring", labels=(phrase,)),
-                truth={"boxes": {phrase: boxes} if boxes else {}},
-            )
+            image = find_image(str(row["image"]), [path.parent / "images", path.parent])
+            yield phrase_item(str(row.get("id", number)), image, phrase, boxes)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Exactly right answers, those to expressions that mean nothing apart."""
@@ -164,15 +155,8 @@ class RexOmniRows:
             raise EvaluationError(f"{path} has no line of the set {wanted!r}: see dataset_name")
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """F1 as the mean over images, labels looked at and not; false positives per truth."""
-        images = read_images([record.labelled() for record in records])
-        return Scores(
-            parts=(
-                Part(per_image_f1_tally(images, labels="aware"), "aware"),
-                Part(per_image_f1_tally(images, labels="blind"), "published"),
-                Part(false_positives_tally(images), "false positives per truth", scale=1),
-            )
-        )
+        """See `judge_each_image`."""
+        return judge_each_image(records)
 
 
 def _part(records: Sequence[Record], places: Sequence[int], name: str = "") -> Part:
@@ -182,14 +166,6 @@ def _part(records: Sequence[Record], places: Sequence[int], name: str = "") -> P
 
 def _truth(record: Record) -> list[Any]:
     return record.unlabelled()["truth"]
-
-
-def _places(names: Iterator[str]) -> dict[str, list[int]]:
-    """Where each name stands."""
-    found: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        found.setdefault(name, []).append(place)
-    return found
 
 
 def _by_form(folder: Path) -> Mapping[str, str]:
@@ -231,9 +207,6 @@ def _only(folder: Path) -> Path:
     return found[0]
 
 
-_DF1 = ("precision", "recall", "df1")
-_F1 = ("published f1@.5", "published f1@.95", "published f1_mean")
-_HALLUCINATION = ("false positives per truth absent",)
 _REX = Card(
     title="",
     protocol="",
@@ -254,25 +227,6 @@ HUMANREF = HumanRef(
         source="huggingface.co/datasets/IDEA-Research/HumanRef",
         licence="IDEA License 1.0",
         size="6,000 expressions",
-        published=(
-            Published(
-                source="FO1 with UPN: its later README (rejection: second hand); the others as its "
-                "blog prints them. Which boxes were offered differs: RexSeek had the file's",
-                columns=(*_DF1, "rejection"),
-                rows={
-                    "FO1 + UPN": (86.8, 83.5, 82.6, 46.4),
-                    "FO1 + OPN (blog)": (86.6, 82.2, 81.9, None),
-                    "DINO-X": (33.1, 75.2, 23.3, None),
-                    "InternVL2.5-8B": (37.8, 29.8, 31.9, None),
-                    "Ferret": (43.2, 34.4, 34.3, None),
-                    "Groma": (48.7, 65.9, 42.1, None),
-                    "ChatRex": (72.2, 50.4, 55.6, 0.0),
-                    "Qwen2.5-VL-7B": (68.5, 52.5, 56.2, 7.1),
-                    "Molmo (points: a looser test)": (82.5, 77.7, 72.6, None),
-                    "RexSeek": (85.8, 85.9, 82.3, 54.1),
-                },
-            ),
-        ),
     )
 )
 
@@ -286,19 +240,6 @@ EXPRESSIONS = Expressions(
         layout='one .jsonl of {"image", "expression", "boxes"} and the images',
         source="your own; PR-Bench's files were not found",
         licence="yours",
-        published=(
-            Published(
-                source="PR-Bench negatives, second hand; assumed to be scored so",
-                columns=("n_acc",),
-                rows={
-                    "FO1": (11.4,),
-                    "Qwen3.5-9B": (11.9,),
-                    "InternVL3.5-38B": (12.7,),
-                    "Qwen3-VL-8B": (16.2,),
-                    "Motto": (46.9,),
-                },
-            ),
-        ),
     )
 )
 
@@ -310,13 +251,6 @@ DENSE200 = RexOmniRows(
         "and recall as means over images, labels looked at (aware) and not (published).",
         size="200 images",
         tiled=True,
-        published=(
-            Published(
-                source="second hand",
-                columns=("published f1_mean",),
-                rows={"Rex-Omni": (58.3,), "LocateAnything": (58.7,)},
-            ),
-        ),
     )
 )
 
@@ -328,45 +262,5 @@ REX_REFERRING = RexOmniRows(
         protocol="Every expression by itself in the task's own words; F1 of precision and recall "
         "as means over images.",
         metric="published f1_mean",
-        published=(
-            Published(
-                source="VLX-Seek 1.5, RefCOCOg test",
-                columns=_F1,
-                rows={
-                    "Rex-Omni": (86.8, 36.6, 74.3),
-                    "LocateAnything": (88.8, 43.4, 77.6),
-                    "VLX-Seek-3B": (89.1, 39.0, 75.9),
-                    "VLX-Seek-1.5-3B": (91.5, 41.0, 80.2),
-                    "VLX-Seek-1.5-10B": (92.8, 41.4, 81.5),
-                },
-            ),
-            Published(
-                source="VLX-Seek 1.5, HumanRef's five domains with a target",
-                columns=_F1,
-                rows={
-                    "OVIS2.5": (70.6, 12.3, 50.0),
-                    "MiMo-VL": (77.6, 26.4, 63.4),
-                    "Qwen3-VL-4B": (77.7, 54.9, 71.1),
-                    "Qwen3-VL-8B": (78.6, 55.7, 72.0),
-                    "SEED1.5-VL": (88.2, 60.0, 81.6),
-                    "Rex-Omni": (85.4, 65.4, 79.9),
-                    "LocateAnything": (82.9, 68.8, 78.7),
-                    "VLX-Seek-3B": (84.5, 58.7, 77.9),
-                    "VLX-Seek-1.5-3B": (87.1, 60.0, 80.5),
-                    "VLX-Seek-1.5-10B": (88.6, 60.7, 81.8),
-                },
-            ),
-            Published(
-                source="VLX-Seek 1.5, HumanRef; its definition is not in print",
-                columns=_HALLUCINATION,
-                rows={
-                    "Rex-Omni": (18.4,),
-                    "LocateAnything": (30.7,),
-                    "VLX-Seek-3B": (15.1,),
-                    "VLX-Seek-1.5-3B": (14.1,),
-                    "VLX-Seek-1.5-10B": (12.7,),
-                },
-            ),
-        ),
     ),
 )

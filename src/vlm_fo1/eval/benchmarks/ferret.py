@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from vlm_fo1.config import read_object
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import find_image
 from vlm_fo1.eval.lines import read_lines
 from vlm_fo1.eval.metrics import ferret_score
@@ -192,22 +192,5 @@ FERRET_BENCH = Ferret(
         source="github.com/apple/ml-ferret, ferret/eval/ferret_gpt4_data; images: COCO val2017",
         licence="CC BY-NC 4.0",
         size="40 questions a part",
-        published=(
-            Published(
-                source="FO1's README and those it prints; FO1's judge is not known, and scores of "
-                "different judges are not comparable",
-                columns=("score",),
-                rows={
-                    "FO1": (80.1,),
-                    "Ferret-v2-13B": (79.4,),
-                    "VP-SPHINX": (71.4,),
-                    "VP-LLaVA-8B": (68.9,),
-                    "Ferret-13B": (68.7,),
-                    "Osprey": (67.8,),
-                    "Kosmos-2": (33.7,),
-                    "LLaVA-7B": (31.7,),
-                },
-            ),
-        ),
     )
 )

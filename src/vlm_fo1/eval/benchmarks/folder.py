@@ -1,17 +1,26 @@
 """Detection in a folder of one's own: any images with a COCO file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import average_precision, false_positives_tally, pooled_f1_tally
+from vlm_fo1.eval.metrics import (
+    Joint,
+    false_positives_tally,
+    per_image_f1_tally,
+    pooled_f1_tally,
+    precision_tally,
+)
 from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import Record, Scored
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
 
 
@@ -30,13 +39,13 @@ class FolderOptions:
 _CARD = Card(
     title="A COCO folder of one's own",
     protocol="All categories of the file are asked of every image in the task's own words; F1 of "
-    "the answers as they are, pooled over images (matched by COCO's rule in answer order); COCO AP "
+    "the answers as they are, pooled over images (matched by COCO's rule in answer order): 'all' "
+    "counts an answer under a name that the image lacks as false, 'present' leaves it out; COCO AP "
     "ranked by the model's probability of each region.",
     metric="all f1_mean",
     layout="one COCO .json (or annotations/NAME.json) beside the images, or images/",
     source="your own; label tools and Roboflow export it as COCO",
     licence="yours",
-    needs=("faster_coco_eval",),
 )
 
 
@@ -71,8 +80,7 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
         records: With boxes in their truth.
         scored: What AP ranks answers by.
     """
-    images = [record.labelled(scored) for record in records]
-    read = read_images(images)
+    read = read_images([record.labelled(scored) for record in records], scored=True)
     unasked = sum(
         len(boxes)
         for record in records
@@ -83,11 +91,58 @@ def judge_detection(records: Sequence[Record], scored: Scored = "confidence") ->
     parts = (
         Part(pooled_f1_tally(read, "all"), "all"),
         Part(pooled_f1_tally(read, "present"), "present"),
-        Part(average_precision(images)),
+        Part(precision_tally(read)),
         Part(false_positives_tally(read), "false positives per truth", scale=1),
     )
-    notes = (f"{unasked} boxes were answered under names that were not asked for",) * bool(unasked)
-    return Scores(parts=parts, notes=notes)
+    known_C = np.bincount(read.label_G[read.truth.group_N], minlength=len(read.names)) > 0
+    alone = int((~known_C[read.label_G[read.answer.group_N]]).sum())
+    notes = {
+        f"{unasked} boxes were answered under names that were not asked for": unasked,
+        f"{alone} boxes were answered under names that no image has: AP and F1 do not see them, "
+        "false positives do": alone,
+    }
+    return Scores(parts=parts, notes=tuple(note for note, count in notes.items() if count))
+
+
+def judge_each_image(records: Sequence[Record]) -> Scores:
+    """F1 as the mean over images, labels looked at and not; false positives per truth.
+
+    Args:
+        records: With boxes in their truth.
+    """
+    images = read_images([record.labelled() for record in records])
+    return Scores(
+        parts=(
+            Part(per_image_f1_tally(images, labels="aware"), "aware"),
+            Part(per_image_f1_tally(images, labels="blind"), "published"),
+            Part(false_positives_tally(images), "false positives per truth", scale=1),
+        )
+    )
+
+
+def score_of_sets(
+    records: Sequence[Record],
+    scored: Scored,
+    together: Callable[[Score], Score],
+    kept: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda image: image,
+) -> Joint:
+    """AP of each set of records, and what it makes together.
+
+    Args:
+        records: Each with the name of its ``set`` in its truth.
+        scored: What AP ranks answers by.
+        together: From AP by set; None of one without an object.
+        kept: Which answers of an image are looked at.
+    """
+    parts = {
+        name: (precision_tally([kept(records[i].labelled(scored)) for i in places]), places)
+        for name, places in places_of(record.truth["set"] for record in records).items()
+    }
+    return Joint(
+        parts,
+        len(records),
+        lambda scores: together({name: score.get("ap") for name, score in scores.items()}),
+    )
 
 
 def coco_item(
@@ -121,6 +176,37 @@ def coco_item(
     )
 
 
+def phrase_item(
+    id_: str,
+    image: Path,
+    phrase: str,
+    boxes: Sequence[Sequence[float]],
+    *,
+    offered: Any = None,
+    size_wh: tuple[int, int] | None = None,
+    **facts: Any,
+) -> Item:
+    """A referring question.
+
+    Args:
+        id_: Name of the item.
+        image: Where it is.
+        phrase: What is asked.
+        boxes: What it means, xyxy; empty for nothing.
+        offered: See `Item.boxes`.
+        size_wh: See `Item.size_wh`.
+        **facts: More of the truth, for the judge.
+    """
+    return Item(
+        id=id_,
+        image=image,
+        request=Request(task="referring", labels=(phrase,)),
+        truth={"boxes": {phrase: list(boxes)} if boxes else {}, **facts},
+        boxes=offered,
+        size_wh=size_wh,
+    )
+
+
 def annotation_file(data: Path, named: str) -> Path:
     """The annotation file of a folder.
 
@@ -132,7 +218,7 @@ def annotation_file(data: Path, named: str) -> Path:
     if not data.is_dir():
         raise EvaluationError(f"{data} is no folder: name one with images and a COCO file")
     for folder in (data, data / "annotations"):
-        found = sorted(folder.glob("*.json"))
+        found = sorted(path for path in folder.glob("*.json") if path.name != "report.json")  # ours
         if len(found) == 1:
             return found[0]
         if found:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
+from vlm_fo1.eval.benchmark import Card, Item
 from vlm_fo1.eval.coco import CocoSet, find_image, read_coco
-from vlm_fo1.eval.metrics import average_precision, pooled_f1_tally
+from vlm_fo1.eval.metrics import pooled_f1_tally, precision_tally
+from vlm_fo1.eval.metrics.images import read_images
+from vlm_fo1.eval.metrics.tally import Resampled
 from vlm_fo1.eval.predictions import RANKINGS, Record, Scored
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.tasks import Request
 
 _CHUNK = 80
@@ -66,16 +68,15 @@ class Lvis:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """AP by LVIS's rules with its frequencies, by each score that there is; F1-clean."""
-        parts: list[Part] = []
+        firsts = [places[0] for places in places_of(record.group for record in records).values()]
+        scores: dict[str, Resampled] = {}
         for prefix, kind in RANKINGS.items():
             images = _whole(records, kind)
             frequency = {k: v for image in images for k, v in image["frequency"].items()}
-            parts.append(Part(average_precision(images, "lvis", frequency=frequency), prefix))
-        images = _whole(records, None)
-        for variant in ("all", "present"):
-            tally = pooled_f1_tally(images, variant)
-            # Of several records an image is made: then records cannot be resampled.
-            parts.append(Part(tally if len(images) == len(records) else tally.score(), variant))
+            scores[prefix] = precision_tally(images, "lvis", frequency=frequency)
+        read = read_images(_whole(records, None))
+        scores |= {variant: pooled_f1_tally(read, variant) for variant in ("all", "present")}
+        parts = (Part(score, prefix, records=firsts) for prefix, score in scores.items())
         return Scores(parts=tuple(parts))
 
 
@@ -150,21 +151,5 @@ LVIS = Lvis(
         source="lvisdataset.org; images: COCO 2017",
         licence="annotations CC BY 4.0 (second hand); images: Flickr terms",
         size="19,809 images",
-        needs=("faster_coco_eval",),
-        published=(
-            Published(
-                source="second hand, AP of boxes on minival",
-                columns=("ap",),
-                rows={
-                    "WeDetect-T": (37.4,),
-                    "WeDetect-B": (47.3,),
-                    "WeDetect-L": (55.0,),
-                    "LLMDet-T": (44.7,),
-                    "LLMDet-L": (50.6,),
-                    "SAM 3": (53.6,),
-                    "OWLv2": (45.5,),
-                },
-            ),
-        ),
     )
 )

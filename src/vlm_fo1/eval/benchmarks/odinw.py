@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
-from vlm_fo1.eval.benchmarks.folder import coco_item
+from vlm_fo1.eval.benchmark import Card, Item
+from vlm_fo1.eval.benchmarks.folder import coco_item, score_of_sets
 from vlm_fo1.eval.coco import find_image, read_coco
-from vlm_fo1.eval.metrics import average_precision
-from vlm_fo1.eval.metrics.tally import mean
+from vlm_fo1.eval.metrics.tally import Score, mean
 from vlm_fo1.eval.predictions import RANKINGS, Record
 from vlm_fo1.eval.scores import Part, Scores
 
@@ -82,22 +81,14 @@ class Odinw:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """AP of each set, and their mean if there are thirteen."""
-        by_set: dict[str, list[Record]] = {}
-        for record in records:
-            by_set.setdefault(record.truth["set"], []).append(record)
-        parts: list[Part] = []
-        notes: tuple[str, ...] = ()
-        for prefix, kind in RANKINGS.items():
-            values = {
-                name: average_precision([r.labelled(kind) for r in own])["ap"]
-                for name, own in by_set.items()
-            }
-            known = [value for value in values.values() if value is not None]
-            whole = len(known) == len(SETS)
-            parts.append(Part({"mean ap": mean(known) if whole else None, **values}, prefix))
-            if not whole:
-                notes = (f"{len(known)} of {len(SETS)} sets have a score: there is no mean",)
-        return Scores(parts=tuple(parts), notes=notes)
+        parts = tuple(
+            Part(score_of_sets(records, kind, _with_mean), prefix)
+            for prefix, kind in RANKINGS.items()
+        )
+        values = parts[0].values()
+        known = sum(values[name] is not None for name in values if name != "mean ap")
+        note = f"{known} of {len(SETS)} sets have a score: there is no mean"
+        return Scores(parts=parts, notes=(note,) * (known < len(SETS)))
 
     def _file(self, data: Path, name: str) -> Path | None:
         """The annotations of a set: the shallowest file of the split."""
@@ -126,6 +117,12 @@ class Odinw:
         }
 
 
+def _with_mean(values: Score) -> Score:
+    """AP of the sets, and their mean if there are thirteen."""
+    known = [value for value in values.values() if value is not None]
+    return {"mean ap": mean(known) if len(known) == len(SETS) else None, **values}
+
+
 ODINW13 = Odinw(
     card=Card(
         title="ODinW13",
@@ -137,32 +134,5 @@ ODINW13 = Odinw(
         "its images (pistols: export/val_annotations_without_background.json)",
         source="huggingface.co/datasets/GLIPModel/ODinW, or kcz358/ODinW-13",
         licence="of each set (Roboflow)",
-        needs=("faster_coco_eval",),
-        published=(
-            Published(
-                source="as FO1's blog and VLX-Seek print them; * only names that an image has were "
-                "asked. FO1's wording is not in print",
-                columns=("mean ap",),
-                rows={
-                    "FO1": (44.4,),
-                    "GLIP": (52.1,),
-                    "Grounding DINO": (55.7,),
-                    "OmDet-Turbo": (54.1,),
-                    "Gemini 1.5 Pro *": (36.7,),
-                    "InternVL2.5-8B *": (20.2,),
-                    "InternVL2.5-78B *": (31.7,),
-                    "Qwen2.5-VL-7B *": (37.3,),
-                    "Qwen2.5-VL-72B *": (43.1,),
-                    "Griffon-G *": (43.8,),
-                    "Qwen3-VL-4B": (48.2,),
-                    "Qwen3-VL-8B": (44.7,),
-                    "Rex-Omni (score 1)": (40.4,),
-                    "LocateAnything (score 1)": (38.0,),
-                    "VLX-Seek-3B": (48.4,),
-                    "VLX-Seek-1.5-3B": (52.0,),
-                    "VLX-Seek-1.5-10B": (50.4,),
-                },
-            ),
-        ),
     )
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
-from vlm_fo1.eval.benchmarks.folder import coco_item
+from vlm_fo1.eval.benchmark import Card, Item
+from vlm_fo1.eval.benchmarks.folder import coco_item, score_of_sets
 from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import average_precision, ovdeval_means, surviving
+from vlm_fo1.eval.metrics import ovdeval_means, surviving
 from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import RANKINGS, Record
 from vlm_fo1.eval.scores import Part, Scores
@@ -67,23 +67,23 @@ class Ovdeval:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """NMS-AP of each set, and both averages in print where all sets are there."""
-        by_set: dict[str, list[Record]] = {}
-        for record in records:
-            by_set.setdefault(record.truth["set"], []).append(record)
-        parts: list[Part] = []
-        for prefix, kind in RANKINGS.items():
-            values = {
-                name: average_precision([surviving(record.labelled(kind)) for record in own])["ap"]
-                for name, own in by_set.items()
-            }
-            known = {name: value for name, value in values.items() if value is not None}
-            means: Score = {"five_aspect": None, "nine_mean": None}
-            if {*SUBSETS} <= {*known}:
-                means = ovdeval_means(known)
-            parts.append(Part({**means, **values}, prefix))
-        lacking = [name for name in SUBSETS if name not in by_set]
+        parts = tuple(
+            Part(score_of_sets(records, kind, _with_means, surviving), prefix)
+            for prefix, kind in RANKINGS.items()
+        )
+        there = {record.truth["set"] for record in records}
+        lacking = [name for name in SUBSETS if name not in there]
         notes = (f"no averages without {', '.join(lacking)}",) if lacking else ()
-        return Scores(parts=tuple(parts), notes=notes)
+        return Scores(parts=parts, notes=notes)
+
+
+def _with_means(values: Score) -> Score:
+    """NMS-AP of the sets, after the averages of them, where the eight are there."""
+    known = {name: value for name, value in values.items() if value is not None}
+    means: Score = {"five_aspect": None, "nine_mean": None}
+    if {*SUBSETS} <= {*known}:
+        means = ovdeval_means(known)
+    return {**means, **values}
 
 
 def _labels(image: CocoImage, path: Path) -> list[str]:
@@ -111,23 +111,5 @@ OVDEVAL = Ovdeval(
         source="huggingface.co/datasets/omlab/OVDEval",
         licence="openrail",
         size="about 20,000 images",
-        needs=("faster_coco_eval",),
-        published=(
-            Published(
-                source="OmDet and VLM-R1 print five-aspect, others nine-mean; that FO1's 43.7 is "
-                "five-aspect is second hand",
-                columns=("five_aspect", "nine_mean"),
-                rows={
-                    "FO1": (43.7, None),
-                    "GLIP": (17.49, 18.37),
-                    "FIBER": (None, 17.96),
-                    "Grounding DINO": (29.72, 25.30),
-                    "Detic": (None, 16.02),
-                    "MDETR": (None, 9.06),
-                    "OmDet": (25.86, None),
-                    "VLM-R1-RL": (31.01, None),
-                },
-            ),
-        ),
     )
 )

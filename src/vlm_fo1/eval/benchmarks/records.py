@@ -4,8 +4,7 @@ So a model that was trained on such records, or the bundled one on synthetic ima
 its answers, task by task.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from vlm_fo1.eval.metrics import (
 )
 from vlm_fo1.eval.metrics.tally import Tally, share
 from vlm_fo1.eval.predictions import Record, boxes_by_label
-from vlm_fo1.eval.scores import Part, Scores
+from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.markup import RELEASED, scan
-from vlm_fo1.tasks import Request, Task
+from vlm_fo1.tasks import TASKS, Request, Task
 
 _NAMES = (Task.DETECTION, Task.GROUNDED_CAPTION, Task.IDENTIFY)
 _PHRASES = (Task.REFERRING, Task.VISUAL_PROMPT)
@@ -57,11 +56,8 @@ class Records:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Task by task: F1 and false names, exact numbers, exact regions, exact words."""
-        tasks: dict[str, list[int]] = {}
-        for place, record in enumerate(records):
-            tasks.setdefault(record.truth["task"], []).append(place)
         parts: list[Part] = []
-        for task, places in tasks.items():
+        for task, places in places_of(record.truth["task"] for record in records).items():
             own = [records[place] for place in places]
             parts += [Part(tally, task, scale, places) for tally, scale in _tallies(task, own)]
         errors = [1 - _exact(record) for record in records]
@@ -70,19 +66,13 @@ class Records:
 
 def _item(id_: str, example: Example, image: Path, turn: Turn) -> Item:
     """A question with its regions where ``{}`` stands."""
-    tags = RELEASED.tag_pattern()
-    asked = tuple(int(match[1]) for match in tags.finditer(turn.question))
     found = scan(turn.answer, RELEASED)
     boxes = example.regions_xyxy.tolist()
     pairs = [(said.label, boxes[n]) for said in found.mentions for n in said.numbers]
     return Item(
         id=id_,
         image=image,
-        request=Request(
-            task="free",
-            text=tags.sub("{}", re.sub(re.escape(RELEASED.region_feature), "", turn.question)),
-            regions=asked,
-        ),
+        request=_request(turn, {said.label for said in found.mentions}),
         truth={
             "boxes": boxes_by_label(pairs),
             "task": turn.task or str(Task.FREE),
@@ -91,6 +81,26 @@ def _item(id_: str, example: Example, image: Path, turn: Turn) -> Item:
         boxes={"xyxy": boxes, "scores": None if example.scores is None
                else example.scores.tolist()},
     )  # fmt: skip
+
+
+def _request(turn: Turn, answered: Set[str]) -> Request:
+    """The task with its names, which may be several questions; other words are asked as they are.
+
+    Args:
+        turn: Of a record.
+        answered: Names that its answer has.
+    """
+    tags = RELEASED.tag_pattern()
+    words = turn.question.replace(RELEASED.region_feature, "")
+    spec = TASKS[Task(turn.task)]
+    head, _, tail = spec.template.partition("{}")
+    if spec.takes in {"label", "labels"} and words.startswith(head) and words.endswith(tail):
+        named = words[len(head) : len(words) - len(tail)]
+        labels = named.split(", ") if spec.takes == "labels" else [named]
+        if all(label.strip() for label in labels) and answered <= {*labels}:
+            return Request(task=turn.task, labels=tuple(labels))
+    regions = tuple(int(match[1]) for match in tags.finditer(turn.question))
+    return Request(task="free", text=tags.sub("{}", words), regions=regions)
 
 
 def _tallies(task: str, records: Sequence[Record]) -> Iterator[tuple[Tally, float]]:
@@ -126,7 +136,8 @@ RECORDS = Records(
     card=Card(
         title="Held-out records",
         protocol="Each question of each record by itself, with the record's regions, in its own "
-        "words; F1 of names, exact number, exact regions or exact words by task.",
+        "words (in the task's words, as several questions where it has more names than the model "
+        "takes at once); F1 of names, exact number, exact regions or exact words by task.",
         metric="detection f1_mean",
         layout="records.jsonl, as training reads it, and the images that it names",
         source="your own, or synthetic images: python -m recipes.synthetic FOLDER",

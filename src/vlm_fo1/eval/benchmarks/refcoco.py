@@ -11,14 +11,15 @@ from typing import Any
 
 from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import Card, Item, Published
-from vlm_fo1.eval.coco import CocoImage, find_image, read_coco
-from vlm_fo1.eval.metrics import Tally, grec_tally, referring_tally
-from vlm_fo1.eval.metrics.tally import mean
+from vlm_fo1.eval.benchmark import Card, Item
+from vlm_fo1.eval.benchmarks.folder import phrase_item
+from vlm_fo1.eval.coco import CocoImage, corners, find_image, read_coco
+from vlm_fo1.eval.masks import mask_areas
+from vlm_fo1.eval.metrics import Joint, Tally, grec_tally, gres_tally, referring_tally
+from vlm_fo1.eval.metrics.tally import Score, mean
 from vlm_fo1.eval.pickles import read_pickle
 from vlm_fo1.eval.predictions import Record
-from vlm_fo1.eval.scores import Part, Scores
-from vlm_fo1.tasks import Request
+from vlm_fo1.eval.scores import Part, Scores, places_of
 
 NO_TARGET = -1
 """The ``ann_id`` of an expression that means nothing in its image."""
@@ -70,31 +71,55 @@ class References:
                     f"{', '.join(there)}"
                 )
             for ref in chosen:
-                image, boxes = self._meant(ref, images, folder)
+                image, meant = self._meant(ref, images, folder)
+                boxes = corners(meant, f"{coco.path}, image {image.name!r}")
+                masks = self._masks(image, meant)
                 path = find_image(image.name, places)
                 for number, sentence in enumerate(_sentences(ref, folder)):
-                    yield Item(
-                        id=f"{split}/{ref['ref_id']}/{number}",
-                        image=path,
-                        request=Request(task="referring", labels=(sentence,)),
-                        truth={"boxes": {sentence: boxes} if boxes else {}, "split": split},
+                    yield phrase_item(
+                        f"{split}/{ref['ref_id']}/{number}",
+                        path,
+                        sentence,
+                        boxes,
                         size_wh=image.size_wh,
+                        split=split,
+                        **masks,
                     )
 
     def judge(self, records: Sequence[Record]) -> Scores:
-        """Accuracy of the first box, or exactly right answers; by split, and the mean of splits."""
-        splits = list(dict.fromkeys(record.truth["split"] for record in records))
+        """Accuracy of the first box, or exactly right answers; by split, and the mean of splits.
+
+        Masks are judged too where several objects may be meant and the offered boxes had some.
+        """
         metric = "pr" if self.several else "accuracy"
         parts: list[Part] = []
-        values: list[float] = []
-        for split in splits:
-            places = [i for i, record in enumerate(records) if record.truth["split"] == split]
-            own = [records[place] for place in places]
-            tally = self._tally(own)
-            parts.append(Part(tally, split, records=places))
-            values.append(tally.score()[metric] or 0.0)
-        parts.insert(0, Part({f"mean {metric}": mean(values)}))
-        return Scores(parts=tuple(parts), errors=[1 - self._right(record) for record in records])
+        tallies: dict[str, tuple[Tally, list[int]]] = {}
+        masked = self.several and any(r.answer and r.answer.masks is not None for r in records)
+        unseen = 0
+        for split, places in places_of(record.truth["split"] for record in records).items():
+            tallies[split] = self._tally([records[place] for place in places]), places
+            parts.append(Part(tallies[split][0], split, records=places))
+            if masked:
+                seen = [place for place in places if "segmentations" in records[place].truth]
+                unseen += len(places) - len(seen)
+                if seen:
+                    areas = [mask_areas(records[place]) for place in seen]
+                    parts.append(Part(gres_tally(areas), f"{split} masks", records=seen))
+
+        def means(scores: Mapping[str, Score]) -> Score:
+            known = [value for score in scores.values() if (value := score.get(metric)) is not None]
+            return {f"mean {metric}": mean(known) if len(known) == len(scores) else None}
+
+        parts.insert(0, Part(Joint(tallies, len(records), means)))
+        notes = (f"masks: {unseen} items have none in the files, and are left out",) * bool(unseen)
+        return Scores(parts=tuple(parts), notes=notes, errors=[1 - self._right(r) for r in records])
+
+    def _masks(self, image: CocoImage, meant: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The masks of what is meant, as the file has them; nothing where it lacks one."""
+        masks = [row.get("segmentation") for row in meant]
+        if not self.several or image.size_wh is None or not all(masks):
+            return {}
+        return {"segmentations": masks, "mask_wh": [*image.size_wh]}
 
     def _splits(self) -> tuple[str, ...]:
         return self.splits if self.options.split == "all" else (self.options.split,)
@@ -113,8 +138,8 @@ class References:
         ref: Mapping[str, Any],
         images: Mapping[Any, CocoImage],
         folder: Path,
-    ) -> tuple[CocoImage, list[list[float]]]:
-        """The image of a reference, and the boxes that it means.
+    ) -> tuple[CocoImage, list[Mapping[str, Any]]]:
+        """The image of a reference, and the annotations that it means.
 
         Raises:
             EvaluationError: They are not in the instances file, or are more than the set allows.
@@ -127,15 +152,14 @@ class References:
         meant = ref.get("ann_id")
         ids = meant if isinstance(meant, list) else [meant]
         ids = [id_ for id_ in ids if id_ != NO_TARGET]
-        boxes_by_id = {row["id"]: row["bbox"] for row in image.annotations}
-        missing = [id_ for id_ in ids if id_ not in boxes_by_id]
+        rows = {row.get("id"): row for row in image.annotations}
+        missing = [id_ for id_ in ids if id_ not in rows]
         if missing or (not self.several and len(ids) != 1):
             raise EvaluationError(
                 f"{where} means the annotations {meant!r}: "
                 + (f"image {image.id!r} has no {missing[0]!r}" if missing else "one is needed")
             )
-        boxes = [boxes_by_id[id_] for id_ in ids]
-        return image, [[x, y, x + w, y + h] for x, y, w, h in boxes]
+        return image, [rows[id_] for id_ in ids]
 
 
 def read_references(folder: Path, name: str) -> list[Mapping[str, Any]]:
@@ -166,8 +190,7 @@ def _sentences(ref: Mapping[str, Any], folder: Path) -> list[str]:
     return [str(text) for text in said]
 
 
-def _card(title: str, folder: str, refs: str, rows: Mapping[str, tuple[float | None, ...]],
-          columns: tuple[str, ...]) -> Card:  # fmt: skip
+def _card(title: str, folder: str, refs: str) -> Card:
     return Card(
         title=title,
         protocol="Every sentence is asked in the task's own words; right if the first region of "
@@ -178,14 +201,6 @@ def _card(title: str, folder: str, refs: str, rows: Mapping[str, tuple[float | N
         "train2014",
         licence="code Apache-2.0; annotations: not stated; images: Flickr terms",
         size="sentences: see the run; images 13 GB",
-        published=(
-            Published(
-                source="FO1 with UPN: README; the others as FO1 prints them. Images are of COCO "
-                "train2014, which models may have seen",
-                columns=columns,
-                rows=rows,
-            ),
-        ),
     )
 
 
@@ -193,61 +208,22 @@ REFCOCO = References(
     folder="refcoco",
     refs="refs(unc)",
     splits=_SPLITS["refcoco"],
-    card=_card(
-        "RefCOCO", "refcoco", "refs(unc)",
-        {
-            "FO1": (91.15, 93.74, 87.56),
-            "Gemini 1.5 Pro": (73.2, 72.9, 74.6),
-            "Grounding DINO": (90.6, 93.2, 88.2),
-            "InternVL2.5-8B": (90.3, 94.5, 85.9),
-            "Ferret-7B": (87.49, 91.35, 82.45),
-            "Groma": (89.53, 92.09, 86.26),
-            "ChatRex": (91.0, 94.1, 87.0),
-            "Qwen2.5-VL-7B": (90.0, 92.5, 85.4),
-        },
-        ("val accuracy", "testA accuracy", "testB accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCO", "refcoco", "refs(unc)"),
+)
 
 REFCOCO_PLUS = References(
     folder="refcoco+",
     refs="refs(unc)",
     splits=_SPLITS["refcoco+"],
-    card=_card(
-        "RefCOCO+", "refcoco+", "refs(unc)",
-        {
-            "FO1": (86.44, 90.5, 80.57),
-            "Gemini 1.5 Pro": (62.5, 63.9, 65.0),
-            "Grounding DINO (its paper: testA 82.75, disputed)": (88.2, 89.0, 75.9),
-            "InternVL2.5-8B": (85.2, 91.5, 78.8),
-            "Ferret-7B": (80.78, 87.38, 73.14),
-            "Groma": (83.90, 88.91, 78.05),
-            "ChatRex": (89.8, 91.9, 79.3),
-            "Qwen2.5-VL-7B": (84.2, 89.1, 76.9),
-        },
-        ("val accuracy", "testA accuracy", "testB accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCO+", "refcoco+", "refs(unc)"),
+)
 
 REFCOCOG = References(
     folder="refcocog",
     refs="refs(umd)",
     splits=_SPLITS["refcocog"],
-    card=_card(
-        "RefCOCOg", "refcocog", "refs(umd)",
-        {
-            "FO1": (88.87, 88.34),
-            "Gemini 1.5 Pro": (75.2, 76.2),
-            "Grounding DINO": (86.1, 87.0),
-            "InternVL2.5-8B": (86.7, 87.6),
-            "Ferret-7B": (83.93, 84.76),
-            "Groma": (86.37, 87.01),
-            "ChatRex": (89.8, 90.0),
-            "Qwen2.5-VL-7B": (87.2, 87.2),
-        },
-        ("val accuracy", "test accuracy"),
-    ),
-)  # fmt: skip
+    card=_card("RefCOCOg", "refcocog", "refs(umd)"),
+)
 
 GREFCOCO = References(
     folder="grefcoco",
@@ -258,24 +234,13 @@ GREFCOCO = References(
         REFCOCO.card,
         title="gRefCOCO",
         protocol="Every sentence is asked in the task's own words; right if the answered boxes and "
-        "the objects pair up exactly at IoU >= .5 (best pair first), or there are none of both.",
+        "the objects pair up exactly at IoU >= .5 (best pair first), or there are none of both. "
+        "Masks (gIoU, cIoU) where the offered boxes have some, as those of SAM 3.",
         metric="mean pr",
+        needs=("faster_coco_eval",),
         layout="grefcoco/grefs(unc).json (or .p), grefcoco/instances.json and train2014/",
         source="github.com/henghuiding/gRefCOCO; images: COCO train2014. The official scorer "
         "matches by generalised IoU, ours by IoU",
         licence="of the annotations: not stated; images: Flickr terms",
-        published=(
-            Published(
-                source="second hand; N-acc alone",
-                columns=("val n_acc",),
-                rows={
-                    "FO1": (52.5,),
-                    "Qwen3-VL-8B": (55.0,),
-                    "Qwen3-VL-2B": (25.1,),
-                    "Rex-Omni": (33.6,),
-                    "Motto": (58.0,),
-                },
-            ),
-        ),
     ),
 )

@@ -1,17 +1,17 @@
 """Questions about given boxes: what things of LVIS and PACO are, what signs of COCO-Text say."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from vlm_fo1.config import read_json
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions, Published
-from vlm_fo1.eval.coco import find_image
+from vlm_fo1.eval.benchmark import NO_OPTIONS, Card, Item, NoOptions
+from vlm_fo1.eval.coco import corners, find_image
+from vlm_fo1.eval.lines import read_list
 from vlm_fo1.eval.metrics import (
     Tally,
     clean_category,
@@ -57,26 +57,13 @@ class Classification:
             EvaluationError: The file is missing or of another form.
         """
         words = OSPREY if self.options.words == "osprey" else ""
-        for where, row in _rows(data / self.file):
-            try:
-                names = [str(name) for name in row["categories"]]
-                boxes = [[x, y, x + w, y + h] for x, y, w, h in
-                         (each["bbox"] for each in row["annotations"])]  # fmt: skip
-                id_, name = str(row["id"]), str(row["file_name"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise EvaluationError(
-                    f"{where}: {type(error).__name__} {error}: 'id', 'file_name', 'categories' and "
-                    "'annotations' with a 'bbox' each are needed"
-                ) from error
-            if len(names) != len(boxes):
-                raise EvaluationError(f"{where}: {len(names)} categories for {len(boxes)} boxes")
-            folders = [data / "val2017", data / "train2017", data / "images", data]
-            yield Item(
-                id=id_,
-                image=find_image(name, folders),
-                request=Request(task="brief_caption", template=words),
-                truth={"texts": names},
-                boxes=boxes,
+        request = Request(task="brief_caption", template=words)
+        folders = [data / "val2017", data / "train2017", data / "images", data]
+        needed = ("id", "file_name", "categories", "annotations")
+        for where, row in read_list(data / self.file, needed):
+            image = find_image(str(row["file_name"]), folders)
+            yield _item(
+                where, row["id"], image, request, row["annotations"], map(str, row["categories"])
             )
 
     def judge(self, records: Sequence[Record]) -> Scores:
@@ -117,54 +104,47 @@ class CocoText:
         Raises:
             EvaluationError: The file is missing or of another form.
         """
-        for where, row in _rows(data / self.file):
-            try:
-                boxes = [[x, y, x + w, y + h] for x, y, w, h in row["bbox"]]
-                texts = _LINE.findall(row["gt_answers"])
-                id_, name = str(row["question_id"]), str(row["image_name"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise EvaluationError(
-                    f"{where}: {type(error).__name__} {error}: 'question_id', 'image_name', 'bbox' "
-                    "and 'gt_answers' are needed"
-                ) from error
-            if len(texts) != len(boxes):
-                raise EvaluationError(f"{where}: {len(texts)} texts for {len(boxes)} boxes")
-            folders = [data / "train2014", data / "images", data / "val2014", data]
-            yield Item(
-                id=id_,
-                image=find_image(name, folders),
-                request=Request(task="region_ocr"),
-                truth={"texts": texts},
-                boxes=boxes,
-            )
+        folders = [data / "train2014", data / "images", data / "val2014", data]
+        needed = ("question_id", "image_name", "bbox", "gt_answers")
+        for where, row in read_list(data / self.file, needed):
+            image = find_image(str(row["image_name"]), folders)
+            rows = [{"bbox": box} for box in row["bbox"]]
+            texts = _LINE.findall(str(row["gt_answers"]))
+            yield _item(where, row["question_id"], image, Request(task="region_ocr"), rows, texts)
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """Share of regions whose text is right, whatever its case."""
         pairs = [(_words(record), record.truth["texts"]) for record in records]
-        right = [
-            (text_accuracy_tally(said, true).score()["accuracy"] or 0.0) * len(true)
-            if true
-            else 0.0
-            for said, true in pairs
-        ]
-        rows = [(value, len(true)) for value, (_, true) in zip(right, pairs, strict=True)]
+        rows = [_right_texts(said, true) for said, true in pairs]
         tally = Tally.of_items(rows, lambda sums_1K: {"accuracy": share(*sums_1K[0])})
         regions = sum(len(true) for _, true in pairs)
         errors = [1 - value / max(count, 1) for value, count in rows]
         return Scores(parts=(Part(tally),), notes=(f"{regions} regions",), errors=errors)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The entries of a list, each with where it stands.
+def _item(
+    where: str,
+    id_: Any,
+    image: Path,
+    request: Request,
+    annotations: Sequence[Mapping[str, Any]],
+    texts: Iterable[str],
+) -> Item:
+    """The boxes of an image, with what is right of each.
 
     Raises:
-        EvaluationError: The file is missing or holds no list.
+        EvaluationError: A box cannot be used, or there is not one text for each.
     """
-    rows = read_json(path, EvaluationError)
-    if not isinstance(rows, list) or not rows:
-        raise EvaluationError(f"{path} holds no list of images: is it the right file?")
-    for number, row in enumerate(rows):
-        yield f"{path}: record {number}", row
+    boxes, said = corners(annotations, where), list(texts)
+    if len(said) != len(boxes):
+        raise EvaluationError(f"{where}: {len(said)} texts for {len(boxes)} boxes")
+    return Item(id=str(id_), image=image, request=request, truth={"texts": said}, boxes=boxes)
+
+
+def _right_texts(said: Sequence[str | None], true: Sequence[str]) -> tuple[float, int]:
+    """How many texts are right, and how many there are."""
+    accuracy = text_accuracy_tally(said, true).score()["accuracy"] if true else None
+    return (accuracy or 0.0) * len(true), len(true)
 
 
 def _words(record: Record) -> list[str | None]:
@@ -190,7 +170,7 @@ def _similarity(encoder: SentenceEncoder, pairs: Sequence[tuple[Any, Any]]) -> T
     return Tally.of_items(rows, lambda sums_1K: {"ss": share(*sums_1K[0])})
 
 
-def _card(title: str, file: str, rows: dict[str, tuple[float | None, ...]]) -> Card:
+def _card(title: str, file: str) -> Card:
     return Card(
         title=title,
         protocol="The true boxes, one question each in the words of a brief description (FO1's own "
@@ -201,57 +181,18 @@ def _card(title: str, file: str, rows: dict[str, tuple[float | None, ...]]) -> C
         source="huggingface.co/datasets/sunshine-lwt/Osprey-ValData; images: COCO 2017",
         licence="not stated; images: Flickr terms",
         size="1,000 images",
-        published=(
-            Published(
-                source="FO1: README; the others as it prints them",
-                columns=("ss", "s_iou"),
-                rows=rows,
-            ),
-        ),
     )
 
 
 LVIS_REGIONS = Classification(
     file="lvis_val_1k_category.json",
-    card=_card(
-        "LVIS regions", "lvis_val_1k_category.json",
-        {
-            "FO1": (92.5, 87.0),
-            "LLaVA-1.5": (49.0, 19.8),
-            "Kosmos-2": (39.0, 8.7),
-            "Shikra": (49.7, 19.8),
-            "GPT4RoI": (51.3, 12.0),
-            "Ferret": (63.8, 36.6),
-            "Osprey": (65.2, 38.2),
-            "VisionLLM v2": (68.9, 46.3),
-            "VP-SPHINX": (87.1, 62.9),
-            "DAM-8B": (89.0, 77.7),
-            "PAM-3B": (88.6, 78.3),
-            "ChatRex": (89.8, 82.6),
-        },
-    ),
-)  # fmt: skip
+    card=_card("LVIS regions", "lvis_val_1k_category.json"),
+)
 
 PACO_REGIONS = Classification(
     file="paco_val_1k_category.json",
-    card=_card(
-        "PACO regions", "paco_val_1k_category.json",
-        {
-            "FO1": (88.1, 77.9),
-            "LLaVA-1.5": (42.2, 14.6),
-            "Kosmos-2": (32.1, 4.8),
-            "Shikra": (43.6, 11.4),
-            "GPT4RoI": (48.0, 12.1),
-            "Ferret": (58.7, 26.0),
-            "Osprey": (73.1, 52.7),
-            "VisionLLM v2": (67.7, 44.0),
-            "VP-SPHINX": (76.8, 51.3),
-            "DAM-8B": (84.2, 73.2),
-            "PAM-3B": (87.4, 74.9),
-            "ChatRex": (91.4, 85.1),
-        },
-    ),
-)  # fmt: skip
+    card=_card("PACO regions", "paco_val_1k_category.json"),
+)
 
 COCO_TEXT = CocoText(
     card=Card(
@@ -263,19 +204,5 @@ COCO_TEXT = CocoText(
         source="huggingface.co/datasets/Afeng-x/Draw-and-Understand, Regional_OCR",
         licence="CC BY-NC 4.0; images: Flickr terms",
         size="0.3 MB; the number of regions is not in print",
-        published=(
-            Published(
-                source="FO1: README; the others as it prints them",
-                columns=("accuracy",),
-                rows={
-                    "FO1": (57.1,),
-                    "FO1 (blog)": (59.0,),
-                    "VP-SPHINX-13B": (45.4,),
-                    "VP-LLaVA-8B": (44.8,),
-                    "PAM-3B": (42.2,),
-                    "ChatSpot": (31.8,),
-                },
-            ),
-        ),
     )
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vlm_fo1._extras import require
-from vlm_fo1.errors import FO1Error, PromptError
+from vlm_fo1.errors import FO1Error, PromptError, item_errors
 from vlm_fo1.eval.general.chat import Part, chat, image_of
 
 logger = logging.getLogger(__name__)
@@ -77,15 +77,16 @@ def answer_all(fo1: Any, requests: Sequence[Any], task_dict: Mapping[str, Any], 
     for request in requests:
         context, to_messages, options, document, task, split = request.args
         try:
-            system, parts = parts_of(to_messages(task_dict[task][split][document]))
-            until = options.get("until") or ()
-            text = chat(
-                fo1,
-                parts,
-                system=system,
-                max_new_tokens=options.get("max_new_tokens") or _TOKENS,
-                until=[until] if isinstance(until, str) else until,
-            )
+            with item_errors("the question"):
+                system, parts = parts_of(to_messages(task_dict[task][split][document]))
+                until = options.get("until") or ()
+                text = chat(
+                    fo1,
+                    parts,
+                    system=system,
+                    max_new_tokens=options.get("max_new_tokens") or _TOKENS,
+                    until=[until] if isinstance(until, str) else until,
+                )
         except FO1Error as error:
             logger.warning("%s %s: %s: it is answered with nothing", task, document, error)
             text = ""

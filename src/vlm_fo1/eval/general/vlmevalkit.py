@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from vlm_fo1.errors import MissingExtraError
+from vlm_fo1.errors import MissingExtraError, PromptError
 from vlm_fo1.eval.general.chat import Part, chat, image_of
 
 NAME = "VLM-FO1"
@@ -20,7 +20,14 @@ _TOKENS = 1024
 
 
 def parts_of(message: Sequence[Any]) -> list[Part]:
-    """The parts of a question, from ``{"type": "image" | "text", "value"}`` each."""
+    """The parts of a question, from ``{"type": "image" | "text", "value"}`` each.
+
+    Raises:
+        PromptError: A video, which this model does not take.
+    """
+    others = [one["type"] for one in message if one["type"] not in {"image", "text"}]
+    if others:
+        raise PromptError(f"the question holds a {others[0]}: images and texts are taken")
     return [
         image_of(one["value"]) if one["type"] == "image" else str(one["value"]) for one in message
     ]

@@ -7,8 +7,8 @@ never is. A value without a denominator (a share of no items, an F1 of no object
 items at all are an error. Shares lie in [0, 1] except where the published scale is per cent, which
 the function then says.
 
-Every metric that is a function of sums over items has a twin that ends in ``_tally``: its `Tally`
-scores any weighting of the items, which is what `bootstrap` resamples.
+Nearly every metric has a twin that ends in ``_tally``: it scores any weighting of the items, which
+is what `bootstrap` resamples.
 """
 
 from vlm_fo1.eval.metrics.calibration import expected_calibration_error, reliability_bins
@@ -23,7 +23,7 @@ from vlm_fo1.eval.metrics.detection import (
 from vlm_fo1.eval.metrics.masks import gres, gres_tally
 from vlm_fo1.eval.metrics.matching import THRESHOLDS, iou
 from vlm_fo1.eval.metrics.means import mean_of, ovdeval_means
-from vlm_fo1.eval.metrics.precision import average_precision
+from vlm_fo1.eval.metrics.precision import PrecisionTally, average_precision, precision_tally
 from vlm_fo1.eval.metrics.proposals import proposal_recall, reachable
 from vlm_fo1.eval.metrics.referring import (
     grec,
@@ -38,7 +38,7 @@ from vlm_fo1.eval.metrics.referring import (
     rejection_tally,
 )
 from vlm_fo1.eval.metrics.suppression import nms_survivors, surviving
-from vlm_fo1.eval.metrics.tally import Tally, bootstrap
+from vlm_fo1.eval.metrics.tally import Joint, Tally, bootstrap
 from vlm_fo1.eval.metrics.text import (
     clean_category,
     clean_prediction,
@@ -52,6 +52,8 @@ from vlm_fo1.eval.metrics.text import (
 
 __all__ = [
     "THRESHOLDS",
+    "Joint",
+    "PrecisionTally",
     "Tally",
     "average_precision",
     "bootstrap",
@@ -77,6 +79,7 @@ __all__ = [
     "per_image_f1_tally",
     "pooled_f1",
     "pooled_f1_tally",
+    "precision_tally",
     "proposal_recall",
     "reachable",
     "refdrone",

@@ -151,7 +151,7 @@ def false_positives_tally(images: Iterable[Any] | Images) -> Tally:
         BoxError: As there.
     """
     read = read_images(images)
-    right_NT, ignored_NT = read.matched()
+    right_NT, ignored_NT = read.matched
     image_N = read.image_G[read.answer.group_N]
     absent_N = ~read.present()[read.answer.group_N]
     unmatched_N = ~(right_NT | ignored_NT)[:, AT_50]
@@ -167,7 +167,7 @@ def _pooled_tally(read: Images, *, present: bool) -> Tally:
     if present:
         read = read.answering(read.present()[read.answer.group_N])
     groups = len(read.image_G)
-    right_NT, ignored_NT = read.matched()
+    right_NT, ignored_NT = read.matched
     right_GT = sums_by_group(right_NT, read.answer.group_N, groups)
     counted_GT = sums_by_group(~ignored_NT, read.answer.group_N, groups)
     objects_G1 = read.truth.counts(groups)[:, None]

@@ -5,7 +5,8 @@ L lists of boxes.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,21 @@ from vlm_fo1.eval.metrics.matching import (
     Grouped,
     Ints,
     best_overlap,
+    box_areas,
     claims,
     overlap_crowd,
 )
-from vlm_fo1.eval.metrics.records import Array, BoxLists, by_label, field, listed
+from vlm_fo1.eval.metrics.records import (
+    Array,
+    BoxLists,
+    by_label,
+    checked_numbers,
+    field,
+    listed,
+)
+
+_NAMES = {"truth": "areas", "answer": "scores"}
+"""What stands beside boxes, a number each."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,13 @@ class Images:
     """Of labels, in the order in which they occur."""
     spared_G: Bools
     """Groups whose unmatched answers are not counted: labels an image names ``not_exhaustive``."""
+    negative_G: Bools
+    """Groups of labels that an image names ``negative``."""
     failed_I: Bools
+    area_M: Array
+    """Square pixels of objects: as stated, else of their boxes."""
+    score_N: Array | None
+    """Of answers; None where they were not asked for."""
 
     @property
     def images(self) -> int:
@@ -49,10 +67,12 @@ class Images:
         groups = len(self.image_G)
         return self.truth.counts(groups) + self.crowd.counts(groups) > 0
 
-    def answering(self, kept_N: Bools) -> "Images":
+    def answering(self, kept_N: Bools | Ints) -> "Images":
         """The same with some of the answers."""
-        return Images(**{**vars(self), "answer": self.answer.where(kept_N)})
+        score_N = None if self.score_N is None else self.score_N[kept_N]
+        return replace(self, answer=self.answer.where(kept_N), score_N=score_N)
 
+    @cached_property
     def matched(self) -> tuple[Bools, Bools]:
         """(N, T) of answers by COCO's rule: those that have an object, and those not counted."""
         right_NT = claims(self.answer, self.truth, THRESHOLDS, later_on_tie=True) >= 0
@@ -62,15 +82,20 @@ class Images:
 
 
 def read_images(
-    images: "Iterable[Any] | Images", rename: Callable[[Hashable], Hashable] = lambda label: label
+    images: "Iterable[Any] | Images",
+    rename: Callable[[Hashable], Hashable] = lambda label: label,
+    *,
+    scored: bool = False,
 ) -> Images:
     """Images with boxes by label, as arrays.
 
     Args:
-        images: Mappings with ``truth``, ``answer`` and perhaps ``crowd`` (boxes by label) and
-            ``not_exhaustive`` (labels). What was read before passes as it is, so that several
-            metrics of many images read them once.
+        images: Mappings with ``truth``, ``answer`` and perhaps ``crowd`` (boxes by label),
+            ``areas`` (numbers by label, one an object), ``negative`` and ``not_exhaustive``
+            (labels). What was read before passes as it is, so that several metrics of many images
+            read them once.
         rename: What labels are compared by.
+        scored: Whether ``scores`` (numbers by label, one an answer) are needed.
 
     Raises:
         EvaluationError: No images, or one that is no such mapping.
@@ -81,11 +106,14 @@ def read_images(
     lists = {"truth": BoxLists(), "crowd": BoxLists(), "answer": BoxLists()}
     group_L: dict[str, list[int]] = {kind: [] for kind in lists}
     label_of: dict[Hashable, int] = {}
-    image_G, label_G, spared_G, failed_I = [], [], [], []
+    image_G, label_G, spared_G, negative_G, failed_I = [], [], [], [], []
+    numbers: dict[str, list[Array]] = {"truth": [], "answer": []}
     for index, image in enumerate(listed(images, "images")):
         said = _fields(image, index)
         failed_I.append(said["answer"] is None)
         spared = {rename(label) for label in image.get("not_exhaustive") or ()}
+        negative = {rename(label) for label in image.get("negative") or ()}
+        stated = _numbers_of(image, index, scored=scored)
         group_of: dict[int, int] = {}
         for kind, boxes_of in said.items():
             for label, boxes in (boxes_of or {}).items():
@@ -95,15 +123,31 @@ def read_images(
                     image_G.append(index)
                     label_G.append(number)
                     spared_G.append(rename(label) in spared)
-                lists[kind].add(boxes, f"image {index}", kind, repr(label))
+                    negative_G.append(rename(label) in negative)
+                count = lists[kind].add(boxes, f"image {index}", kind, repr(label))
                 group_L[kind].append(group_of[number])
-    grouped = {kind: _in_groups(boxes, group_L[kind]) for kind, boxes in lists.items()}
+                if kind in stated:
+                    own = stated[kind].get(label, [] if kind == "answer" else None)
+                    numbers[kind].append(
+                        np.full(count, np.nan) if own is None
+                        else checked_numbers(own, count, f"image {index}, {label!r}", _NAMES[kind])
+                    )  # fmt: skip
+    grouped, order_of = {}, {}
+    for kind, boxes in lists.items():
+        grouped[kind], order_of[kind] = _in_groups(boxes, group_L[kind])
+    stated_M = np.concatenate([np.zeros(0), *numbers["truth"]])[order_of["truth"]]
+    score_N = (
+        np.concatenate([np.zeros(0), *numbers["answer"]])[order_of["answer"]] if scored else None
+    )
     return Images(
         **grouped,
+        area_M=np.where(np.isnan(stated_M), box_areas(grouped["truth"].boxes_N4), stated_M),
+        score_N=score_N,
         image_G=np.array(image_G, np.int64),
         label_G=np.array(label_G, np.int64),
         names=list(label_of),
         spared_G=np.array(spared_G, np.bool_),
+        negative_G=np.array(negative_G, np.bool_),
         failed_I=np.array(failed_I, np.bool_),
     )
 
@@ -126,9 +170,19 @@ def _fields(image: Any, index: int) -> dict[str, Mapping[Hashable, Any] | None]:
     return said
 
 
-def _in_groups(lists: BoxLists, group_L: list[int]) -> Grouped:
-    """Boxes with groups ascending; lists of one group stay in order."""
+def _numbers_of(image: Any, index: int, *, scored: bool) -> dict[str, Mapping[Hashable, Any]]:
+    """Areas of objects, and the scores of answers where they are needed, by label."""
+    stated: dict[str, Any] = {"truth": image.get("areas") or {}}
+    if scored and image["answer"] is not None:
+        stated["answer"] = field(image, "scores", index)
+    for kind, values in stated.items():
+        by_label(values, f"image {index}, {_NAMES[kind]}")
+    return stated
+
+
+def _in_groups(lists: BoxLists, group_L: list[int]) -> tuple[Grouped, Ints]:
+    """Boxes with groups ascending, and their order; lists of one group stay in order."""
     boxes_N4, list_N = lists.stacked()
     group_N = np.array(group_L, np.int64)[list_N]
     order_N = np.argsort(group_N, kind="stable")
-    return Grouped(boxes_N4[order_N], group_N[order_N])
+    return Grouped(boxes_N4[order_N], group_N[order_N]), order_N

@@ -43,7 +43,7 @@ class Grouped:
     def __len__(self) -> int:
         return len(self.boxes_N4)
 
-    def where(self, kept_N: Bools) -> "Grouped":
+    def where(self, kept_N: Bools | Ints) -> "Grouped":
         """Some of them."""
         return Grouped(self.boxes_N4[kept_N], self.group_N[kept_N])
 
@@ -77,7 +77,7 @@ def iou(a: Any, b: Any) -> Any:
 def overlap_iou(a: Array, b: Array) -> Array:
     """IoU of boxes of equal or broadcast shapes (..., 4)."""
     shared = _shared(a, b)
-    return _ratio(shared, _areas(a) + _areas(b) - shared)
+    return _ratio(shared, box_areas(a) + box_areas(b) - shared)
 
 
 def overlap_giou(a: Array, b: Array) -> Array:
@@ -86,7 +86,7 @@ def overlap_giou(a: Array, b: Array) -> Array:
     Source: Rezatofighi et al. 2019; gRefCOCO's scorer of boxes matches by it.
     """
     shared = _shared(a, b)
-    union = _areas(a) + _areas(b) - shared
+    union = box_areas(a) + box_areas(b) - shared
     low = np.minimum(a[..., :2], b[..., :2])
     high = np.maximum(a[..., 2:], b[..., 2:])
     hull = (high - low).prod(-1)
@@ -95,11 +95,17 @@ def overlap_giou(a: Array, b: Array) -> Array:
 
 def overlap_crowd(a: Array, b: Array) -> Array:
     """Share of each box of ``a`` that lies in a crowd ``b``: I / area of the answer."""
-    return _ratio(_shared(a, b), _areas(a))
+    return _ratio(_shared(a, b), box_areas(a))
 
 
 def claims(
-    seekers: Grouped, targets: Grouped, thresholds: tuple[float, ...], *, later_on_tie: bool
+    seekers: Grouped,
+    targets: Grouped,
+    thresholds: tuple[float, ...],
+    *,
+    later_on_tie: bool,
+    idle_NT: Bools | None = None,
+    above_N: Array | None = None,
 ) -> Ints:
     """Each seeker in order takes the target of its group with the best IoU that is left.
 
@@ -108,6 +114,8 @@ def claims(
         targets: The other side.
         thresholds: Least IoU, each looked at by itself.
         later_on_tie: Of targets with equal IoU take the last (COCO's), rather than the first.
+        idle_NT: Which seekers look at which thresholds; by default all.
+        above_N: What the IoU of a seeker's target has to exceed; by default nothing.
 
     Returns:
         (N, T) index of the target that each seeker took, -1 for none.
@@ -116,15 +124,21 @@ def claims(
     taken_NT = np.full((len(seekers), len(thresholds)), -1, np.int64)
     rank_N = _rank_in_group(seekers.group_N)
     for seeker_P, target_P, value_P in pairs(seekers, targets, overlap_iou, least_T.min()):
+        if above_N is not None:
+            kept_P = value_P > above_N[seeker_P]
+            if not kept_P.any():
+                continue
+            seeker_P, target_P, value_P = seeker_P[kept_P], target_P[kept_P], value_P[kept_P]
         tie_P = target_P if later_on_tie else -target_P
         order_P = np.lexsort((tie_P, value_P, seeker_P, rank_N[seeker_P]))
         seeker_P, target_P, value_P = seeker_P[order_P], target_P[order_P], value_P[order_P]
         first = target_P.min()
         free_MT = np.ones((target_P.max() - first + 1, len(thresholds)), np.bool_)
         for part in _runs(rank_N[seeker_P]):  # one seeker a group, so they cannot disturb another
-            found = _best_free(
-                target_P[part] - first, value_P[part], seeker_P[part], free_MT, least_T
-            )
+            fits_PT = free_MT[target_P[part] - first] & (value_P[part][:, None] >= least_T)
+            if idle_NT is not None:
+                fits_PT &= idle_NT[seeker_P[part]]
+            found = _last_fitting(seeker_P[part], fits_PT)
             seekers_Q, columns_Q, places_Q = found
             chosen_Q = target_P[part][places_Q]
             taken_NT[seekers_Q, columns_Q] = chosen_Q
@@ -199,12 +213,9 @@ def pairs(
             yield seeker_P[kept_P], target_P[kept_P], value_P[kept_P]
 
 
-def _best_free(
-    target_P: Ints, value_P: Array, seeker_P: Ints, free_MT: Bools, least_T: Array
-) -> tuple[Ints, Ints, Ints]:
-    """Of each seeker's pairs, in ascending order, the last that is free: seeker, column, pair."""
-    fits_PT = free_MT[target_P] & (value_P[:, None] >= least_T)
-    place_PT = np.where(fits_PT, np.arange(len(target_P))[:, None], -1)
+def _last_fitting(seeker_P: Ints, fits_PT: Bools) -> tuple[Ints, Ints, Ints]:
+    """Of each seeker's pairs, in ascending order, the last that fits: seeker, column, pair."""
+    place_PT = np.where(fits_PT, np.arange(len(seeker_P))[:, None], -1)
     starts = np.flatnonzero(np.diff(seeker_P, prepend=-1))
     best_ST = np.maximum.reduceat(place_PT, starts, axis=0)
     rows, columns = np.nonzero(best_ST >= 0)
@@ -243,7 +254,8 @@ def _shared(a: Array, b: Array) -> Array:
     return np.maximum(sides, 0).prod(-1)
 
 
-def _areas(boxes: Array) -> Array:
+def box_areas(boxes: Array) -> Array:
+    """Square pixels of boxes (..., 4)."""
     return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 

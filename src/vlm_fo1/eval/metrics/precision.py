@@ -1,42 +1,68 @@
-"""Average precision by COCO's and by LVIS's rules, through faster-coco-eval.
+"""Average precision by COCO's and by LVIS's rules; how often each image counts may be chosen.
 
 Answers of equal score are taken in the order of images, and within one in that of the answer, so AP
 of a model without scores depends on both: say which score was used.
 
-Shapes: T thresholds, R recalls, K categories of one part, A sizes, M limits.
+An answer is matched once, whatever is drawn afterwards: of each threshold the right answers are
+kept, with how many answers stand before them, and a resample only adds up how often their images
+were drawn. The interpolated precision at a recall is that of a right answer, so no other is needed.
+
+Shapes: N answers, by label and falling score; M objects, G groups (a label of an image), I images,
+C labels, T thresholds; P right answers, one for each threshold at which it is right; K segments of
+them, a threshold and label each; S answers that count at every threshold, D at some.
+
+Source: COCO's and LVIS's scorers; equal to pycocotools and, with LVIS's limit, faster-coco-eval.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from vlm_fo1._extras import require
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.metrics.matching import THRESHOLDS
-from vlm_fo1.eval.metrics.records import Array, BoxLists, Item, by_label, choice, field, listed
-from vlm_fo1.eval.metrics.suppression import checked_scores
-from vlm_fo1.eval.metrics.tally import Score
+from vlm_fo1.eval.metrics.images import Images, read_images
+from vlm_fo1.eval.metrics.matching import (
+    AT_50,
+    SLACK,
+    THRESHOLDS,
+    Bools,
+    Ints,
+    best_overlap,
+    box_areas,
+    claims,
+    overlap_crowd,
+)
+from vlm_fo1.eval.metrics.records import Array, choice
+from vlm_fo1.eval.metrics.tally import Score, checked_weights
 
-SIZES = ("ap_small", "ap_medium", "ap_large")
+SIZES = {
+    "": (0, np.inf),
+    "_small": (0, 32**2),
+    "_medium": (32**2, 96**2),
+    "_large": (96**2, np.inf),
+}
+"""Least and greatest area of an object, in square pixels; one on a border is of both sizes."""
 FREQUENCIES = ("r", "c", "f")
+_AT_75 = THRESHOLDS.index(0.75)
 _MOST = {"coco": 100, "lvis": 300}
-_CELLS = 250_000
-"""Images times categories that are scored together, which bounds memory."""
+_RECALLS = np.linspace(0, 1, 101)
+Index = npt.NDArray[np.int32] | Ints
 
 
 def average_precision(
-    images: Iterable[Any],
+    images: Iterable[Any] | Images,
     style: str = "coco",
     *,
     frequency: Mapping[Any, str] | None = None,
 ) -> Score:
     """Mean over labels and ten IoU of the interpolated precision at 101 recalls.
 
-    LVIS's rules: the 300 best answers of an image over **all** labels are looked at
-    (faster-coco-eval alone would take 300 of each label); an answer whose label the image neither
-    holds nor names ``negative`` is dropped; in a label that it names ``not_exhaustive`` unmatched
-    ones are not counted. COCO: the 100 best of each label.
+    LVIS's rules: the 300 best answers of an image over **all** labels are looked at; an answer
+    whose label the image neither holds nor names ``negative`` is dropped; in a label that it names
+    ``not_exhaustive`` unmatched ones are not counted. COCO: the 100 best of each label.
 
     Args:
         images: In the order of the data set, mappings with ``truth``, ``answer`` (boxes by label)
@@ -44,7 +70,7 @@ def average_precision(
             label; COCO), ``areas`` (of the objects by label, in pixels, by which they are small or
             large: COCO's are those of the masks; by default those of the boxes), ``negative`` and
             ``not_exhaustive`` (labels; LVIS). ``answer`` is None for a failed image: it found
-            nothing.
+            nothing. Or what `read_images` made of them.
         style: Whose rules.
         frequency: ``r``, ``c`` or ``f`` of each label, for LVIS.
 
@@ -55,83 +81,213 @@ def average_precision(
     Raises:
         EvaluationError: No images, one of another form, or a label without a frequency.
         BoxError: A box is not four finite numbers, or is reversed.
-        MissingExtraError: faster-coco-eval is not installed.
+    """
+    return precision_tally(images, style, frequency=frequency).score()
+
+
+def precision_tally(
+    images: Iterable[Any] | Images,
+    style: str = "coco",
+    *,
+    frequency: Mapping[Any, str] | None = None,
+) -> "PrecisionTally":
+    """What scores any weighting of the images of `average_precision`.
+
+    Raises:
+        EvaluationError: As there.
+        BoxError: As there.
     """
     choice(style, tuple(_MOST), "style")
-    images = listed(images, "images")
-    labels = _labels(images)
+    read = read_images(images, scored=True)
+    objects_C = np.bincount(read.label_G[read.truth.group_N], minlength=len(read.names))
     if frequency is not None:
-        _check_frequency(labels, frequency)
-    truths = _truths(images, labels)
-    answers = _answers(images, labels)
-    if style == "lvis":
-        answers = _best_of_image(answers, _MOST[style])
-    library = require("faster_coco_eval", extra="eval")
-    numbers = list(labels.values())
-    step = max(1, _CELLS // len(images))
-    parts = [
-        _precision(
-            library, style, images, labels, truths, answers, set(numbers[start : start + step])
+        _check_frequency([read.names[c] for c in np.flatnonzero(objects_C)], frequency)
+    read = _ranked(read, objects_C > 0, style)
+    curves = {name: _curve(read, *limits, lvis=style == "lvis") for name, limits in SIZES.items()}
+    words = None
+    if frequency is not None:
+        words = np.array([frequency.get(name, "") for name in read.names], np.str_)
+    return PrecisionTally(read.images, curves, words)
+
+
+@dataclass(frozen=True)
+class PrecisionTally:
+    """Matched answers of all images."""
+
+    items: int
+    curves: Mapping[str, "Curve"]
+    """By the ending of ``ap``."""
+    frequency_C: npt.NDArray[np.str_] | None
+
+    def score(self, weights_I: npt.ArrayLike | None = None) -> Score:
+        """AP when each image counts so many times, by default once.
+
+        Args:
+            weights_I: (I,) not negative, not all zero.
+
+        Raises:
+            EvaluationError: There is not one weight per image, or none above zero.
+        """
+        weights = checked_weights(weights_I, self.items)
+        found = {name: curve.precision(weights) for name, curve in self.curves.items()}
+        whole_TC = found[""]
+        score: Score = {
+            "ap": _mean(whole_TC),
+            "ap@.5": _mean(whole_TC[AT_50]),
+            "ap@.75": _mean(whole_TC[_AT_75]),
+        }
+        score |= {f"ap{name}": _mean(found[name]) for name in SIZES if name}
+        if self.frequency_C is not None:
+            for word in FREQUENCIES:
+                score[f"ap_{word}"] = _mean(whole_TC[:, self.frequency_C == word])
+        return score
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the precision of objects of one size follows from."""
+
+    object_image_M: Index
+    object_label_M: Index
+    labels: int
+    image_S: Index
+    """Of answers that count at every threshold, in order."""
+    image_D: Index
+    """Of answers that count at some only, by threshold and in order."""
+    image_P: Index
+    before_P: Index
+    """How many of the first kind stand up to a right answer."""
+    before_K: Index
+    """How many of them stand before the first answer of the label."""
+    more_P: Index
+    """The same of the second kind."""
+    more_K: Index
+    segment_P: Index
+    """Threshold times the number of labels, and label; ascending."""
+
+    def precision(self, weights_I: Array) -> Array:
+        """Interpolated precision, (T, C); NaN for a label without an object."""
+        objects_C = np.bincount(
+            self.object_label_M, weights_I[self.object_image_M], minlength=self.labels
         )
-        for start in range(0, len(numbers), step)
-    ]
-    precision = np.concatenate([np.full((10, 101, 0, 4, 1), -1.0), *parts], axis=2)
-    score: Score = {
-        "ap": _mean(precision[:, :, :, 0]),
-        "ap@.5": _mean(precision[THRESHOLDS.index(0.5), :, :, 0]),
-        "ap@.75": _mean(precision[THRESHOLDS.index(0.75), :, :, 0]),
-    }
-    for size, name in enumerate(SIZES, 1):
-        score[name] = _mean(precision[:, :, :, size])
-    if frequency is not None:
-        for word in FREQUENCIES:
-            those_K = [frequency[label] == word for label in labels]
-            score[f"ap_{word}"] = _mean(precision[:, :, those_K, 0])
-    return score
+        table_TC = np.zeros((len(THRESHOLDS), self.labels))
+        if len(self.segment_P):
+            start_K, size_K, above_P = self._segments
+            segment_K = self.segment_P[start_K]
+            sum_S, sum_D = _sums(weights_I[self.image_S]), _sums(weights_I[self.image_D])
+            counted_P = sum_S[self.before_P] - np.repeat(sum_S[self.before_K], size_K)
+            if len(sum_D) > 1:
+                counted_P += sum_D[self.more_P] - np.repeat(sum_D[self.more_K], size_K)
+            sum_P = _sums(weights_I[self.image_P])
+            right_P = sum_P[1:] - np.repeat(sum_P[start_K], size_K)
+            # An answer whose image was not drawn stands at 0 of 0, or repeats what was before it.
+            precision_P = right_P / np.maximum(counted_P, 1)
+            best_P = np.maximum.accumulate((precision_P + above_P)[::-1])[::-1] - above_P
+            objects_P = np.repeat(np.maximum(objects_C, 1)[segment_K % self.labels], size_K)
+            reached_P = _reached(right_P / objects_P) * (right_P > 0)
+            new_P = np.diff(reached_P, prepend=0)
+            new_P[start_K] = reached_P[start_K]
+            values_K = np.add.reduceat(best_P * new_P, start_K) / len(_RECALLS)
+            table_TC.ravel()[segment_K] = values_K
+        table_TC[:, objects_C == 0] = np.nan
+        return table_TC
+
+    @cached_property
+    def _segments(self) -> tuple[Index, Index, Array]:
+        """Where each begins and its size; what lifts it above those after it."""
+        start_K = np.flatnonzero(np.diff(self.segment_P, prepend=-1))
+        size_K = np.diff(start_K, append=len(self.segment_P))
+        above_P = np.repeat(np.arange(len(start_K), dtype=np.float64)[::-1] * 2, size_K)
+        return start_K, size_K, above_P
+
+
+def _reached(recall_P: Array) -> npt.NDArray[np.int32]:
+    """How many of COCO's recalls are reached."""
+    last_P = (100 * recall_P + 1e-9).astype(np.int32)  # at most one too far
+    return last_P + (_RECALLS[last_P] <= recall_P)
+
+
+def _ranked(read: Images, known_C: Bools, style: str) -> Images:
+    """The answers that are looked at, by image, label and falling score."""
+    group_N = read.answer.group_N
+    kept_N = known_C[read.label_G[group_N]]
+    if style == "lvis":
+        kept_N &= (read.present() | read.negative_G)[group_N]
+    read = read.answering(kept_N)
+    assert read.score_N is not None
+    group_N = read.answer.group_N
+    owner_N = group_N if style == "coco" else read.image_G[group_N]
+    best_first_N = np.lexsort((-read.score_N, owner_N))
+    owner_N = owner_N[best_first_N]
+    rank_N = np.arange(len(owner_N)) - np.searchsorted(owner_N, owner_N)
+    chosen_N = best_first_N[rank_N < _MOST[style]]
+    group_N = group_N[chosen_N]
+    order_N = np.lexsort((-read.score_N[chosen_N], group_N))
+    return read.answering(chosen_N[order_N])
+
+
+def _curve(read: Images, least: float, most: float, *, lvis: bool) -> Curve:
+    """Match the answers to objects of one size; what is of another counts neither way."""
+    own_M = (read.area_M >= least) & (read.area_M <= most)
+    right_NT = claims(read.answer, read.truth.where(own_M), THRESHOLDS, later_on_tie=True) >= 0
+    inside_N = best_overlap(read.answer, read.crowd, overlap_crowd)
+    ignored_NT = inside_N[:, None] >= np.array(THRESHOLDS) - SLACK
+    if not own_M.all():
+        other = claims(
+            read.answer, read.truth.where(~own_M), THRESHOLDS, later_on_tie=True,
+            idle_NT=~right_NT, above_N=inside_N,
+        )  # fmt: skip
+        ignored_NT |= other >= 0
+    area_N = box_areas(read.answer.boxes_N4)
+    ignored_NT |= ((area_N < least) | (area_N > most))[:, None]
+    if lvis:
+        ignored_NT |= read.spared_G[read.answer.group_N][:, None]
+    label_N = read.label_G[read.answer.group_N]
+    assert read.score_N is not None
+    order_N = np.lexsort((-read.score_N, label_N))
+    right_NT, counted_NT = right_NT[order_N], (right_NT | ~ignored_NT)[order_N]
+    label_N = label_N[order_N]
+    image_N = read.image_G[read.answer.group_N][order_N].astype(np.int32)
+    return _as_curve(read, own_M, image_N, label_N, right_NT, counted_NT)
+
+
+def _as_curve(
+    read: Images, own_M: Bools, image_N: Index, label_N: Ints, right_NT: Bools, counted_NT: Bools
+) -> Curve:
+    always_N: Bools = np.all(counted_NT, axis=1, keepdims=True)[:, 0]
+    before_N, count = _sums(always_N), len(label_N)
+    at_D, place_D = np.nonzero((counted_NT & ~always_N[:, None]).T)
+    at_P, place_P = np.nonzero(right_NT.T)
+    segment_P = at_P * len(read.names) + label_N[place_P]
+    new_P = np.diff(segment_P, prepend=-1) > 0
+    first_K = np.searchsorted(label_N, label_N[place_P[new_P]])
+    order_D = at_D * count + place_D
+    group_M = read.truth.group_N[own_M]
+    return Curve(
+        object_image_M=read.image_G[group_M],
+        object_label_M=read.label_G[group_M],
+        labels=len(read.names),
+        image_S=image_N[always_N],
+        image_D=image_N[place_D],
+        image_P=image_N[place_P],
+        before_P=before_N[place_P + 1].astype(np.int32),
+        before_K=before_N[first_K],
+        more_P=np.searchsorted(order_D, at_P * count + place_P, side="right").astype(np.int32),
+        more_K=np.searchsorted(order_D, at_P[new_P] * count + first_K),
+        segment_P=segment_P,
+    )
+
+
+def _sums(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Sums of the first 0, 1, 2, ... values."""
+    sums = np.zeros(len(values) + 1, np.float64 if values.dtype.kind == "f" else np.int64)
+    np.cumsum(values, out=sums[1:])
+    return sums
 
 
 def _mean(precision: Array) -> float | None:
-    known = precision[precision > -1]  # -1: a label without an object
+    known = precision[~np.isnan(precision)]
     return float(known.mean()) if known.size else None
-
-
-def _precision(
-    library: Any,
-    style: str,
-    images: Sequence[Item],
-    labels: Mapping[Hashable, int],
-    truths: Sequence[Mapping[str, Any]],
-    answers: Sequence[Mapping[str, Any]],
-    part: set[int],
-) -> Array:
-    """(T, R, K, A, M) of some of the labels, -1 for one without an object."""
-    known = library.COCO({
-        "images": [_entry(image, number, labels) for number, image in enumerate(images, 1)],
-        "categories": [{"id": number, "name": "", "frequency": "f"} for number in sorted(part)],
-        "annotations": [dict(row) for row in truths if row["category_id"] in part],
-    })  # fmt: skip
-    found = known.loadRes([dict(row) for row in answers if row["category_id"] in part])
-    scorer = library.COCOeval_faster(
-        known, found, "bbox", lvis_style=style == "lvis", print_function=_quiet
-    )
-    scorer.params.iouThrs = np.array(THRESHOLDS)
-    scorer.params.maxDets = [_MOST[style]]
-    scorer.evaluate()
-    scorer.accumulate()
-    return np.asarray(scorer.eval["precision"])
-
-
-def _quiet(*_: Any) -> None:
-    """The library's progress, which nobody reads."""
-
-
-def _labels(images: Sequence[Any]) -> dict[Hashable, int]:
-    """Numbers from 1, in the order of occurrence; labels without an object have no AP."""
-    labels: dict[Hashable, int] = {}
-    for index, image in enumerate(images):
-        for label in by_label(field(image, "truth", index), f"image {index}, truth"):
-            labels.setdefault(label, len(labels) + 1)
-    return labels
 
 
 def _check_frequency(labels: Iterable[Hashable], frequency: Mapping[Any, str]) -> None:
@@ -141,78 +297,3 @@ def _check_frequency(labels: Iterable[Hashable], frequency: Mapping[Any, str]) -
                 f"the frequency of {label!r} is {frequency.get(label)!r}: one of "
                 f"{', '.join(FREQUENCIES)} is needed for every label with an object"
             )
-
-
-def _entry(image: Item, number: int, labels: Mapping[Hashable, int]) -> dict[str, Any]:
-    return {
-        "id": number,
-        "neg_category_ids": [
-            labels[name] for name in image.get("negative") or () if name in labels
-        ],
-        "not_exhaustive_category_ids": [
-            labels[name] for name in image.get("not_exhaustive") or () if name in labels
-        ],
-    }
-
-
-def _rows(
-    images: Sequence[Item], kind: str, labels: Mapping[Hashable, int]
-) -> Iterator[tuple[Item, Hashable, dict[str, Any]]]:
-    """Boxes of one kind, checked together, in the library's form."""
-    lists = BoxLists()
-    owners: list[tuple[int, Hashable, int]] = []
-    for index, image in enumerate(images):
-        boxes_of = by_label(image.get(kind) or {}, f"image {index}, {kind}")
-        for label, boxes in boxes_of.items():
-            if label in labels:
-                count = lists.add(boxes, f"image {index}", kind, repr(label))
-                owners += [(index, label, place) for place in range(count)]
-    for (index, label, place), box in zip(owners, lists.stacked()[0].tolist(), strict=True):
-        width, height = box[2] - box[0], box[3] - box[1]
-        yield images[index], label, {
-            "image_id": index + 1, "category_id": labels[label], "place": place,
-            "bbox": [box[0], box[1], width, height], "area": width * height,
-        }  # fmt: skip
-
-
-def _truths(images: Sequence[Item], labels: Mapping[Hashable, int]) -> list[dict[str, Any]]:
-    truths = []
-    for kind in ("truth", "crowd"):
-        for image, label, row in _rows(images, kind, labels):
-            areas = (image.get("areas") or {}).get(label) if kind == "truth" else None
-            if areas is not None:
-                row["area"] = float(
-                    checked_scores(areas, len(image["truth"][label]), "areas")[row["place"]]
-                )
-            truths.append({**row, "id": len(truths) + 1, "iscrowd": int(kind == "crowd")})
-    return truths
-
-
-def _answers(images: Sequence[Item], labels: Mapping[Hashable, int]) -> list[dict[str, Any]]:
-    scores: dict[tuple[int, Hashable], list[float]] = {}
-    for index, image in enumerate(images):
-        answer = field(image, "answer", index)
-        if answer is None:
-            continue
-        said = by_label(field(image, "scores", index), f"image {index}, scores")
-        for label in by_label(answer, f"image {index}, answer"):
-            count = np.size(answer[label]) // 4
-            scores[index + 1, label] = checked_scores(
-                said.get(label, []), count, f"image {index}, {label!r}"
-            ).tolist()
-    return [
-        {**row, "score": scores[row["image_id"], label][row["place"]]}
-        for _, label, row in _rows(images, "answer", labels)
-    ]
-
-
-def _best_of_image(answers: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The best of each image over all labels; equal scores keep their order."""
-    by_score = sorted(answers, key=lambda row: (row["image_id"], -row["score"]))
-    seen: dict[int, int] = {}
-    kept = []
-    for row in by_score:
-        seen[row["image_id"]] = seen.get(row["image_id"], 0) + 1
-        if seen[row["image_id"]] <= most:
-            kept.append(row)
-    return kept

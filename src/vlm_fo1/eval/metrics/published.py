@@ -45,8 +45,8 @@ def published_f1(
         group_N = read.answer.group_N
         rank_N = np.arange(len(group_N)) - np.searchsorted(group_N, group_N)
         read = read.answering(rank_N < most)
-    right_NT, ignored_NT = read.matched()
-    ignored_NT |= ~right_NT & read.spared_G[read.answer.group_N][:, None]
+    right_NT, ignored_NT = read.matched
+    ignored_NT = ignored_NT | ~right_NT & read.spared_G[read.answer.group_N][:, None]
     objects_C = np.bincount(read.label_G[read.truth.group_N], minlength=len(read.names))
     label_N = read.label_G[read.answer.group_N]
     known = {name: number for number, name in enumerate(read.names)}

@@ -112,6 +112,26 @@ def choice(value: Any, choices: Sequence[str], what: str) -> None:
         raise EvaluationError(f"{what} is {value!r}: one of {', '.join(choices)} is needed")
 
 
+def checked_numbers(values: Any, count: int, where: str, what: str = "scores") -> Array:
+    """One finite number per box, (count,).
+
+    Raises:
+        EvaluationError: There are more or fewer, or one is not finite.
+    """
+    values_N = np.asarray(values)
+    if values_N.shape != (count,):
+        raise EvaluationError(
+            f"{what} have shape {values_N.shape} for {count} boxes of {where}: pass one per box"
+            + "; answers without a score need one too, such as 1.0 or that of their proposal"
+            * (what == "scores")
+        )
+    if count and (values_N.dtype.kind not in "iuf" or not np.isfinite(values_N).all()):
+        raise EvaluationError(
+            f"{what} of {where} are {values_N.tolist()}: finite numbers are needed"
+        )
+    return values_N.astype(np.float64)
+
+
 def read_boxes(value: Any, where: str) -> Array:
     """(N, 4) float64 of one list of boxes; a bare box counts as a list of one, ``[[]]`` as none.
 

@@ -4,11 +4,16 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.metrics.matching import SLACK, overlap_iou
-from vlm_fo1.eval.metrics.records import BoxLists, Item, by_label, field, read_boxes
+from vlm_fo1.eval.metrics.records import (
+    BoxLists,
+    Item,
+    by_label,
+    checked_numbers,
+    field,
+    read_boxes,
+)
 
 _AT = 0.5
 
@@ -34,7 +39,7 @@ def nms_survivors(truth: Any, boxes: Any, scores: Any) -> list[int]:
         EvaluationError: There is not one finite score per answer.
     """
     truth_M4, boxes_N4 = read_boxes(truth, "truth"), read_boxes(boxes, "boxes")
-    scores_N = checked_scores(scores, len(boxes_N4), "the boxes")
+    scores_N = checked_numbers(scores, len(boxes_N4), "the boxes")
     rivals_NM = overlap_iou(boxes_N4[:, None], truth_M4[None]) > _AT + SLACK
     kept_N = np.zeros(len(boxes_N4), np.bool_)
     for rivals_N in rivals_NM.T:
@@ -66,7 +71,7 @@ def surviving(image: Item) -> dict[str, Any]:
     scores_N: list[float] = []
     for label, value in by_label(answer, "answer").items():
         count = lists.add(value, "answer", repr(label))
-        scores_N += checked_scores(scores.get(label, []), count, repr(label)).tolist()
+        scores_N += checked_numbers(scores.get(label, []), count, repr(label)).tolist()
         owners += [(label, index) for index in range(count)]
     for label, value in truth.items():
         objects.add(value, "truth", repr(label))
@@ -80,22 +85,3 @@ def surviving(image: Item) -> dict[str, Any]:
         "answer": {label: [answer[label][i] for i in rows] for label, rows in kept_of.items()},
         "scores": {label: [scores[label][i] for i in rows] for label, rows in kept_of.items()},
     }
-
-
-def checked_scores(scores: Any, count: int, where: str) -> npt.NDArray[np.float64]:
-    """One finite score per box, (count,).
-
-    Raises:
-        EvaluationError: There are more or fewer, or one is not finite.
-    """
-    scores_N = np.asarray(scores)
-    if scores_N.shape != (count,):
-        raise EvaluationError(
-            f"scores have shape {scores_N.shape} for {count} boxes of {where}: pass one per box; "
-            "answers without a score need one too, such as 1.0 or that of their proposal"
-        )
-    if count and (scores_N.dtype.kind not in "iuf" or not np.isfinite(scores_N).all()):
-        raise EvaluationError(
-            f"scores of {where} are {scores_N.tolist()}: finite numbers are needed"
-        )
-    return scores_N.astype(np.float64)

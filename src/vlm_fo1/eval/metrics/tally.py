@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,19 +49,64 @@ class Tally:
         Raises:
             EvaluationError: There is not one weight per item, or none above zero.
         """
-        weights = np.ones(self.items) if weights_I is None else np.asarray(weights_I, np.float64)
-        if weights.shape != (self.items,):
-            raise EvaluationError(
-                f"weights have shape {weights.shape} for {self.items} items: pass one per item"
-            )
-        if not (weights >= 0).all() or not weights.any():
-            raise EvaluationError("weights must not be negative, and one at least above zero")
+        weights = checked_weights(weights_I, self.items)
         weights_R = weights[self.item_R]
         sums_SK = np.zeros((self.slots, self.rows_RK.shape[1]))
         edges = [*np.flatnonzero(np.diff(self.slot_R, prepend=-1)).tolist(), len(self.slot_R)]
         for start, stop in pairwise(edges):  # a product each, as a weighted copy is slow
             sums_SK[self.slot_R[start]] = weights_R[start:stop] @ self.rows_RK[start:stop]
         return self.formula(sums_SK)
+
+
+class Resampled(Protocol):
+    """What scores any weighting of its items: `Tally` and its like."""
+
+    def score(self, weights_I: npt.ArrayLike | None = None) -> Score:
+        """The metric when each item counts so many times, by default once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Scores of some of the items each, and what follows from them together: a mean of sets."""
+
+    parts: Mapping[str, tuple[Resampled, Sequence[int]]]
+    """By name: a score, and the places of its items."""
+    items: int
+    formula: Callable[[Mapping[str, Score]], Score]
+    """From the scores by name; a part that no item was drawn of has none."""
+
+    def score(self, weights_I: npt.ArrayLike | None = None) -> Score:
+        """The metric when each item counts so many times, by default once.
+
+        Args:
+            weights_I: (I,) not negative, not all zero.
+
+        Raises:
+            EvaluationError: There is not one weight per item, or none above zero.
+        """
+        weights = checked_weights(weights_I, self.items)
+        found: dict[str, Score] = {}
+        for name, (part, places) in self.parts.items():
+            own = weights[list(places)]
+            found[name] = part.score(own) if own.any() else {}
+        return self.formula(found)
+
+
+def checked_weights(weights_I: npt.ArrayLike | None, items: int) -> Array:
+    """How many times each item counts, (items,); by default once.
+
+    Raises:
+        EvaluationError: There is not one weight per item, one is negative, or none above zero.
+    """
+    weights = np.ones(items) if weights_I is None else np.asarray(weights_I, np.float64)
+    if weights.shape != (items,):
+        raise EvaluationError(
+            f"weights have shape {weights.shape} for {items} items: pass one per item"
+        )
+    if not (weights >= 0).all() or not weights.any():
+        raise EvaluationError("weights must not be negative, and one at least above zero")
+    return weights
 
 
 def bootstrap(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from vlm_fo1.config import plain
-from vlm_fo1.eval.benchmark import Benchmark, Card
+from vlm_fo1.eval.benchmark import Benchmark, Card, Published
+from vlm_fo1.eval.benchmarks import published
 from vlm_fo1.eval.files import Header
 from vlm_fo1.eval.metrics import proposal_recall
 from vlm_fo1.eval.metrics.tally import Score
@@ -24,10 +25,12 @@ class Report:
 
     header: Header
     card: Card
+    published: Sequence[Published]
+    """Figures in print."""
     values: Score
     """By name, shares in per cent; `Card.metric` names the main one."""
     intervals: Mapping[str, tuple[float, float] | None]
-    """95 %, over images; a name that is missing cannot be resampled by sums."""
+    """95 %, over images; a name that is missing cannot be resampled."""
     ceiling: Score
     """The values of the best answer that the offered boxes allow; empty where boxes are not what
     is looked for."""
@@ -74,7 +77,7 @@ class Report:
             "answers_with_problems": self.problems,
             "seconds_per_item": dict(self.seconds),
             "notes": list(self.notes),
-            "published": plain(self.card.published),
+            "published": plain(self.published),
             "run": plain(self.header),
         }
 
@@ -103,6 +106,7 @@ def make_report(
     return Report(
         header=header,
         card=benchmark.card,
+        published=published(header.benchmark),
         values=scores.values,
         intervals=scores.intervals([record.group for record in records], samples),
         ceiling=benchmark.judge(best_possible(records)).values if boxes else {},

@@ -3,9 +3,8 @@
 Shapes: N answered boxes, M objects, I records, G groups (a label of an image).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from vlm_fo1.eval.metrics import iou
 from vlm_fo1.eval.metrics.images import Images, read_images
 from vlm_fo1.eval.metrics.matching import AT_50, SLACK, Bools, claims
 from vlm_fo1.eval.metrics.records import Array
-from vlm_fo1.eval.predictions import Prediction, Record
+from vlm_fo1.eval.predictions import Prediction, Record, Scored
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,20 @@ def outcomes_of(records: Sequence[Record]) -> Outcomes:
     Args:
         records: All with boxes in their truth.
     """
-    said = [record.labelled() for record in records]
-    images = read_images(said)
-    right_NT, ignored_NT = images.matched()
+    kind = _surest(records)
+    images = read_images([r.labelled(kind or "constant") for r in records], scored=True)
+    right_NT, ignored_NT = images.matched
     right_N, counted_N = right_NT[:, AT_50], ~ignored_NT[:, AT_50]
     taken_N = claims(images.answer, images.truth, (0.5,), later_on_tie=True)[:, 0]
     found_M = np.zeros(len(images.truth), np.bool_)
     found_M[taken_N[taken_N >= 0]] = True
-    boxes_M4 = images.truth.boxes_N4
-    own_M = (boxes_M4[:, 2] - boxes_M4[:, 0]) * (boxes_M4[:, 3] - boxes_M4[:, 1])
-    stated_M = _in_order(images, [record.truth.get("areas") or {} for record in records])
-    area_M = np.array(stated_M) if len(stated_M) == len(own_M) else own_M
     extra_I = _by_image(images, images.answer.group_N[counted_N & ~right_N])
     missed_I = _by_image(images, images.truth.group_N[~found_M])
-    score_N = _scores(images, records)
+    score_N = images.score_N if kind else None
     return Outcomes(
         score_N=None if score_N is None else score_N[counted_N],
         right_N=right_N[counted_N],
-        area_M=area_M,
+        area_M=images.area_M,
         found_M=found_M,
         wrong_I=extra_I + missed_I + images.failed_I,
     )
@@ -98,7 +93,7 @@ def _best(record: Record) -> Prediction:
         Mention(label, tuple(own), tuple(own.values())) for label, own in found.items()
     )
     return replace(
-        answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks={}
+        answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks=None
     )
 
 
@@ -107,24 +102,9 @@ def _by_image(images: Images, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return np.bincount(images.image_G[groups], minlength=images.images)
 
 
-def _in_order(images: Images, by_label: Sequence[Mapping[Any, Iterable[float]]]) -> list[float]:
-    """Values by image and label in the order of the groups, as boxes stand in `Images`."""
-    pairs = zip(images.image_G.tolist(), images.label_G.tolist(), strict=True)
-    return [
-        value for image, label in pairs for value in by_label[image].get(images.names[label], ())
-    ]
-
-
-def _scores(images: Images, records: Sequence[Record]) -> Array | None:
-    """A score an answered box: the surest kind that is known."""
-
-    def of(kind: Any) -> Array:
-        own = [{} if r.answer is None else r.answer.scores_by_label(kind) for r in records]
-        return np.array(_in_order(images, own))
-
+def _surest(records: Sequence[Record]) -> Scored | None:
+    """The surest kind of score that an answer has."""
     answered = [record.answer for record in records if record.answer is not None]
-    known: dict[str, Callable[[], bool]] = {
-        "confidence": lambda: any(said.confidence for a in answered for said in a.mentions),
-        "proposal": lambda: any(a.proposal_scores for a in answered),
-    }
-    return next((of(kind) for kind, is_known in known.items() if is_known()), None)
+    if any(said.confidence for answer in answered for said in answer.mentions):
+        return "confidence"
+    return "proposal" if any(answer.proposal_scores for answer in answered) else None

@@ -22,7 +22,7 @@ _SIDE = 420
 """Longest side of images of the gallery, in pixels."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em;
-  color: #222; background: #fff }
+  color: #222; background: #fff; font-variant-numeric: tabular-nums }
 table { border-collapse: collapse; margin: .5em 0 } td, th { border: 1px solid #ccc;
   padding: .25em .6em; text-align: left; vertical-align: top; overflow-wrap: anywhere }
 figure { display: inline-block; margin: .5em 1em .5em 0; vertical-align: top }
@@ -39,15 +39,18 @@ def as_page(report: Report, data: Path | None = None) -> str:
         data: Where images are; without it there is no gallery.
     """
     card = report.card
+    scores, *others, run = tables_of(report)
     parts = [
         f"<h1>{escape(card.title)}</h1><p>Protocol: {escape(card.protocol)}</p>",
         *(f"<p>Note: {escape(note)}</p>" for note in report.notes),
-        *map(_table, tables_of(report)),
+        _table(scores),
         *(
             f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
             for title, svg in plots_of(report.outcomes, report.counts).items()
         ),
+        *map(_table, others),
         "" if data is None else _gallery(report.worst, data),
+        _table(run),
         f'<p class="note">Data: {escape(card.source)}. Licence: {escape(card.licence)}.</p>',
     ]
     return (
@@ -59,12 +62,13 @@ def as_page(report: Report, data: Path | None = None) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns if name)
+    head = f"<tr>{head}</tr>" if head else ""
     rows = "".join(
         f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f"<h2>{escape(table.title)}</h2>{note}<table><tr>{head}</tr>{rows}</table>"
+    return f"<h2>{escape(table.title)}</h2>{note}<table>{head}{rows}</table>"
 
 
 def _cell(cell: str) -> str:
@@ -97,7 +101,9 @@ def _case(record: Record, data: Path) -> str:
     )
 
 
-_BOXES = ("boxes", "crowd", "areas", "negative", "not_exhaustive")
+_BOXES = (
+    "boxes", "crowd", "areas", "negative", "not_exhaustive", "segmentations", "mask_wh",
+)  # fmt: skip
 
 
 def _drawn(record: Record, path: Path) -> list[Image.Image]:

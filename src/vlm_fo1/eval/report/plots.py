@@ -10,13 +10,12 @@ import numpy as np
 
 from vlm_fo1.eval.metrics import expected_calibration_error, reliability_bins
 from vlm_fo1.eval.metrics.matching import Bools
+from vlm_fo1.eval.metrics.precision import SIZES
 from vlm_fo1.eval.metrics.records import Array
 from vlm_fo1.eval.report.outcomes import Outcomes
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 320, 240, 44, 40, 14
 _INK, _FILL = "#1f4e79", "#7fa8d1"
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
-"""COCO's, in square pixels; an object on a border is of the smaller size."""
 _MOST = 10
 """Counts above this share a row."""
 
@@ -72,7 +71,8 @@ def reliability(score_N: Array, right_N: Bools) -> str:
 def missed_by_size(area_M: Array, found_M: Bools) -> str:
     """Share of small, medium and large objects that no answer found."""
     body = ""
-    for place, (name, (least, most)) in enumerate(SIZES.items()):
+    for place, (name, (least, most)) in enumerate(list(SIZES.items())[1:]):
+        name = name.strip("_")
         those_M = (area_M > least if least else area_M >= 0) & (area_M <= most)
         number = int(those_M.sum())
         if number:

@@ -45,15 +45,19 @@ def _scores(report: Report) -> Table:
         columns.append("best with these boxes")
     rows: list[list[str]] = []
     for name, value in report.values.items():
-        row = [name, shown(value), ends(report.intervals.get(name))]
+        main = name == report.card.metric
+        row = [f"**{name}**" if main else name, shown(value), ends(report.intervals.get(name))]
         rows.append([*row, shown(report.ceiling.get(name))] if report.ceiling else row)
-    note = "Shares are in per cent. Intervals resample images; a dash: not a function of sums."
+    note = (
+        "The main score is bold. Shares are in per cent. Intervals resample images; a dash: there "
+        "is none."
+    )
     return Table("Scores", columns, rows, note)
 
 
 def _published(report: Report) -> list[Table]:
     tables: list[Table] = []
-    for published in report.card.published:
+    for published in report.published:
         ours = [shown(report.values.get(name)) for name in published.columns]
         rows = [[f"**{report.model_name}** (this run)", *ours]]
         rows += [[name, *map(shown, figures)] for name, figures in published.rows.items()]

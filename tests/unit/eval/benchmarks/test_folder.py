@@ -83,7 +83,68 @@ def test_a_file_that_does_not_fit_is_refused_with_counts(tmp_path, change, messa
 
 def test_of_several_files_one_has_to_be_named(tmp_path):
     path = write_coco(tmp_path, OBJECTS)
+    (tmp_path / "report.json").write_text("{}")  # of an evaluation whose --out was this folder
+    assert len(list(load_benchmark("folder").items(tmp_path))) == 2
     (tmp_path / "other.json").write_text(path.read_text())
     with pytest.raises(EvaluationError, match="--option annotations=coco"):
         list(load_benchmark("folder").items(tmp_path))
     assert len(list(load_benchmark("folder", ["annotations=coco.json"]).items(tmp_path))) == 2
+
+
+def test_ids_that_are_zero_or_have_gaps_are_ids_like_others(tmp_path):
+    # cocoapi 331: an annotation with the id 0 counts as missed; detectron2 5097: ids from 0
+    path = write_coco(tmp_path, OBJECTS)
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row.update(id=row["id"] - 1, image_id=(row["image_id"] - 1) * 40)
+        row["category_id"] = {1: 0, 2: 90}[row["category_id"]]
+    content["images"][0]["id"], content["images"][1]["id"] = 0, 40
+    content["categories"][0]["id"], content["categories"][1]["id"] = 0, 90
+    path.write_text(json.dumps(content))
+    best = scores_of(tmp_path, truthful)
+    assert best["ap"] == best["all f1_mean"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("empty", ["0.png", "z.png"])
+def test_false_alarms_in_an_image_without_objects_count_wherever_it_stands(tmp_path, empty):
+    # torchmetrics 1774, supervision 2397: only those before the last image with objects counted
+    objects = {"a.png": [("cat", [2, 2, 20, 20])], empty: []}
+    write_coco(tmp_path, dict(sorted(objects.items())))
+
+    def says(item):
+        score = 0.5 if item.truth["boxes"] else 0.9
+        return answer_to(
+            item.request, image_size(item.image), {"cat": [[2, 2, 20, 20]]}, score=score
+        )
+
+    scores = scores_of(tmp_path, says)
+    assert scores["ap"] == pytest.approx(50)
+    assert scores["all f1@.5"] == pytest.approx(100 * 2 / 3)
+    assert scores["false positives per truth absent"] == pytest.approx(100)
+
+
+def test_false_alarms_under_a_name_without_any_object_are_told_though_ap_cannot_see_them(tmp_path):
+    # cocoapi 55, torchmetrics 1184
+    path = write_coco(tmp_path, OBJECTS)
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 3, "name": "car"})
+    path.write_text(json.dumps(content))
+
+    def says(item):
+        boxes = dict(item.truth["boxes"]) | {"car": [[1, 1, 9, 9]]}
+        return answer_to(item.request, image_size(item.image), boxes)
+
+    scores = load_benchmark("folder").judge(records_of(load_benchmark("folder"), tmp_path, says))
+    assert scores.values["ap"] == pytest.approx(100)
+    assert scores.values["false positives per truth absent"] == pytest.approx(200 / 3)
+    assert scores.notes == (
+        "2 boxes were answered under names that no image has: AP and F1 do not see them, false "
+        "positives do",
+    )
+
+
+def test_a_run_that_found_nothing_anywhere_scores_zero_and_has_no_error(tmp_path):
+    # torchmetrics 601, 794: empty predictions raise, or give -1
+    write_coco(tmp_path, OBJECTS)
+    scores = scores_of(tmp_path, lambda item: answer_to(item.request, (64, 48), {}))
+    assert (scores["ap"], scores["ap_small"], scores["all f1_mean"]) == (0, 0, 0)

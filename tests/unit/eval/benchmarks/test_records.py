@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 from tests.helpers.benchmark_cases.records import A, B, write_records
 from tests.helpers.evaluation import answer_to, records_of
 
+from vlm_fo1.data.example import Example, Turn, write_examples
 from vlm_fo1.errors import EvaluationError
 from vlm_fo1.eval.benchmarks import load_benchmark
+from vlm_fo1.tasks import ask_labels
 
 
 def test_each_question_is_asked_by_itself_with_the_regions_of_its_record(tmp_path):
@@ -12,6 +15,25 @@ def test_each_question_is_asked_by_itself_with_the_regions_of_its_record(tmp_pat
     assert (items[2].request.text, items[2].request.regions) == ("What is {}?", (0,))
     assert items[0].truth["boxes"] == {"cat": [B]}
     assert items[0].boxes["xyxy"] == [A, B]
+
+
+def test_many_names_in_the_tasks_own_words_are_asked_as_the_model_takes_them(tmp_path):
+    data = write_records(tmp_path)
+    names = ["cat", "dog", "cup", "hat"]
+    found = "<ground>cat</ground><objects><region1></objects>"
+    wild = "<ground>cup, red</ground><objects><region1></objects>"
+    turns = (
+        Turn.asked(ask_labels("detection", names), found),
+        Turn.asked(ask_labels("counting", "cat, the red one"), "1"),
+        Turn.asked(ask_labels("detection", ["cat", "cup, red"]), wild),  # whose comma is it?
+    )
+    image = data / "images" / "a.png"
+    example = Example(image=image, regions_xyxy=np.array([A, B], np.float32), turns=turns)
+    write_examples(data / "records.jsonl", [example])
+    asked, counted, unclear = (item.request for item in load_benchmark("records").items(data))
+    assert (asked.task, asked.labels) == ("detection", tuple(names))
+    assert (counted.task, counted.labels) == ("counting", ("cat, the red one",))
+    assert (unclear.task, unclear.text) == ("free", turns[2].question)
 
 
 def test_tasks_are_judged_each_by_what_it_is_for(tmp_path):

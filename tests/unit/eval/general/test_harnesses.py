@@ -1,5 +1,7 @@
 import importlib.metadata
+import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -80,6 +82,18 @@ def test_lmms_evals_requests_are_answered_in_their_order_and_cached(caplog):
     assert stub.asked[0][3]["system"] == "Short."
 
 
+def test_a_question_whose_image_cannot_be_read_is_answered_with_nothing_and_the_others_go_on(
+    caplog,
+):
+    def broken(_):
+        raise OSError("truncated file")
+
+    rows, documents = requests([{"type": "image", "url": "a.png"}, {"type": "text", "text": "?"}])
+    bad = SimpleNamespace(args=("context", broken, {}, 0, "t", "test"))
+    assert lmms.answer_all(Stub("A cat."), [bad, *rows], documents, None) == ["", "A cat."]
+    assert "t 0: the question failed: OSError: truncated file" in caplog.text
+
+
 def fake(monkeypatch, name, **content):
     """A module of somebody else's, as far as ours look at it."""
     module = ModuleType(name)
@@ -145,6 +159,8 @@ def test_vlmevalkit_gets_the_model_in_its_table_and_runs_its_own_script(monkeypa
     model.fo1 = Stub("A dog.")
     message = [{"type": "image", "value": "a.png"}, {"type": "text", "value": "What?"}]
     assert model.generate_inner(message, dataset="MMStar") == "A dog."
+    with pytest.raises(PromptError, match="holds a video"):
+        model.generate_inner([{"type": "video", "value": "a.mp4"}, *message])
     with pytest.raises(SystemExit, match="VLMEvalKit"):
         vlmevalkit.main([])
 
@@ -156,3 +172,49 @@ def test_lmms_evals_own_registry_resolves_the_model():
     models = registry.ModelRegistryV2()
     models.load_entrypoint_manifests()
     assert models.get_manifest("vlm-fo1").model_id == "vlm_fo1"
+
+
+TASK = """
+task: fo1_two_questions
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function look.doc_to_visual
+doc_to_text: !function look.doc_to_text
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 8}
+process_results: !function look.process_results
+metric_list: [{metric: answered, aggregation: mean, higher_is_better: true}]
+"""
+LOOK = """
+from PIL import Image
+
+def doc_to_visual(doc):
+    return [Image.open(doc["image"]).convert("RGB")]
+
+def doc_to_text(doc, lmms_eval_specific_kwargs=None):
+    return doc["question"]
+
+def process_results(doc, results):
+    return {"answered": float(bool(results[0]) and "<" not in results[0])}
+"""
+
+
+def test_lmms_eval_itself_asks_the_bundled_model_and_scores_its_answers(tmp_path):
+    evaluator = pytest.importorskip(
+        "lmms_eval.evaluator", reason="lmms-eval is not installed: make test-lmms"
+    )
+    tasks = pytest.importorskip("lmms_eval.tasks")
+    photo = Path("src/vlm_fo1/assets/demo/photo.jpg").resolve()
+    rows = [{"image": str(photo), "question": q, "answer": "yes"} for q in ("An orange?", "What?")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "look.py").write_text(LOOK)
+    (tmp_path / "fo1_two_questions.yaml").write_text(TASK.replace("FOLDER", str(tmp_path)))
+    found = evaluator.simple_evaluate(
+        model="vlm_fo1", model_args="model=tiny,device=cpu", tasks=["fo1_two_questions"],
+        batch_size=1, log_samples=True,
+        task_manager=tasks.TaskManager(include_path=str(tmp_path), include_defaults=False),
+    )  # fmt: skip
+    assert found["results"]["fo1_two_questions"]["answered,none"] == 1
+    assert len(found["samples"]["fo1_two_questions"]) == 2
