@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from recipes.tiny.network import build, make_processor
+from recipes.tiny.network import make_processor
 from recipes.tiny.recipe import Recipe
+from recipes.tiny.words import build_tokenizer
 from vlm_fo1.config import read_json
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train.metrics import read_log
@@ -37,14 +38,14 @@ def export(recipe: Recipe, weights: Path, run: Path, out: Path) -> None:
         out: The folder.
     """
     model = FO1ForConditionalGeneration.from_pretrained(weights, dtype=torch.bfloat16).eval()
-    _, processor = build(recipe.seed, recipe.network)
+    processor = make_processor(build_tokenizer(), MOST_ASKED)
     stop = processor.stop_token_id
     model.generation_config = GenerationConfig(
         eos_token_id=stop, pad_token_id=stop, do_sample=False
     )
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    make_processor(processor.tokenizer, MOST_ASKED).save_pretrained(out)
+    processor.save_pretrained(out)
     (out / "README.md").write_text(card(recipe, weights, run), encoding="utf-8")
 
 

@@ -20,15 +20,15 @@ from torch import Tensor
 from recipes.synthetic.config import SyntheticConfig
 from recipes.synthetic.render import RenderedImage, Thing
 from recipes.synthetic.view import View
-from recipes.tiny.network import build
+from recipes.tiny.network import make_processor
 from recipes.tiny.recipe import Recipe
 from recipes.tiny.towers import INPUTS, look_at, source
+from recipes.tiny.words import build_tokenizer
 from vlm_fo1.config import plain
 from vlm_fo1.data.regions import BuiltRegions
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.train.loss import to_device
 
-BATCH = 32
 _STREAM = 1_000_003  # images that towers never trained on
 
 
@@ -80,16 +80,17 @@ def fill(
         sprites: Sprite folder; None for drawn shapes.
         device: Where the towers run.
     """
-    _, processor = build(recipe.seed, recipe.network)
+    processor = make_processor(build_tokenizer())
     model = FO1ForConditionalGeneration.from_pretrained(towers, dtype=torch.float32)
     model.to(device).eval()
     draw = source(recipe, sprites, {"learns": "regions", "stream": _STREAM}, 0, 1).draw
     folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, recipe.features, BATCH):
+    size = recipe.towers[-1].batch_size
+    for first in range(0, recipe.features, size):
         path = folder / f"{first:07d}.safetensors"
-        end = min(first + BATCH, recipe.features)
+        end = min(first + size, recipe.features)
         if not path.is_file():
-            views: list[View] = [draw(place, first // BATCH)[1] for place in range(first, end)]
+            views: list[View] = [draw(place, first // size)[1] for place in range(first, end)]
             given = to_device(look_at(processor, views), device)
             with torch.autocast(device.type, torch.bfloat16):
                 found = model.encode_images(*(given[name] for name in INPUTS))

@@ -16,10 +16,10 @@ from recipes.tiny.code import Code, word_ids
 from recipes.tiny.drawing import Drawn
 from recipes.tiny.features import Seen
 from recipes.tiny.muon import optimizers
-from recipes.tiny.network import build
+from recipes.tiny.network import make_processor
 from recipes.tiny.recipe import Lesson, Recipe
 from recipes.tiny.rows import Row, Rows, runs_of_tags
-from recipes.tiny.words import id_of
+from recipes.tiny.words import build_tokenizer, id_of
 from vlm_fo1.config import build as build_config
 from vlm_fo1.data.answers import NOTHING
 from vlm_fo1.data.collate import IGNORED, Collator
@@ -116,7 +116,7 @@ def alternatives(labels_BT: Tensor, tags: Sequence[int]) -> Tensor:
 
 def components(recipe: Recipe, towers: Path, features: Sequence[Seen]) -> RunComponents:
     """What the library's loop needs to train the language model on what its towers saw."""
-    _, processor = build(recipe.seed, recipe.network)
+    processor = make_processor(build_tokenizer())
     tokenizer, collator, tags = processor.tokenizer, Collator(processor), processor.region_tag_ids()
     ids = word_ids(tokenizer)
     aligned = set(torch.cat(list(ids.values())).tolist())

@@ -97,8 +97,12 @@ class Recipe:
     """`FO1Config` of the model, token ids left out."""
     images: dict[str, Any]
     """Settings of `SyntheticConfig` that differ from its defaults, ``sprites`` left out."""
+    sides: tuple[int, ...] = (256, 288, 320)
+    """Sides of images in pixels, every pair of them."""
     held_out: dict[str, Any] = field(default_factory=dict)
     """Settings of the images that the towers are judged by."""
+    judged: int = 8
+    """Batches that do not train and that a stage is judged by."""
     towers: tuple[StageConfig, ...]
     """Stage 0, the host's own tower, then stage 1, regions to the frozen host's words."""
     features: int
@@ -142,9 +146,11 @@ class Recipe:
             model=ModelConfig(path="recipes.tiny", init="random"),
             output=OutputConfig(folder=folder, log_every=20, tensorboard=False),
             data=DataConfig(pool_batches=1, workers=workers, on_bad_record="stop"),
-            evaluation=EvaluationConfig(mixture=judged, batches=8),
+            evaluation=EvaluationConfig(mixture=judged, batches=self.judged),
             seed=self.seed,
-            recipe={"network": self.network, "images": self.images, "features": self.features},
+            recipe={
+                name: getattr(self, name) for name in ("network", "images", "sides", "features")
+            },
         )
 
 

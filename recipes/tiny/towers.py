@@ -22,8 +22,9 @@ from recipes.synthetic.view import View
 from recipes.tiny.code import AT, IGNORED, LISTS, PLACE, Code, truth_of, word_ids
 from recipes.tiny.drawing import Drawn
 from recipes.tiny.muon import optimizers
-from recipes.tiny.network import LOUD, build
+from recipes.tiny.network import LOUD, build, make_processor
 from recipes.tiny.recipe import LOUD_PLACES, Lesson, Recipe
+from recipes.tiny.words import build_tokenizer
 from vlm_fo1.config import build as build_config
 from vlm_fo1.data.regions import build_regions
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
@@ -31,8 +32,6 @@ from vlm_fo1.processing import FO1Processor
 from vlm_fo1.train.components import RunComponents
 from vlm_fo1.train.export import save_pretrained
 
-SIDES = (256, 288, 320)
-"""Sides of the images in pixels, every pair of them."""
 _BACKGROUND = len(LISTS["names"]) - 1
 _FEW = 16  # from so many regions on a part of the loss counts in full
 INPUTS = ("pixel_values", "image_grid_thw", "aux_pixel_values", "region_boxes")
@@ -120,7 +119,7 @@ class TowerLesson(nn.Module):
 
 def components(recipe: Recipe, sprites: str | None) -> RunComponents:
     """What the library's loop needs to train the towers, with sprites or drawn shapes."""
-    _, processor = build(recipe.seed, recipe.network)
+    processor = make_processor(build_tokenizer())
     ids = word_ids(processor.tokenizer)
 
     def load(folder: Path | None) -> TowerLesson:
@@ -165,7 +164,7 @@ def source(
     seed = [recipe.seed, 1, lesson.stream]
 
     def draw(place: int, turn: int) -> tuple[str, View]:
-        size = np.random.default_rng([*seed, 0, turn]).choice(SIDES, 2).tolist()
+        size = np.random.default_rng([*seed, 0, turn]).choice(recipe.sides, 2).tolist()
         sides = {name: [side] * 2 for name, side in zip(("width", "height"), size, strict=True)}
         config = recipe.image_config(sprites, **{**lesson.images, **sides})
         streams = [np.random.default_rng([*seed, 1, place, part]) for part in range(2)]

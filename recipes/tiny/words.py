@@ -4,6 +4,8 @@ Kinds, colours, printed words and numbers are one token each, in one form whatev
 them: spaces belong to the fragments of the templates around them.
 """
 
+from functools import cache
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -73,6 +75,7 @@ def words() -> list[str]:
     return [word for word in dict.fromkeys(listed) if word not in taken]
 
 
+@cache
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes, then words and fragments, then control tokens and region tags."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

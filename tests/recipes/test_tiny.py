@@ -101,10 +101,12 @@ VALUES: dict[str, Any] = {
             **STAGE,
         },
     ],
-    "features": 34,
+    "features": 5,
+    "sides": [96, 112],
+    "judged": 1,
     "language": [
         {"name": "look-up", "train": TEXT, "mixture": {"drill": 1.0, "regions": 3},
-         **STAGE, "steps": 12, "save_every": 0},
+         **STAGE, "steps": 40, "save_every": 0},
         {
             "name": "phrases",
             "train": TEXT,
@@ -140,7 +142,7 @@ class KilledAt(Progress):
 def run(tmp_path_factory) -> Path:
     """A run that was killed in the middle of a stage of each kind, and between batches."""
     folder = tmp_path_factory.mktemp("run")
-    for stage, step in (("see", 3), ("align", 2), ("features", 32), ("phrases", 3)):
+    for stage, step in (("see", 3), ("align", 2), ("features", 2), ("phrases", 3)):
         with pytest.raises(KilledError):
             train(MICRO, None, folder, KilledAt(stage, step))
     assert train(MICRO, None, folder) == folder / "language" / "phrases"
@@ -175,7 +177,7 @@ def test_the_committed_recipe_reads():
     assert [stage.name for stage in recipe.language][:3] == ["look-up", "questions", "general"]
     assert set(recipe.images["kinds"]) <= set(KINDS)
     model, _ = build(0, recipe.network)
-    assert sum(p.numel() for p in model.parameters()) == 6_709_336
+    assert 6.6e6 < sum(p.numel() for p in model.parameters()) < 6.8e6
 
 
 @pytest.mark.parametrize(
@@ -305,9 +307,9 @@ def test_images_get_harder_when_choices_are_right(small):
     for _ in range(30):
         lesson._rise(torch.tensor(0.2), 32, 0.5)
     assert lesson.rises == 0
-    for _ in range(30):
+    for _ in range(25):
         lesson._rise(torch.tensor(1.0), 32, 0.5)
-    assert lesson.rises == 1
+    assert lesson.rises == 2
     assert LanguageLesson(small[0], [0]).rises == 0  # of this stage
 
 
@@ -335,15 +337,13 @@ def test_a_run_killed_anywhere_ends_with_the_weights_of_one_that_was_not(run, wh
         assert torch.equal(one.image_nD, other.image_nD)
 
 
-def test_losses_fall(whole):
-    for part, stage in (("towers", "align"), ("language", "look-up")):
-        lines = [line for line in read_log(whole / part) if line["stage"] == stage]
-        evaluated = [line for line in read_log(whole / part, "eval") if line["stage"] == stage]
-        assert lines
-        assert evaluated[-1]["loss"] > 0
-    first = read_log(whole / "language")[0]
-    assert first["stage"] == "look-up"
-    assert first["loss"] < 7.0  # the logarithm of about 1100 words, which is where it starts
+def test_losses_fall_and_are_judged_on_what_does_not_train(whole):
+    first, last = [line for line in read_log(whole / "language") if line["stage"] == "look-up"]
+    assert last["loss"] < 0.9 * first["loss"]
+    for part in ("towers", "language"):
+        judged = read_log(whole / part, "eval")
+        assert [line["stage"] for line in judged] == [s.name for s in getattr(MICRO, part)]
+        assert all(line["loss"] > 0 for line in judged)
 
 
 def test_features_are_what_the_towers_say_of_the_image(whole):
@@ -352,15 +352,15 @@ def test_features_are_what_the_towers_say_of_the_image(whole):
     fo1 = FO1ForConditionalGeneration.from_pretrained(whole / "towers" / "align")
     _, processor = build(0, NETWORK)
     draw = source(MICRO, None, {"learns": "regions", "stream": 1_000_003}, 0, 1).draw
-    _, view = draw(5, 0)
-    assert seen[5].view.rendered.objects == view.rendered.objects
-    assert seen[5].view.rendered.image.size == view.rendered.image.size
+    _, view = draw(3, 1)
+    assert seen[3].view.rendered.objects == view.rendered.objects
+    assert seen[3].view.rendered.image.size == view.rendered.image.size
     with torch.no_grad():
         inputs = look_at(processor, [view])
         found = fo1.encode_images(*(inputs[name] for name in INPUTS))
     for ours, theirs in (
-        (seen[5].image_nD, found.image_tokens[0]),
-        (seen[5].regions_ND, found.region_tokens[0]),
+        (seen[3].image_nD, found.image_tokens[0]),
+        (seen[3].regions_ND, found.region_tokens[0]),
     ):
         assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
 
@@ -377,7 +377,7 @@ def test_the_exported_folder_answers_and_says_how_it_was_made(run, tmp_path):
     assert fo1.processor.vocabulary.max_regions == 32
     card = (tmp_path / "README.md").read_text()
     assert "seed 0" in card
-    assert "| `look-up` | 12 | 24 |" in card
+    assert "| `look-up` | 40 | 80 |" in card
 
 
 def test_connectors_come_out_as_loud_as_words_with_loud_places(whole):
