@@ -92,7 +92,7 @@ def fill(
         if not path.is_file():
             views: list[View] = [draw(place, first // size)[1] for place in range(first, end)]
             given = to_device(look_at(processor, views), device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, recipe.precision == "bf16"):
                 found = model.encode_images(*(given[name] for name in INPUTS))
             facts = [
                 {

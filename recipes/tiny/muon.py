@@ -45,7 +45,7 @@ def orthogonal(matrix_RC: Tensor, steps: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix_RC.shape[0] > matrix_RC.shape[1]
     x = matrix_RC.T if tall else matrix_RC
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = (x / (x.norm() + 1e-7)).to(torch.float32 if x.device.type == "cpu" else torch.bfloat16)
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file
@@ -15,10 +16,9 @@ from torch import nn
 from recipes.synthetic.kinds import KINDS
 from recipes.synthetic.questions import ask
 from recipes.synthetic.referring import distance
-from recipes.tiny.__main__ import train
+from recipes.tiny.__main__ import main, train
 from recipes.tiny.code import LISTS, Code, truth_of, word_ids
 from recipes.tiny.drills import most_extreme, nearest_to_tag
-from recipes.tiny.export import export
 from recipes.tiny.features import load
 from recipes.tiny.imagined import imagine
 from recipes.tiny.language import LanguageLesson, alternatives, set_loss
@@ -365,9 +365,11 @@ def test_features_are_what_the_towers_say_of_the_image(whole):
         assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
 
 
-def test_the_exported_folder_answers_and_says_how_it_was_made(run, tmp_path):
-    export(MICRO, run / "language" / "phrases", run, tmp_path)
-    fo1 = FO1.from_pretrained(tmp_path)
+def test_the_command_exports_a_folder_that_answers_and_says_how_it_was_made(run, tmp_path):
+    path = tmp_path / "micro.yaml"
+    path.write_text(yaml.safe_dump(VALUES), encoding="utf-8")
+    assert main([str(path), "--out", str(run), "--export", str(tmp_path / "model")]) == 0
+    fo1 = FO1.from_pretrained(tmp_path / "model")
     answer = fo1.detect(
         Image.new("RGB", (288, 256), "white"), ["star"], boxes=[[10, 10, 60, 60]], max_new_tokens=4
     )
@@ -375,7 +377,7 @@ def test_the_exported_folder_answers_and_says_how_it_was_made(run, tmp_path):
     table: Any = fo1.model.get_input_embeddings()
     assert table.weight.detach().float().norm(dim=-1).mean().item() == pytest.approx(LOUD, rel=0.1)
     assert fo1.processor.vocabulary.max_regions == 32
-    card = (tmp_path / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
     assert "seed 0" in card
     assert "| `look-up` | 40 | 80 |" in card
 
@@ -384,6 +386,11 @@ def test_connectors_come_out_as_loud_as_words_with_loud_places(whole):
     state = load_file(whole / "towers" / "align" / "model.safetensors")
     fresh, _ = build(0, NETWORK)
     assert state["region_connector.2.weight"].norm() > 5 * fresh.region_connector[2].weight.norm()
+
+
+def test_the_command_says_what_is_wrong_with_the_recipe_in_a_line(tmp_path, capsys):
+    assert main(["--out", str(tmp_path), "--set", "towers.0.batch=2"]) == 2
+    assert "batch_size" in capsys.readouterr().err
 
 
 def test_a_changed_recipe_is_not_resumed(run):
