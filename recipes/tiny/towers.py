@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from recipes.synthetic.render import render
 from recipes.synthetic.sprites import load_sprites
@@ -63,9 +62,7 @@ class TowerLesson(nn.Module):
         given = {name: inputs[name] for name in INPUTS}
         if learns == "cells":
             given = {name: inputs[name] for name in INPUTS[:2]}
-        # Plain products: at this size several times faster than fused kernels with their backward.
-        with sdpa_kernel(SDPBackend.MATH):
-            encoded = self.model.encode_images(**given)
+        encoded = self.model.encode_images(**given)
         if learns == "cells":
             seen_BnD = torch.stack(encoded.image_tokens).float()
             return self._see(code, seen_BnD, cells_Bn, truth["papers"])
