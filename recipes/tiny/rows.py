@@ -89,8 +89,8 @@ class Rows:
                 if len(order) < len(regions_ND):  # these are about the whole image
                     tasks = {k: v for k, v in tasks.items() if k not in ("free", "reasoning")}
             regions_ND = regions_ND[torch.from_numpy(order)]
-            parts = (view.regions.xyxy, view.regions.truth, view.regions.scores)
-            regions = BuiltRegions(*(part[order] for part in parts))
+            built = view.regions
+            regions = BuiltRegions(built.xyxy[order], built.truth[order], built.scores[order])
             view = View(view.rendered, regions, replace(self.config, tasks=tasks))
         else:
             view, grid_hw = self._imagined(rng), _GRID

@@ -7,6 +7,7 @@ Shapes: M regions of all images, B images, n cells of an image, D width of the l
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ class TowerLesson(nn.Module):
         self.sharpness = nn.Parameter(torch.full((len(LISTS),), 2.7))
         for name, norm in self.norms.items():
             connector = model.get_submodule(f"{name}_connector")
-            connector.register_forward_pre_hook(lambda _, given, norm=norm: norm(given[0].float()))
+            connector.register_forward_pre_hook(partial(_normed, norm))
 
     def forward(
         self, learns: str, inputs: Mapping[str, Any], cells_Bn: Tensor, truth: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch, and figures: parts of it and shares of right answers."""
-        code = Code(self._ids, self.model.get_input_embeddings().weight)
+        words: Any = self.model.get_input_embeddings().weight
+        code = Code(self._ids, words)
         given = {name: inputs[name] for name in INPUTS}
         if learns == "cells":
             given = {name: inputs[name] for name in INPUTS[:2]}
@@ -112,6 +114,11 @@ class TowerLesson(nn.Module):
         counted = known & ((target_M != _BACKGROUND) if name == "names" else known)
         right = (logits.argmax(-1) == target_M)[counted]
         return loss / mass.clamp(min=1e-6), right.sum() / counted.sum().clamp(min=1)
+
+
+def _normed(norm: nn.Module, connector: nn.Module, given: tuple[Tensor]) -> Tensor:
+    del connector
+    return norm(given[0].float())
 
 
 def components(recipe: Recipe, sprites: str | None) -> RunComponents:
@@ -216,6 +223,7 @@ def _save(lesson: TowerLesson, state: Mapping[str, Tensor], folder: Path) -> Non
     found = {name[len("model.") :]: v for name, v in state.items() if name.startswith("model.")}
     code = Code(lesson._ids, found["host.model.language_model.embed_tokens.weight"])  # noqa: SLF001
     for name, norm in lesson.norms.items():
+        assert isinstance(norm, nn.BatchNorm1d)
         if not norm.num_batches_tracked:
             continue
         first, last = (f"{name}_connector.{number}" for number in (0, 2))

@@ -385,7 +385,10 @@ def test_the_command_exports_a_folder_that_answers_and_says_how_it_was_made(run,
 def test_connectors_come_out_as_loud_as_words_with_loud_places(whole):
     state = load_file(whole / "towers" / "align" / "model.safetensors")
     fresh, _ = build(0, NETWORK)
-    assert state["region_connector.2.weight"].norm() > 5 * fresh.region_connector[2].weight.norm()
+    assert (
+        state["region_connector.2.weight"].norm()
+        > 5 * fresh.state_dict()["region_connector.2.weight"].norm()
+    )
 
 
 def test_the_command_says_what_is_wrong_with_the_recipe_in_a_line(tmp_path, capsys):
