@@ -1,85 +1,65 @@
-"""The whole recipe: ``python -m recipes.tiny --out DIR``.
+"""The bundled model from nothing: ``python -m recipes.tiny --sprites DIR --out RUN --export DIR``.
 
-The same command again goes on where it stopped: finished shards are kept, stages have checkpoints.
+The same command again goes on where it stopped, exactly.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 
-from recipes.tiny import pool, seen
-from recipes.tiny.export import export_run
-from recipes.tiny.phases import train_phase
-from recipes.tiny.recipe import RECIPE, read_recipe
-from recipes.tiny.run import Run, columns
-from recipes.tiny.tower_training import train_towers
-from vlm_fo1.errors import ConfigError, FO1Error
+from recipes.tiny import features, language, towers
+from recipes.tiny.export import export
+from recipes.tiny.recipe import RECIPE, Recipe, read_recipe
+from vlm_fo1.errors import FO1Error
+from vlm_fo1.train import loop
+from vlm_fo1.train.components import StepReport
 from vlm_fo1.train.stop import stop_on_signals
 
 
-def stages_of(run: Run) -> dict[str, Callable[[], bool]]:
-    """Every stage by name, in order; each says whether it came to its end."""
-    stages: dict[str, Callable[[], bool]] = {"pools": partial(_pools, run)}
-    for stage in run.recipe.towers:
-        stages[stage.name] = partial(train_towers, run, stage)
-    stages["seen"] = partial(_seen, run)
-    for phase in run.recipe.phases:
-        stages[phase.name] = partial(train_phase, run, phase)
-    return stages
-
-
-def train(run: Run, start: str | None = None) -> bool:
-    """Run the recipe.
+def train(
+    recipe: Recipe, sprites: str | None, out: Path, progress: Progress | None = None
+) -> Path | None:
+    """Train towers, look at images with them, train the language model on what they saw.
 
     Args:
-        run: The run.
-        start: Stage to begin with, when those before are done; None for the first.
+        recipe: What to do.
+        sprites: Sprite folder, or None for drawn shapes.
+        out: Folder of the run.
+        progress: Shows how far it is.
 
     Returns:
-        False when somebody asked to stop before the end; everything is saved.
-
-    Raises:
-        ConfigError: No stage has this name.
+        The folder of the weights; None when a signal ended the run, with everything saved.
     """
-    stages = stages_of(run)
-    names = list(stages)
-    if start is not None and start not in stages:
-        raise ConfigError(f"--from {start!r}: the stages are {', '.join(names)}")
-    return all(stages[name]() for name in names[names.index(start) if start else 0 :])
+    torch.set_num_threads(recipe.threads)
+    progress = progress or Progress(disable=True)
+    totals = {stage.name: stage.steps for stage in recipe.towers}
+    totals |= {"features": recipe.features}
+    totals |= {stage.name: stage.steps for stage in recipe.language}
+    tasks = {k: progress.add_task(k, total=v, figures="") for k, v in totals.items()}
 
+    def watch(report: StepReport) -> None:
+        progress.update(tasks[report.stage], completed=report.step)
+        if report.metrics is not None:
+            figures = "loss {loss:.3f}  {samples_per_s:.0f}/s".format(**report.metrics)
+            progress.update(tasks[report.stage], figures=figures)
 
-def _pools(run: Run) -> bool:
-    return all(
-        _shown(
-            run,
-            f"pool {name}",
-            part.count // part.per_shard,
-            pool.fill(run.recipe, part, run.sprites, run.pool(name), run.recipe.renderers),
-        )
-        for name, part in run.recipe.pools.items()
-    )
-
-
-def _seen(run: Run) -> bool:
-    return all(
-        _shown(run, f"seen by {stage.name}", stage.keep, seen.keep(run, stage))
-        for stage in run.recipe.towers
-        if stage.keep
-    )
-
-
-def _shown(run: Run, name: str, total: int, done: Iterable[int]) -> bool:
-    """Show how far something is; False when somebody asked to stop."""
-    task = run.progress.add_task(name, total=total, figures="")
-    for count in done:
-        run.progress.update(task, completed=count)
-        if run.stop.signal_number is not None:
-            return False
-    return True
+    config = recipe.run_config("towers", out / "towers")
+    seeing = loop.train(config, towers.components(recipe, sprites), watch=watch).folder
+    if seeing is None:
+        return None
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    with stop_on_signals() as stop:
+        for done in features.fill(out / "features", recipe, seeing, sprites, device):
+            progress.update(tasks["features"], completed=done)
+            if stop.signal_number is not None:
+                return None
+    seen = features.load(out / "features")
+    config = recipe.run_config("language", out / "language")
+    return loop.train(config, language.components(recipe, seeing, seen), watch=watch).folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,22 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sprites", help="sprite folder; drawn shapes without it")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--from", dest="start", metavar="STAGE", help="begin with this stage")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the model to a folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[figures]}"))
     try:
         recipe = read_recipe(options.config, options.set)
-        with stop_on_signals() as stop, Progress(*columns(), console=console) as progress:
-            run = Run(recipe, options.out, options.sprites, progress, stop)
-            finished = train(run, options.start)
-        if finished and options.export is not None:
-            export_run(recipe, options.out, options.export)
+        with Progress(*columns, console=console) as progress:
+            folder = train(recipe, options.sprites, options.out, progress)
+        if folder is not None and options.export is not None:
+            export(recipe, folder, options.out, options.export)
     except FO1Error as error:
         console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)
         return 2
-    if not finished:
+    if folder is None:
         console.print("stopped; everything is saved: the same command goes on")
         return 1
     return 0

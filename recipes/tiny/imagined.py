@@ -7,16 +7,15 @@ import numpy as np
 from recipes.synthetic.colours import COLOURS
 from recipes.synthetic.config import SyntheticConfig
 from recipes.synthetic.kinds import COLOURABLE, SIGN
-from recipes.synthetic.render import Thing
+from recipes.synthetic.render import RenderedImage, Thing
 from recipes.synthetic.view import View
-from recipes.tiny.shards import without_pixels
+from recipes.tiny.features import blank
 from vlm_fo1.data.regions import BuiltRegions
 
 _COLOURS = tuple(COLOURS)
 
 
 def imagine(
-    config: SyntheticConfig,
     kinds: Sequence[str],
     words: Sequence[str],
     regions: int,
@@ -25,44 +24,41 @@ def imagine(
     """So many regions, some of nothing, some signs, several of a kind often.
 
     Args:
-        config: Of the questions to be asked.
         kinds: Names that may appear.
         words: What signs may say, each once.
         regions: How many.
         rng: Decides everything.
     """
     width, height = (int(v) for v in rng.integers(256, 321, 2))
-    blank = int(rng.binomial(regions, 0.15)) if regions > 2 else 0
-    signs = int(rng.binomial(regions - blank, 0.3)) if rng.random() < 0.7 else 0
+    empty = int(rng.binomial(regions, 0.15)) if regions > 2 else 0
+    signs = int(rng.binomial(regions - empty, 0.3)) if rng.random() < 0.7 else 0
     signs = min(signs, len(words))
-    things = max(1, regions - blank - signs)
+    things = max(1, regions - empty - signs)
     distinct = int(np.clip(round(things * rng.uniform(0.25, 0.8)), 1, len(kinds)))
-    chosen: list[str] = [
-        kinds[int(i)] for i in rng.choice(len(kinds), distinct, replace=False).tolist()
-    ]
+    chosen = [kinds[int(i)] for i in rng.choice(len(kinds), distinct, replace=False)]
     names = chosen + [chosen[int(rng.integers(distinct))] for _ in range(things - distinct)]
     names += [SIGN] * signs
-    texts: list[str] = [
-        words[int(i)] for i in rng.choice(len(words), signs, replace=False).tolist()
-    ]
-    boxes = _boxes(len(names) + blank, width, height, rng)
-    palette = rng.choice(len(_COLOURS), int(rng.integers(2, 5)), replace=False)
-    natural = {name: _COLOURS[palette[int(rng.integers(len(palette)))]] for name in chosen}
+    texts = [words[int(i)] for i in rng.choice(len(words), signs, replace=False)]
+    boxes = _boxes(len(names) + empty, width, height, rng)
+    palette = rng.choice(_COLOURS, int(rng.integers(2, 5)), replace=False).tolist()
+    natural = {name: str(rng.choice(palette)) for name in chosen}
     painted = {name for name in chosen if name in COLOURABLE and rng.random() < 0.6}
     objects: list[Thing] = []
     for index, name in enumerate(names):
         text = texts[index - things] if name == SIGN else None
-        colour = None if text else natural.get(name)
-        if text is None and name in painted:
-            colour = _COLOURS[palette[int(rng.integers(len(palette)))]]
+        colour = str(rng.choice(palette)) if name in painted else natural.get(name)
         x1, y1, x2, y2 = boxes[index].tolist()
-        box = (x1, y1, x2, y2)
-        objects.append(Thing(name=name, box_xyxy=box, colour=colour, text=text, area=1.0))
-    rendered = without_pixels((width, height), objects, None, kinds)
+        objects.append(
+            Thing(name=name, box_xyxy=(x1, y1, x2, y2), colour=colour, text=text, area=1.0)
+        )
     order = rng.permutation(len(boxes))
     truth = np.where(order < len(names), order, -1)
-    built = BuiltRegions(boxes[order].astype(np.float32), truth, np.ones(len(boxes), np.float32))
-    return View(rendered, built, config)
+    xyxy = boxes[order].astype(np.float32)
+    rendered = RenderedImage(
+        image=blank(width, height), objects=tuple(objects), background=None, kinds=tuple(kinds)
+    )
+    built = BuiltRegions(xyxy, truth, np.ones(len(truth), np.float32))
+    return View(rendered, built, SyntheticConfig())
 
 
 def _boxes(count: int, width: int, height: int, rng: np.random.Generator) -> np.ndarray:

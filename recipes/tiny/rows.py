@@ -1,206 +1,177 @@
-"""Rows to learn from: imagined or seen images with questions or exercises.
+"""Rows to learn from: an imagined or seen image with questions or exercises about it.
 
 Shapes: n image tokens, N regions, D width of the language model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from recipes.synthetic.config import SyntheticConfig
 from recipes.synthetic.questions import ask
 from recipes.synthetic.view import View
+from recipes.tiny.code import Code, truth_of
 from recipes.tiny.drills import drill
+from recipes.tiny.features import Seen
 from recipes.tiny.imagined import imagine
-from recipes.tiny.packing import Packer, Row, as_sets
-from recipes.tiny.recipe import MAX_LABELS, Phase
-from recipes.tiny.seen import Seen
+from recipes.tiny.network import LOUD
+from recipes.tiny.recipe import MAX_LABELS, Lesson, Recipe
+from vlm_fo1.data.collate import IGNORED, Encoded
 from vlm_fo1.data.regions import BuiltRegions
+from vlm_fo1.processing import FO1Processor
 
 Rng = np.random.Generator
-Order = npt.NDArray[np.int64]
 
 MOST_REGIONS = 30
 """Greatest number of regions of an imagined image."""
-_EASY_BELOW = 8  # regions; easier tasks for images of fewer
-_FEWER = 0.35  # share of seen images that are cut down to some of their regions
-_GRID = (4, 4)  # patches of a picture that nobody drew
-_NO_REGIONS = BuiltRegions(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-)
+HELD_OUT = 16
+"""Of so many seen images one never trains."""
+_QUESTIONS = 8  # on an image
+_FEWER, _FEW = 0.35, 13  # share of seen images that are cut down, and to how many regions at most
+_GRID = (4, 4)  # patches of an image that nobody drew
+_NOISE = 0.5  # length of the noise on the code of a region, in words
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A row with what stands in its places."""
+class Row:
+    """One image with its questions as token ids, and what stands in its places."""
 
-    row: Row
-    view: View
-    image_nD: Tensor | None
-    """Image tokens; None for zeros."""
-    regions_ND: Tensor | None
-    """Region tokens; None for the code of the truth."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """How hard imagined images are; it rises as answers get better."""
-
-    regions: int
-    """Most regions."""
-    kinds: float
-    """How many kinds and words appear."""
-    recent: float = 0.0
-    """Running mean of right choices."""
-    since: int = 0
-    """Steps since it last rose."""
-
-    def after(self, right: float, phase: Phase, all_kinds: int) -> "Level":
-        """The level after a step of which so many choices were right.
-
-        Args:
-            right: Share.
-            phase: Gives the gate and the size of a step.
-            all_kinds: How many kinds there are.
-        """
-        weight = phase.batch / 600
-        recent = (1 - weight) * self.recent + weight * right
-        since = self.since + 1
-        top = self.regions >= MOST_REGIONS and self.kinds >= all_kinds
-        if recent <= phase.gate or since * phase.batch <= 300 or top:
-            return replace(self, recent=recent, since=since)
-        regions = min(MOST_REGIONS, self.regions + 1 + (self.regions >= 10))
-        return Level(regions, min(all_kinds, self.kinds * 1.5), recent - 0.02, 0)
+    encoded: Encoded
+    grid_hw: tuple[int, int]
+    image_nD: Tensor
+    regions_ND: Tensor
+    lesson: Lesson
 
 
-class Sampler:
-    """Draws the rows of a step.
+@dataclass
+class Rows:
+    """Draws the rows of a lesson."""
 
-    Args:
-        phase: Says of what kinds.
-        packer: Writes them.
-        kinds: All kinds, most used first.
-        words: All words of signs.
-        plain: Images for questions about whole pictures.
-        seen: Images with region tokens.
-    """
+    recipe: Recipe
+    lesson: Lesson
+    processor: FO1Processor
+    code: Code
+    features: Sequence[Seen]
+    rises: Callable[[], int]
+    """How often imagined images became harder."""
 
-    def __init__(
-        self,
-        phase: Phase,
-        packer: Packer,
-        kinds: Sequence[str],
-        words: Sequence[str],
-        plain: Seen | None,
-        seen: Seen | None,
-    ) -> None:
-        self.phase, self.packer = phase, packer
-        self.kinds, self.words, self.plain, self.seen = kinds, words, plain, seen
-
-    def __call__(self, level: Level, drilled: bool, rng: Rng) -> list[Drawn]:
-        """The rows of a step, each list of tags in random order."""
-        phase = self.phase
-        count = phase.batch if drilled else phase.question_batch or phase.batch
-        draw = self._drill if drilled else self._questions
-        drawn = [draw(level, rng) for _ in range(count)]
-        return [replace(d, row=as_sets(d.row, self.packer.tag_ids, rng)) for d in drawn]
-
-    @cached_property
-    def _config(self) -> SyntheticConfig:
-        count = self.phase.questions
-        return SyntheticConfig(
-            tasks=self.phase.tasks or SyntheticConfig().tasks,
-            turns=(count, count),
+    def __post_init__(self) -> None:
+        lesson = self.lesson
+        self.seed = [self.recipe.seed, 2, lesson.stream]
+        self.tags = self.processor.region_tag_ids()
+        self.prefix = lru_cache(4096)(self.processor.encode_prefix)  # a third of a row's time
+        self.config = SyntheticConfig(
+            tasks=lesson.tasks,
+            turns=(_QUESTIONS, _QUESTIONS),
             labels=(1, MAX_LABELS),
             absent=0.35,
             absent_style="none",
         )
 
-    def _config_for(self, level: Level) -> SyntheticConfig:
-        if level.regions < _EASY_BELOW and self.phase.easy_tasks:
-            return replace(self._config, tasks=self.phase.easy_tasks)
-        return self._config
+    def __call__(self, place: int, turn: int) -> Row:
+        """A row, the same for the same place, number of its batch, and level."""
+        lesson, rng = self.lesson, np.random.default_rng([*self.seed, 0, place])
+        drilled = np.random.default_rng([*self.seed, 1, turn]).random() < lesson.drill
+        plain = 0.0 if drilled else lesson.plain_share
+        dice = rng.random()
+        if dice < plain + lesson.seen_share:
+            view, grid_hw, image_nD, regions_ND = self._look(rng)
+            tasks = dict(lesson.tasks)
+            if dice < plain:
+                order, tasks = np.zeros(0, np.int64), {"free": 1.0}
+            else:
+                order = choose_regions(view, rng)
+                if len(order) < len(regions_ND):  # these are about the whole image
+                    tasks = {k: v for k, v in tasks.items() if k not in ("free", "reasoning")}
+            regions_ND = regions_ND[torch.from_numpy(order)]
+            built = view.regions
+            regions = BuiltRegions(built.xyxy[order], built.truth[order], built.scores[order])
+            view = View(view.rendered, regions, replace(self.config, tasks=tasks))
+        else:
+            view, grid_hw = self._imagined(rng), _GRID
+            exact_ND = self.code.tokens(truth_of([view]))
+            noise = rng.normal(0, _NOISE / exact_ND.shape[1] ** 0.5, tuple(exact_ND.shape))
+            said_ND = self.code.stretched(exact_ND, lesson.places)
+            regions_ND = LOUD * (said_ND + torch.from_numpy(noise.astype(np.float32)))
+            image_nD = torch.zeros(_GRID[0] * _GRID[1] // 4, exact_ND.shape[1])
+        drilled = drilled and len(view.items) > 0
+        pairs = (
+            drill(view, min(16, 2 * len(regions_ND) + 2), rng, lesson)
+            if drilled
+            else self._questions(view, rng)
+        )
+        return Row(
+            self._encode(pairs, len(regions_ND), len(image_nD), rng),
+            grid_hw, image_nD, regions_ND, lesson,
+        )  # fmt: skip
 
-    def _questions(self, level: Level, rng: Rng) -> Drawn:
-        config, dice = self._config_for(level), rng.random()
-        if self.plain is not None and dice < self.phase.plain_share:
-            return self._plain(self.plain, config, rng)
-        if self.seen is not None and dice < self.phase.plain_share + self.phase.seen_share:
-            return self._seen(self.seen, config, rng)
-        view = self._imagined(level, rng, config)
-        turns = ask(view, rng)
-        row = self.packer.row(len(view.regions.truth), turns, _GRID)
-        return Drawn(row, view, None, None)
+    def _look(self, rng: Rng) -> Seen:
+        index = int(rng.integers(len(self.features)))
+        if self.lesson.held_out:
+            index -= index % HELD_OUT
+        elif not index % HELD_OUT:
+            index = min(index + 1, len(self.features) - 1)
+        return self.features[index]
 
-    def _plain(self, plain: Seen, config: SyntheticConfig, rng: Rng) -> Drawn:
-        at = int(rng.integers(len(plain)))
-        config = replace(config, tasks={"free": 1.0})
-        view = View(plain.views[at].rendered, _NO_REGIONS, config)
-        row = self.packer.row(0, ask(view, rng), plain.grids[at])
-        image = plain.image[at]
-        return Drawn(row, view, image, image.new_zeros(0, image.shape[-1]))
+    def _imagined(self, rng: Rng) -> View:
+        most, images = self.lesson.regions, self.recipe.images
+        for _ in range(self.rises()):
+            most += 1 + (most >= 10)
+        count = int(rng.integers(2, min(most, MOST_REGIONS) + 1))
+        return replace(imagine(images["kinds"], images["words"], count, rng), config=self.config)
 
-    def _seen(self, seen: Seen, config: SyntheticConfig, rng: Rng) -> Drawn:
-        most = 12 if rng.random() < _FEWER else None
-        at = int(rng.integers(len(seen)))
-        view, order = choose_regions(seen.views[at], most, rng)
-        tasks = dict(config.tasks)
-        if len(order) < len(seen.views[at].regions.xyxy):
-            for task in ("free", "reasoning"):  # they are about the whole picture
-                tasks.pop(task, None)
-        view = View(view.rendered, view.regions, replace(config, tasks=tasks))
-        turns = ask(view, rng)
-        row = self.packer.row(len(order), turns, seen.grids[at])
-        return Drawn(row, view, seen.image[at], seen.regions[at][torch.from_numpy(order)])
+    def _questions(self, view: View, rng: Rng) -> list[tuple[str, str]]:
+        """Questions as users ask them, each answer with the stop token behind it."""
+        chat = self.processor.chat
+        before = chat.after_regions if len(view.regions.truth) else chat.after_image
+        return [
+            (before + turn.question + chat.closing, turn.answer + chat.stop_token)
+            for turn in ask(view, rng)
+        ]
 
-    def _drill(self, level: Level, rng: Rng) -> Drawn:
-        phase = self.phase
-        count = min(16, 2 * level.regions + 2)
-        if rng.random() < phase.seen_share and self.seen is not None:
-            seen = self.seen
-            at = int(rng.integers(len(seen)))
-            most = 14 if rng.random() < _FEWER else None
-            view, order = choose_regions(seen.views[at], most, rng)
-            if view.items:
-                row = drill(self.packer, view, seen.grids[at], count, rng, phase)
-                return Drawn(row, view, seen.image[at], seen.regions[at][torch.from_numpy(order)])
-        view = self._imagined(level, rng, self._config)
-        row = drill(self.packer, view, _GRID, count, rng, phase)
-        return Drawn(row, view, None, None)
+    def _encode(
+        self, pairs: Sequence[tuple[str, str]], regions: int, images: int, rng: Rng
+    ) -> Encoded:
+        """Questions and answers behind the image they share; tags in random order: they are a set.
 
-    def _imagined(self, level: Level, rng: Rng, config: SyntheticConfig) -> View:
-        regions = int(rng.integers(min(2, level.regions), level.regions + 1))
-        kinds = self.kinds[: int(level.kinds)]
-        words = self.words[: max(8, int(level.kinds))]
-        return imagine(config, kinds, words, regions, rng)
+        Our own questions hold nothing that would have to be escaped.
+        """
+        written = self.processor.tokenizer(list(chain(*pairs)), add_special_tokens=False)
+        texts = iter(written["input_ids"])
+        ids = list(self.prefix(regions, images))
+        labels, segments = [IGNORED] * len(ids), [0] * len(ids)
+        for number, (question, answer) in enumerate(zip(texts, texts, strict=True), start=1):
+            mixed = np.array(answer)
+            for start, end in runs_of_tags(mixed, self.tags):
+                rng.shuffle(mixed[start:end])
+            ids += [*question, *mixed.tolist()]
+            labels += [*[IGNORED] * len(question), *mixed.tolist()]
+            segments += [number] * (len(question) + len(answer))
+        return Encoded(ids, labels, segments, len(pairs))
 
 
-def choose_regions(view: View, most: int | None, rng: Rng) -> tuple[View, Order]:
-    """The image with some of its regions, and their numbers in the new order; all for None."""
-    count = len(view.regions.xyxy)
-    order = rng.permutation(count)
-    if most is not None and count > 1:
-        wanted = int(rng.integers(min(2, count), min(most, count) + 1))
-        order = _with_alike(view, order, wanted, rng)
-    built = BuiltRegions(
-        view.regions.xyxy[order], view.regions.truth[order], view.regions.scores[order]
-    )
-    return View(view.rendered, built, view.config), order
+def runs_of_tags(labels: np.ndarray, tags: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and end of every list of tags."""
+    inside = (labels >= tags[0]) & (labels <= tags[-1])
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.view(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
-def _with_alike(view: View, order: Order, wanted: int, rng: Rng) -> Order:
-    """So many regions, often with several of one kind, mostly things."""
-    truth = view.regions.truth
-    things = [i for i in order.tolist() if truth[i] >= 0]
-    nothing = [i for i in order.tolist() if truth[i] < 0]
+def choose_regions(view: View, rng: Rng) -> np.ndarray:
+    """Numbers of regions in a new order: all, or a few, often of one kind and mostly things."""
+    order, truth = rng.permutation(len(view.regions.truth)), view.regions.truth
+    if rng.random() >= _FEWER or len(order) < 3:
+        return order
+    things, nothing = order[truth[order] >= 0].tolist(), order[truth[order] < 0].tolist()
+    names = {i: view.rendered.objects[int(truth[i])].name for i in things}
     if things and rng.random() < 0.6:
-        name = view.rendered.objects[int(truth[things[0]])].name
-        things.sort(key=lambda i: view.rendered.objects[int(truth[i])].name != name)
-    blank = min(len(nothing), int(rng.binomial(wanted, 0.25)))
-    taken = (things[: wanted - blank] + nothing)[:wanted]
-    return rng.permutation(np.array(taken, np.int64))
+        first = names[things[0]]
+        things.sort(key=lambda i: names[i] != first)
+    wanted = int(rng.integers(2, min(_FEW, len(order)) + 1))
+    empty = min(len(nothing), int(rng.binomial(wanted, 0.25)))
+    return rng.permutation(np.array((things[: wanted - empty] + nothing)[:wanted], np.int64))

@@ -1,188 +1,241 @@
-"""Both towers and the region encoder on many pictures of one size at once.
+"""What the towers learn: to put what they see into the frozen words of the language model.
 
-The same numbers as `FO1ForConditionalGeneration.encode_images`, in far fewer operations. Shapes: B
-pictures, M regions of all of them, R width of a region feature, n image tokens of a picture, D
-width of the language model, H and W sides.
+Cells (stage 0) are the primary tower's and its connector's: the token of each says the word of what
+stands there. Regions (stage 1) are the auxiliary tower's, the region encoder's and the region
+connector's: the token of each becomes its `Code`. Images are rendered while the towers train.
+Shapes: M regions of all images, B images, n cells of an image, D width of the language model.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
+from recipes.synthetic.render import render
+from recipes.synthetic.sprites import load_sprites
+from recipes.synthetic.view import View
+from recipes.tiny.code import AT, IGNORED, LISTS, PLACE, Code, truth_of, word_ids
+from recipes.tiny.drawing import Drawn
+from recipes.tiny.muon import optimizers
+from recipes.tiny.network import LOUD, build, make_processor
+from recipes.tiny.recipe import LOUD_PLACES, Lesson, Recipe
+from recipes.tiny.words import build_tokenizer
+from vlm_fo1.config import build as build_config
+from vlm_fo1.data.regions import build_regions
 from vlm_fo1.model.modeling import FO1ForConditionalGeneration
-from vlm_fo1.model.region_encoder import box_position
-from vlm_fo1.model.region_pooling import pool_mean
 from vlm_fo1.processing import FO1Processor
+from vlm_fo1.train.components import RunComponents
+from vlm_fo1.train.export import save_pretrained
 
-Tower = Literal["auxiliary", "primary"]
-BOTH: tuple[Tower, ...] = ("auxiliary", "primary")
-
-
-@dataclass(frozen=True)
-class TowerFeatures:
-    """What the connectors take."""
-
-    regions_MR: Tensor
-    """Features of all boxes, picture after picture."""
-    image_BnD: Tensor
-    """Merged tokens of the primary tower before their connector."""
-    grid_hw: tuple[int, int]
-    """Patches of the primary picture."""
+_BACKGROUND = len(LISTS["names"]) - 1
+_FEW = 16  # from so many regions on a part of the loss counts in full
+INPUTS = ("pixel_values", "image_grid_thw", "aux_pixel_values", "region_boxes")
 
 
-def encode(
-    model: FO1ForConditionalGeneration,
-    processor: FO1Processor,
-    pixels_B3HW: Tensor,
-    boxes: Sequence[Tensor],
-    towers: Sequence[Tower] = BOTH,
-) -> TowerFeatures:
-    """Encode pictures of one size.
+class TowerLesson(nn.Module):
+    """The network with normalisations in front of its connectors, and sharpnesses.
 
     Args:
         model: The network.
-        processor: Gives sizes and normalisation.
-        pixels_B3HW: RGB in [0, 1].
-        boxes: Per picture (n, 4) xyxy in its pixels.
-        towers: Whose maps regions are cut from; the other's part of a feature is zero.
+        ids: Of the words that tokens are aligned to.
     """
-    primary_B3HW = primary_pictures(processor, pixels_B3HW)
-    patches, grid = patchify(primary_B3HW, merge=model.host.config.vision_config.spatial_merge_size)
-    primary = model.host_adapter.encode_images(model.host, patches, grid)
-    maps_BCHW = torch.stack([found.map_CHW for found in primary.maps])
-    rows, columns = maps_BCHW.shape[2:]
-    stride = primary.maps[0].stride
-    flat_M4 = torch.cat(list(boxes))
-    owner = [len(part) for part in boxes]
-    height, width = pixels_B3HW.shape[2:]
-    parts: list[Tensor] = []
-    if "auxiliary" in towers:
-        parts += _pool_auxiliary(model, processor, pixels_B3HW, flat_M4, owner)
-    else:
-        parts.append(flat_M4.new_zeros(len(flat_M4), sum(model.config.auxiliary.embed_dim)))
-    factor = flat_M4.new_tensor([columns * stride / width, rows * stride / height]).repeat(2)
-    primary_M4 = flat_M4 * factor
-    bins = model.region_encoder.bins
-    pyramid = model.region_encoder.pyramid
-    for level, level_stride in zip(pyramid.levels, pyramid.strides, strict=True):
-        if "primary" in towers:
-            parts.append(_pool(level(maps_BCHW), primary_M4 / level_stride, owner, bins, None))
-        else:
-            parts.append(flat_M4.new_zeros(len(flat_M4), model.config.regions.pyramid_channels))
-    features_MR = torch.cat(parts, dim=-1)
-    size_4 = flat_M4.new_tensor([columns * stride, rows * stride]).repeat(2)
-    position_MR = box_position(
-        primary_M4 / size_4, features_MR.shape[-1], model.region_encoder.temperature
+
+    def __init__(self, model: FO1ForConditionalGeneration, ids: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self._ids = model, ids
+        widths = {"region": model.config.region_width, "image": int(model.config.hidden_size)}
+        self.norms = nn.ModuleDict({k: nn.BatchNorm1d(v, momentum=0.02) for k, v in widths.items()})
+        self.sharpness = nn.Parameter(torch.full((len(LISTS),), 2.7))
+        for name, norm in self.norms.items():
+            connector = model.get_submodule(f"{name}_connector")
+            connector.register_forward_pre_hook(partial(_normed, norm))
+
+    def forward(
+        self, learns: str, inputs: Mapping[str, Any], cells_Bn: Tensor, truth: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a batch, and figures: parts of it and shares of right answers."""
+        words: Any = self.model.get_input_embeddings().weight
+        code = Code(self._ids, words)
+        given = {name: inputs[name] for name in INPUTS}
+        if learns == "cells":
+            given = {name: inputs[name] for name in INPUTS[:2]}
+        encoded = self.model.encode_images(**given)
+        if learns == "cells":
+            seen_BnD = torch.stack(encoded.image_tokens).float()
+            return self._see(code, seen_BnD, cells_Bn, truth["papers"])
+        return self._align(code, torch.cat(encoded.region_tokens).float(), truth)
+
+    def _see(
+        self, code: Code, seen_BnD: Tensor, cells_Bn: Tensor, papers_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        cells, right = self._named(code, "names", seen_BnD.flatten(0, 1), cells_Bn.flatten(), 0.2)
+        paper, right_paper = self._named(code, "papers", seen_BnD.mean(1), papers_B)
+        length = (seen_BnD.norm(dim=-1) - 1).square().mean()
+        figures = {"cells_right": right, "papers_right": right_paper}
+        return cells + 0.3 * paper + 0.1 * length, figures
+
+    def _align(
+        self, code: Code, tokens_MD: Tensor, truth: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        gap = (tokens_MD - code.tokens(truth)).square().sum(-1).mean()
+        told = tokens_MD @ code.directions_5D.T / PLACE
+        place = (told - code.place(truth["places"])).abs().mean()
+        total, figures = gap + 2 * place, {"gap": gap, "place_error": place}
+        for name, weight, background in (
+            ("names", 1.0, 0.5), ("colours", 0.3, 1.0), ("texts", 1.5, 1.0),
+        ):  # fmt: skip
+            loss, right = self._named(code, name, tokens_MD, truth[name], background)
+            chosen = (truth[name] != IGNORED).sum()
+            total = total + weight * loss * (chosen / _FEW).clamp(max=1)
+            figures[f"{name}_right"] = right
+        return total, figures
+
+    def _named(
+        self, code: Code, name: str, tokens_MD: Tensor, target_M: Tensor, background: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy over cosines to the words of a list, and the share of right ones.
+
+        Nothing counts less than things, of which there are fewer, and is no right answer.
+        """
+        words = code.words[name]
+        weight = torch.ones(len(words), device=words.device)
+        if name == "names":
+            weight[_BACKGROUND] = background
+        sharp = self.sharpness[list(LISTS).index(name)].exp()
+        logits = functional.normalize(tokens_MD, dim=-1) @ words.T * sharp
+        known = target_M != IGNORED
+        loss = functional.cross_entropy(logits, target_M, weight, reduction="sum")
+        mass = weight[target_M.clamp(min=0)].masked_fill(~known, 0).sum()
+        counted = known & ((target_M != _BACKGROUND) if name == "names" else known)
+        right = (logits.argmax(-1) == target_M)[counted]
+        return loss / mass.clamp(min=1e-6), right.sum() / counted.sum().clamp(min=1)
+
+
+def _normed(norm: nn.Module, connector: nn.Module, given: tuple[Tensor]) -> Tensor:
+    del connector
+    return norm(given[0].float())
+
+
+def components(recipe: Recipe, sprites: str | None) -> RunComponents:
+    """What the library's loop needs to train the towers, with sprites or drawn shapes."""
+    processor = make_processor(build_tokenizer())
+    ids = word_ids(processor.tokenizer)
+
+    def load(folder: Path | None) -> TowerLesson:
+        if folder is None:
+            return TowerLesson(build(recipe.seed, recipe.network)[0], ids)
+        return TowerLesson(
+            FO1ForConditionalGeneration.from_pretrained(folder, dtype="float32"), ids
+        )
+
+    def collate(drawn: Sequence[tuple[str, View]]) -> dict[str, Any]:
+        views = [view for _, view in drawn]
+        inputs = look_at(processor, views)
+        _, rows, columns = inputs["image_grid_thw"][0].tolist()
+        cells = cells_of(views, (rows // 2, columns // 2))
+        return {
+            "learns": drawn[0][0],
+            "inputs": inputs,
+            "cells_Bn": cells,
+            "truth": truth_of(views),
+        }
+
+    def loss(lesson: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        found, figures = lesson(**batch)
+        images = len(batch["cells_Bn"])  # the targets: a loss is a sum over them
+        return images * found, {name: images * value for name, value in figures.items()}
+
+    return RunComponents(
+        load_model=load,
+        make_source=lambda mixture, shard, shards: source(recipe, sprites, mixture, shard, shards),
+        collate=collate,
+        loss=loss,
+        optimizers=optimizers,
+        save_model=_save,
     )
-    return TowerFeatures(features_MR + position_MR, torch.stack(primary.tokens), (rows, columns))
 
 
-def encode_primary(
-    model: FO1ForConditionalGeneration, processor: FO1Processor, pixels_B3HW: Tensor
-) -> tuple[Tensor, tuple[int, int]]:
-    """The primary tower alone: merged tokens (B, n, D) before their connector, and its patches."""
-    primary_B3HW = primary_pictures(processor, pixels_B3HW)
-    patches, grid = patchify(primary_B3HW, merge=model.host.config.vision_config.spatial_merge_size)
-    tokens = model.host.model.visual(patches, grid_thw=grid).pooler_output
-    _, rows, columns = grid[0].tolist()
-    return tokens.view(len(pixels_B3HW), -1, tokens.shape[-1]), (rows, columns)
+def source(
+    recipe: Recipe, sprites: str | None, mixture: Mapping[str, Any], shard: int, shards: int
+) -> Drawn:
+    """(what is learnt, image) without end; the images of a batch have one size."""
+    lesson, pictures = build_config(Lesson, mixture), load_sprites(sprites)
+    seed = [recipe.seed, 1, lesson.stream]
+
+    def draw(place: int, turn: int) -> tuple[str, View]:
+        size = np.random.default_rng([*seed, 0, turn]).choice(recipe.sides, 2).tolist()
+        sides = {name: [side] * 2 for name, side in zip(("width", "height"), size, strict=True)}
+        config = recipe.image_config(sprites, **{**lesson.images, **sides})
+        streams = [np.random.default_rng([*seed, 1, place, part]) for part in range(2)]
+        rendered = render(config, pictures, streams[0])
+        regions = build_regions(
+            rendered.boxes_xyxy, rendered.image.size, streams[1],
+            distractors=config.distractors, jitter=config.jitter, drop=config.drop,
+            limit=config.region_limit,
+        )  # fmt: skip
+        return lesson.learns, View(rendered, regions, config)
+
+    return Drawn(draw, lesson.batch, shard, shards)
 
 
-def _pool_auxiliary(
-    model: FO1ForConditionalGeneration,
-    processor: FO1Processor,
-    pixels_B3HW: Tensor,
-    boxes_M4: Tensor,
-    owner: list[int],
-) -> list[Tensor]:
-    images = processor.image_processor
-    mean = pixels_B3HW.new_tensor(images.aux_image_mean)[:, None, None]
-    std = pixels_B3HW.new_tensor(images.aux_image_std)[:, None, None]
-    hidden = (pixels_B3HW - mean) / std
-    stages = model.auxiliary(hidden)
-    finest = (stages[0].shape[2], stages[0].shape[3])
-    scaled_M4 = boxes_M4 / model.region_encoder.auxiliary_stride
-    return [_pool(stage, scaled_M4, owner, model.region_encoder.bins, finest) for stage in stages]
+def look_at(processor: FO1Processor, views: Sequence[View]) -> dict[str, Any]:
+    """Images and boxes as the network takes them."""
+    images = [view.rendered.image for view in views]
+    return dict(processor.image_processor(images, [view.regions.xyxy for view in views]))
 
 
-def _pool(
-    map_BCHW: Tensor,
-    cells_M4: Tensor,
-    owner: list[int],
-    bins: int,
-    resized_hw: tuple[int, int] | None,
-) -> Tensor:
-    """`region_pooling.pool_mean` for the boxes of many pictures; (M, C)."""
-    boxes_BN4 = pad_sequence(list(cells_M4.split(owner)), batch_first=True)
-    pooled_BNC = pool_mean([map_BCHW], boxes_BN4, [1.0], bins=bins, resized_hw=resized_hw)
-    return torch.cat([rows[:count] for rows, count in zip(pooled_BNC, owner, strict=True)])
+def cells_of(views: Sequence[View], grid_hw: tuple[int, int]) -> Tensor:
+    """(B, n) number in the names of `LISTS` of the smallest thing over the middle of each cell.
 
+    A thing that covers no middle has the cell that its own middle is in.
 
-def primary_pictures(processor: FO1Processor, pixels_B3HW: Tensor) -> Tensor:
-    """Resized and normalised as the processor does."""
-    settings: Any = processor.image_processor._primary  # noqa: SLF001
-    height, width = smart_resize(
-        pixels_B3HW.shape[2],
-        pixels_B3HW.shape[3],
-        factor=settings.patch_size * settings.merge_size,
-        min_pixels=settings.size["shortest_edge"],
-        max_pixels=settings.size["longest_edge"],
-    )
-    resized = functional.interpolate(
-        pixels_B3HW, (height, width), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 1)
-    mean = resized.new_tensor(settings.image_mean)[:, None, None]
-    std = resized.new_tensor(settings.image_std)[:, None, None]
-    return (resized - mean) / std
-
-
-def patchify(pixels_B3HW: Tensor, *, patch: int = 14, merge: int = 2) -> tuple[Tensor, Tensor]:
-    """Qwen2-VL's flattened patches (twice the same frame) and their grid."""
-    count, channels, height, width = pixels_B3HW.shape
-    rows, columns = height // patch, width // patch
-    frames = pixels_B3HW[:, None].expand(-1, 2, -1, -1, -1)
-    blocks = frames.reshape(
-        count, 1, 2, channels, rows // merge, merge, patch, columns // merge, merge, patch
-    )
-    flat = blocks.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(count * rows * columns, -1)
-    return flat, torch.tensor([[1, rows, columns]] * count)
-
-
-def attend_at_once(model: FO1ForConditionalGeneration) -> None:
-    """Let the towers attend in all windows of equal pictures at once, by plain products.
-
-    For training only: every following call must hold pictures of one size. Plain products are
-    several times faster at this size than fused kernels with their backward pass.
+    Args:
+        views: Images of one size.
+        grid_hw: Cells, which are image tokens.
     """
-    tower: Any = model.auxiliary.tower
-    tower.config._attn_implementation = "eager"  # noqa: SLF001 - transformers has no public name
-    for block in model.host.model.visual.blocks:
-        block.attn.forward = partial(_attention, block.attn)
+    rows, columns = grid_hw
+    out = np.full((len(views), rows, columns), _BACKGROUND)
+    for cells, view in zip(out, views, strict=True):
+        width, height = view.rendered.image.size
+        ys = (np.arange(rows)[:, None] + 0.5) / rows * height
+        xs = (np.arange(columns) + 0.5) / columns * width
+        boxes = view.rendered.boxes_xyxy
+        sides = boxes[:, 2:] - boxes[:, :2]
+        for index in np.argsort(-sides.prod(axis=1), kind="stable"):
+            x1, y1, x2, y2 = boxes[index].tolist()
+            number = AT["names"][view.rendered.objects[index].name]
+            cells[(ys > y1) & (ys < y2) & (xs > x1) & (xs < x2)] = number
+            row, column = int((y1 + y2) / 2 / height * rows), int((x1 + x2) / 2 / width * columns)
+            cells[min(row, rows - 1), min(column, columns - 1)] = number
+    return torch.from_numpy(out.reshape(len(views), -1))
 
 
-def _attention(
-    attention: Any,
-    hidden_states: Tensor,
-    cu_seqlens: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    **_: Any,
-) -> Tensor:
-    """Qwen3-VL's attention for pictures of one size, which ``cu_seqlens`` counts."""
-    total, pictures = hidden_states.shape[0], len(cu_seqlens) - 1
-    length = total // pictures
-    shape = (pictures, length, 3, attention.num_heads, -1)
-    qkv = attention.qkv(hidden_states).reshape(shape).permute(2, 0, 3, 1, 4)
-    cos, sin = (part[:length].to(hidden_states.dtype) for part in position_embeddings)
-    query, key, value = qkv.unbind(0)
-    query, key = ((part * cos + rotate_half(part) * sin) for part in (query, key))
-    weights = (query @ key.transpose(-1, -2) * attention.scaling).softmax(-1)
-    out = weights.to(value.dtype) @ value
-    return attention.proj(out.transpose(1, 2).reshape(total, -1))
+def _save(lesson: TowerLesson, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the network with its normalisations taken into the connectors.
+
+    A connector that has just been trained comes out as loud as words, and regions with loud places.
+    """
+    found = {name[len("model.") :]: v for name, v in state.items() if name.startswith("model.")}
+    code = Code(lesson._ids, found["host.model.language_model.embed_tokens.weight"])  # noqa: SLF001
+    for name, norm in lesson.norms.items():
+        assert isinstance(norm, nn.BatchNorm1d)
+        if not norm.num_batches_tracked:
+            continue
+        first, last = (f"{name}_connector.{number}" for number in (0, 2))
+        gain, shift, mean, variance = (
+            state[f"norms.{name}.{part}"]
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        gain = gain * (variance + norm.eps).rsqrt()
+        weight = found[f"{first}.weight"]
+        found[f"{first}.bias"] = found[f"{first}.bias"] + weight @ (shift - mean * gain)
+        found[f"{first}.weight"] = weight * gain
+        by = LOUD_PLACES if name == "region" else 1.0
+        found[f"{last}.weight"] = LOUD * code.stretched(found[f"{last}.weight"].T, by).T
+        found[f"{last}.bias"] = LOUD * code.stretched(found[f"{last}.bias"], by)
+    save_pretrained(lesson.model, found, folder)

@@ -4,7 +4,7 @@ Kinds, colours, printed words and numbers are one token each, in one form whatev
 them: spaces belong to the fragments of the templates around them.
 """
 
-import re
+from functools import cache
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -75,6 +75,7 @@ def words() -> list[str]:
     return [word for word in dict.fromkeys(listed) if word not in taken]
 
 
+@cache
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes, then words and fragments, then control tokens and region tags."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -113,39 +114,3 @@ def id_of(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
     if len(ids) != 1:
         raise ValueError(f"{word!r} is {len(ids)} tokens: add it to the words of the tokenizer")
     return ids[0]
-
-
-class FastIds:
-    """The tokenizer as one regular expression: the same ids, without its overhead.
-
-    Args:
-        tokenizer: Of `build_tokenizer`. Text that is not made of its words and fragments alone goes
-            to itself.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        tokens = tokenizer.added_tokens_decoder
-        self._ids = {token.content: number for number, token in tokens.items()}
-        alone = {token.content for token in tokens.values() if token.single_word}
-        pieces: list[str] = []
-        for text in sorted(self._ids, key=len, reverse=True):
-            piece = re.escape(text)
-            within_word = r"[0-9A-Za-z_]"
-            pieces.append(
-                rf"(?<!{within_word}){piece}(?!{within_word})" if text in alone else piece
-            )
-        self._find = re.compile("|".join(pieces))
-
-    def __call__(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens around it."""
-        found: list[int] = []
-        at = 0
-        for match in self._find.finditer(text):
-            if match.start() != at:
-                break
-            found.append(self._ids[match.group()])
-            at = match.end()
-        if at == len(text):
-            return found
-        return self.tokenizer([text], add_special_tokens=False)["input_ids"][0]

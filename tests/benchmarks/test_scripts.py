@@ -1,11 +1,8 @@
-"""What the benchmarks count with: average precision, and the pooling they compare ours to."""
+"""What the benchmarks count with: average precision, and the encoding they compare ours to."""
 
 import pytest
-import torch
 
 from benchmarks import encode
-from benchmarks.train_step import direct_pool
-from recipes.tiny import towers
 
 
 def test_average_precision_is_a_mean_over_labels_or_of_all_answers_together():
@@ -24,22 +21,6 @@ def test_average_precision_is_a_mean_over_labels_or_of_all_answers_together():
     # A wrong one first, then two right ones of three: 2 / 3 up to a recall of 2 / 3, then nothing.
     assert count(wanted, answered, per_label=False) == pytest.approx(67 / 101 * 2 / 3, abs=1e-4)
     assert count(wanted, [], per_label=True) == 0.0
-
-
-def test_direct_pooling_gives_the_values_and_gradients_of_ours():
-    torch.manual_seed(0)
-    maps = torch.randn(2, 3, 6, 8)
-    low = torch.rand(5, 2) * 8
-    cells = torch.cat([low, low + 0.5 + torch.rand(5, 2) * 12], dim=1)
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for pool in (towers._pool, direct_pool):
-        leaf = maps.clone().requires_grad_()
-        pooled = pool(leaf, cells, [2, 3], 7, (12, 16))
-        pooled.square().sum().backward()
-        assert leaf.grad is not None
-        found.append((pooled.detach(), leaf.grad))
-    for ours, direct in zip(*found, strict=True):
-        assert torch.allclose(ours, direct, atol=1e-5)
 
 
 def test_both_ways_of_encoding_give_the_same_in_many_and_in_few_operators():

@@ -22,7 +22,7 @@ class Example:
 
 
 def examples(folder: Path = FOLDER) -> list[Example]:
-    """The scenes of ``scenes.json``, which `recipes.tiny.demo` writes.
+    """The scenes of ``scenes.json``, which `scripts.demo_images` writes.
 
     Raises:
         DataError: A file that is missing or no JSON.

@@ -1,6 +1,6 @@
 """Draw the pictures of ``src/vlm_fo1/assets/demo``: the first seeds that show what is wanted.
 
-Run ``python -m recipes.tiny.demo --sprites DIR --out src/vlm_fo1/assets/demo``.
+Run ``python -m scripts.demo_images --sprites DIR --out src/vlm_fo1/assets/demo``.
 """
 
 import argparse
