@@ -36,8 +36,8 @@ def say(monkeypatch, fo1, text, *, stop=True):
     script = Script(fo1, text, stop=stop)
     choose, run = generate.choose, generate.Decoder.run
 
-    def scripted(logits_RV, asked, tokens):
-        return choose(script.said(logits_RV, asked), asked, tokens)
+    def scripted(logits_RV, asked, *rest):
+        return choose(script.said(logits_RV, asked), asked, *rest)
 
     def recorded(self, prompts):
         prompts = [replace(prompt, grammar=None) for prompt in prompts]

@@ -190,7 +190,7 @@ def test_the_committed_recipe_reads():
         ("language.0.mixture.drills=1", "did you mean"),
         ("images.sprites=here", "--sprites"),
         ("images.kinds=3", "list those that appear"),
-        ("towers.1.mixture.images={size: 3}", "no \\['size'\\]"),
+        ("towers.1.mixture.images={size: 3}", "unknown key 'size'"),
         ("towers.0.mixture.learns=words", "learns"),
     ],
 )

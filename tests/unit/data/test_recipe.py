@@ -52,7 +52,7 @@ def test_a_recipe_makes_a_mixture(tmp_path, images):
         ({"sources": [{"type": "json:no_such"}]}, "'json:no_such', which cannot be had: .*no_such"),
         ({"sources": [{"type": "no_such:make"}]}, "'no_such:make', which cannot be had: No module"),
         ({"sources": [{"type": SYNTHETIC, "object": 3}]}, "object"),
-        ({"sources": [{"type": SYNTHETIC, "objects": "many"}]}, "whole numbers"),
+        ({"sources": [{"type": SYNTHETIC, "objects": "many"}]}, "objects = 'many'"),
         ({"sources": [{"type": "jsonl"}]}, r"'sources\.0\.path' is needed"),
         ({"sources": [{"type": "jsonl", "path": "x", "pth": 3}]}, "did you mean 'path'"),
         ({"sources": [{"type": "coco", "questions": {"turn": 3}}]}, "did you mean 'turns'"),

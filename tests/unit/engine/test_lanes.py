@@ -59,13 +59,13 @@ def run(prompter, prompts, monkeypatch, *, sharing=None, limits=None):
     steps = {}
     choose = generate.choose
 
-    def recorded(logits_RV, asked, tokens):
+    def recorded(logits_RV, asked, *rest):
         logits_RV = logits_RV.clone()
         logits_RV[:, 1] = -torch.inf  # no placeholder is written
         places = [row.number for row, ahead in asked for _ in ahead.asked]
         for number, logits in zip(places, logits_RV, strict=True):
             steps.setdefault(number, []).append(logits)
-        return choose(logits_RV, asked, tokens)
+        return choose(logits_RV, asked, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(generate, "choose", recorded)
