@@ -12,6 +12,7 @@ a successor with other names (``<objN>``, ``<objfeat>``) is a value, not a fork:
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vlm_fo1.errors import ConfigError
 
@@ -368,18 +369,10 @@ def escape_special_tokens(
         The text with none of these tokens in it, however they were nested.
     """
     if keep_markup:
-        own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
-        longest_first = sorted(own, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        parts = _own_tokens(vocabulary).split(text)
         parts[::2] = [escape_special_tokens(part, vocabulary, reserved) for part in parts[::2]]
         return "".join(parts)
-    before, after = map(re.escape, vocabulary.region_tag.split("{}"))
-    tokens = {*vocabulary.fixed_tokens(), *reserved}
-    patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
-    patterns += [
-        re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
-    ]
-    special = re.compile("|".join(patterns))
+    special = _escaped_tokens(vocabulary, tuple(reserved))
 
     def escape(match: re.Match[str]) -> str:
         bare = _without_brackets(match.group())
@@ -393,6 +386,26 @@ def escape_special_tokens(
     while special.search(text):
         text = special.sub("", text)
     return text
+
+
+@lru_cache
+def _own_tokens(vocabulary: Vocabulary) -> re.Pattern[str]:
+    """The vocabulary's tokens but the placeholders of features, in a group."""
+    own = {*vocabulary.special_tokens()} - {vocabulary.region_feature}
+    longest_first = sorted(own, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+
+@lru_cache
+def _escaped_tokens(vocabulary: Vocabulary, reserved: tuple[str, ...]) -> re.Pattern[str]:
+    """What no user's words may hold."""
+    before, after = map(re.escape, vocabulary.region_tag.split("{}"))
+    tokens = {*vocabulary.fixed_tokens(), *reserved}
+    patterns = [f"{before}[0-9]+{after}", r"<\|[^<>]*\|>"]
+    patterns += [
+        re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token.strip()
+    ]
+    return re.compile("|".join(patterns))
 
 
 def _without_brackets(text: str) -> str:

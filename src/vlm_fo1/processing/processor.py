@@ -69,6 +69,7 @@ class FO1Processor(ProcessorMixin):
         self.image_token_id = image_token_id
         self.region_token_id = region_token_id
         self.stop_token_id = self._id_of(self.chat.stop_token, None)
+        self._reserved: tuple[int, list[str]] | None = None  # of a tokenizer of that length
         pad = tokenizer.pad_token_id
         self.pad_token_id: int = (
             self.stop_token_id if pad in {None, image_token_id, region_token_id} else pad
@@ -372,6 +373,12 @@ class FO1Processor(ProcessorMixin):
 
     def reserved_tokens(self) -> list[str]:
         """Control tokens of the tokenizer and the chat that are not the vocabulary's own."""
+        size = len(self.tokenizer)
+        if self._reserved is None or self._reserved[0] != size:
+            self._reserved = size, self._control_tokens()
+        return self._reserved[1]
+
+    def _control_tokens(self) -> list[str]:
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         special |= {*self.tokenizer.all_special_tokens, self.chat.image_token, self.chat.stop_token}
