@@ -68,6 +68,9 @@ class Example:
     id: str = ""
     conversation: bool = False
     """Whether a turn sees those before it; otherwise each is asked alone."""
+    replay: bool = False
+    """Whether it is here so that what the model knew is not lost: set by a mixture's source, and
+    not written."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Part:
     name: str
     source: Source
     weight: float = 1.0
+    replay: bool = False
+    """Whether its records are marked so."""
 
     def example(self, index: int) -> Example:
         """Record ``index`` of the source.
@@ -32,7 +34,8 @@ class Part:
             FO1Error: It cannot be used, whatever the reason.
         """
         with item_errors(f"record {index} of {self.name}"):
-            return self.source.example(index)
+            example = self.source.example(index)
+            return replace(example, replay=True) if self.replay else example
 
     @property
     def notes(self) -> list[str]:

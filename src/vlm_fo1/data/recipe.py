@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,11 +39,12 @@ def make_mixture(
 
     Args:
         recipe: ``{"sources": [{"type": "coco", "weight": 3, "name": "mine", ...}, ...]}``: beside
-            ``type``, ``weight``, ``name``, ``seed`` and ``augment`` every key is an argument of
-            that source. ``augment`` takes the settings of `AugmentConfig`; without it records stay
-            as they are. ``coco`` takes those of `InstanceConfig` under ``questions``. A type of
-            the form ``module:function`` is a source of your own: the function gets the other keys
-            as a dict, and the seed.
+            ``type``, ``weight``, ``name``, ``seed``, ``replay`` and ``augment`` every key is an
+            argument of that source. ``replay: true`` says that it is there against forgetting.
+            ``augment`` takes the settings of `AugmentConfig`; without it records stay as they are.
+            ``bundled`` is what the bundled model was trained on. ``coco`` takes those of
+            `InstanceConfig` under ``questions``. A type of the form ``module:function`` is a
+            source of your own: the function gets the other keys as a dict, and the seed.
         seed: Of the draws, and of every source that has none of its own.
         rank: Which shard this is.
         world_size: How many shards there are.
@@ -70,13 +72,14 @@ def _part(entry: Any, number: int, seed: int) -> Part:
     name = str(values.pop("name", f"{kind}-{number}"))
     weight = convert(float, values.pop("weight", 1.0), f"{at}.weight")
     own_seed = convert(int, values.pop("seed", seed), f"{at}.seed")
+    replay = convert(bool, values.pop("replay", False), f"{at}.replay")
     changes = values.pop("augment", None)
     with item_errors(f"source {number} ({kind})"):
         source = make(values, own_seed, at)
     if changes is not None:
         config = convert(AugmentConfig, changes, f"{at}.augment")
         source = AugmentedSource(source, config, own_seed)
-    return Part(name, source, weight)
+    return Part(name, source, weight, replay)
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -130,12 +133,18 @@ def _reader(kind: type[Source]) -> "SourceMaker":
     return lambda values, seed, at: build(kind, {**values, "seed": seed}, at)
 
 
+def _bundled(values: dict[str, Any], seed: int, at: str) -> Source:
+    path = Path(str(files("vlm_fo1") / "assets" / "replay" / "records.jsonl"))
+    return build(JsonlSource, {**values, "path": path, "seed": seed}, at)
+
+
 SourceMaker = Callable[[dict[str, Any], int, str], Source]
 """From the settings of a source, a seed and where the settings stand, to the source."""
 
 SOURCES: Mapping[str, SourceMaker] = MappingProxyType(
     {
         "jsonl": _reader(JsonlSource),
+        "bundled": _bundled,
         "coco": _coco,
         "references": _reader(ReferencesSource),
         "coco_text": _reader(CocoTextSource),

@@ -1,6 +1,7 @@
 """COCO and LVIS instances: detection, counting, region captions, visual prompts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from vlm_fo1.data.sources.base import Epochs
 from vlm_fo1.data.sources.files import as_text, is_set, read_json, table
 from vlm_fo1.data.sources.instances import AnnotatedImage, InstanceConfig, ask_instances
 from vlm_fo1.data.sources.join import Joined
-from vlm_fo1.errors import DataError
+from vlm_fo1.errors import ConfigError, DataError
 from vlm_fo1.formats.identity import as_id
 
 
@@ -32,9 +33,12 @@ class CocoSource:
         config: What to ask.
         seed: Of the order and of the questions.
         proposals: Image id to (M, 4) boxes of a proposer, if there are any.
+        share: Which images: those whose number, drawn from their id, is in ``[from, to)`` of 0 to
+            1. ``[0, 0.9]`` to train on and ``[0.9, 1]`` to judge by have none in common.
 
     Raises:
-        DataError: A file that cannot be used.
+        DataError: A file that cannot be used, or no image in that share.
+        ConfigError: A share that is none.
     """
 
     def __init__(
@@ -44,7 +48,12 @@ class CocoSource:
         config: InstanceConfig | None = None,
         seed: int = 0,
         proposals: Mapping[Any, Any] | None = None,
+        share: tuple[float, float] = (0.0, 1.0),
     ) -> None:
+        if not 0 <= share[0] < share[1] <= 1:
+            raise ConfigError(
+                f"share = {list(share)}: [from, to) with 0 <= from < to <= 1 is needed"
+            )
         self.path, self.folder = Path(annotations), Path(images)
         self.config = config or InstanceConfig()
         self.proposals = {as_id(key): boxes for key, boxes in (proposals or {}).items()}
@@ -52,10 +61,12 @@ class CocoSource:
         self._categories = Categories(table(content, "categories", self.path), self.path)
         rows = table(content, "images", self.path)
         self._joined = Joined(self.path, rows, table(content, "annotations", self.path))
-        self._images = [row for row in rows if self._says_something(row)]
+        self._images = [row for row in rows if self._says_something(row) and _in(share, row)]
         self.notes = [*self._categories.notes, *self._joined.notes]
         """What the file holds that no record uses, with counts."""
-        silent = len(rows) - len(self._images)
+        if not self._images and share != (0.0, 1.0):
+            raise DataError(f"{self.path} has no image in the share {list(share)}: widen it")
+        silent = sum(not self._says_something(row) for row in rows)
         if silent:
             self.notes.append(
                 f"{self.path}: {silent} of {len(rows)} images have no annotation: no record"
@@ -136,6 +147,15 @@ class CocoSource:
         words = {word for name in present for word in name.split()}
         hard = [name for name in absent if known.groups[name] & groups or words & set(name.split())]
         return absent, hard
+
+
+def _in(share: tuple[float, float], row: Any) -> bool:
+    """Whether an image of the file is in a share of it; what has no id is in every one."""
+    name = as_id(row.get("id")) if isinstance(row, dict) else None
+    if name is None:
+        return True
+    number = int.from_bytes(blake2b(str(name).encode(), digest_size=4).digest(), "big") / 2**32
+    return share[0] <= number < share[1]
 
 
 class Categories:
