@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from vlm_fo1.data.collate import Collator
 from vlm_fo1.data.example import Example
@@ -15,12 +13,12 @@ from vlm_fo1.data.mixture import Mixture
 from vlm_fo1.data.recipe import fingerprint, make_mixture
 from vlm_fo1.errors import FO1Error, item_errors
 from vlm_fo1.images import image_size
-from vlm_fo1.model.modeling import FO1ForConditionalGeneration
 from vlm_fo1.model.weights import read_config, resolve_folder
 from vlm_fo1.processing import FO1Processor
-from vlm_fo1.train.components import RunComponents
+from vlm_fo1.train.components import Objective, RunComponents
 from vlm_fo1.train.config import TrainConfig
-from vlm_fo1.train.export import save_pretrained
+from vlm_fo1.train.names import NameCollate, NameLoss
+from vlm_fo1.train.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -89,23 +87,12 @@ def assemble(config: TrainConfig) -> RunComponents:
     def make_source(mixture: Mapping[str, Any], shard: int, shards: int) -> Mixture:
         return make_mixture(mixture, seed=config.seed, rank=shard, world_size=shards, strict=strict)
 
-    def load_model(folder: Path | None) -> FO1ForConditionalGeneration:
-        options: dict[str, Any] = {"attn_implementation": config.model.attention}
-        if folder is None and config.model.init == "random":
-            model_config = read_config(start)
-            model = FO1ForConditionalGeneration._from_config(  # noqa: SLF001 - its public form
-                model_config, dtype=torch.float32, **options  # would look up an Auto class
-            )  # fmt: skip
-            logger.info("weights are drawn by seed %d", config.seed)
-            return model
-        return FO1ForConditionalGeneration.from_pretrained(
-            folder or start, dtype=torch.float32, **options
-        )
+    def first_records() -> Mixture:
+        return make_source(config.stages[0].mixture, 0, 1)
 
-    def save(model: Any, state: Mapping[str, Tensor], folder: Path) -> None:
-        save_pretrained(model, state, folder)
-        processor.save_pretrained(folder)
-
+    network = Network(config, start, processor, first_records)
+    name_loss = NameLoss()
+    names = Objective(collate=NameCollate(collator), loss=name_loss, begin=name_loss.begin)
     notes: dict[str, None] = {}
     for mixture in config.mixtures():  # a mistake in the last should not wait for the first to end
         for part in make_source(mixture, 0, 1).parts:
@@ -114,12 +101,15 @@ def assemble(config: TrainConfig) -> RunComponents:
         logger.warning("%s", note)
     ids = processor.tokenizer.convert_tokens_to_ids(processor.vocabulary.special_tokens())
     return RunComponents(
-        load_model=load_model,
+        load_model=network.load,
         make_source=make_source,
         collate=collator,
         length=ExampleLength(collator),
         new_token_ids=ids,
+        new_word_ids=network.word_ids,
         fingerprint=fingerprint,
-        save_model=save,
+        save_model=network.save,
+        plain_state=network.plain_state,
+        other_objectives={"names": names},
         processor=processor,
     )

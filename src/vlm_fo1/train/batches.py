@@ -173,9 +173,9 @@ def collate_usable(
 def _make_batch(examples: list[Any], collate: Collate, filler: Any, bad: list[BadRecord]) -> Batch:
     needs = filler is not None and not any(map(has_regions, examples))
     inputs = collate([*examples, filler] if needs else examples)
-    if needs:
-        inputs["labels"][-1] = -100
     labels, mask = inputs.get("labels"), inputs.get("attention_mask")
+    if needs and labels is not None:
+        labels[-1] = -100
     return Batch(
         inputs=inputs,
         examples=len(examples),

@@ -5,7 +5,7 @@ schedules, logs and processes stay the library's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,21 @@ Optimizers = Callable[[nn.Module, StageConfig, StagePlan], Sequence[Optimizer]]
 them. The schedule scales the learning rates that they come with."""
 
 
+def _nothing(_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a stage learns: how its batches are made, and their loss."""
+
+    collate: Collate
+    loss: Loss
+    length: Callable[[Any], int] = lambda _: 1
+    begin: Callable[[Any], None] = _nothing
+    """Called with the network that a stage starts from, in a resumed run as well."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunComponents:
     """What a run is put together from."""
@@ -46,10 +61,16 @@ class RunComponents:
     """Tokens of an example, before it is collated; batches are of like length."""
     loss: Loss = answer_loss
     """What is learnt."""
+    other_objectives: Mapping[str, Objective] = field(default_factory=dict[str, Objective])
+    """Further ones by the name that a stage gives as its ``objective``."""
+    plain_state: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+    """Tensors of the network as it trains to those that are saved."""
     optimizers: Optimizers = adamw
     """What makes the steps."""
     new_token_ids: Sequence[int] = ()
     """Ids of the region markup, for ``rows: new_tokens``."""
+    new_word_ids: Sequence[int] = ()
+    """Ids of words that the run gave tokens, for ``rows: new_words``."""
     processor: FO1Processor | None = None
     """With it held-out questions are put to the network, which is then an
     `FO1ForConditionalGeneration`, and the examples are `vlm_fo1.data.example.Example`."""
@@ -57,6 +78,11 @@ class RunComponents:
     """Further figures at each evaluation: (unwrapped network, stage, step); every process calls."""
     fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
     """What identifies the data of a mixture."""
+
+    def objective(self, stage: StageConfig) -> Objective:
+        """What a stage learns."""
+        own = Objective(collate=self.collate, loss=self.loss, length=self.length)
+        return self.other_objectives.get(stage.objective, own)
 
 
 @dataclass(frozen=True, kw_only=True)

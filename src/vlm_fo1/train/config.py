@@ -31,8 +31,9 @@ class TrainRule:
     """Peak learning rate of these parameters."""
     weight_decay: float | None = None
     """Decay of these parameters instead of the stage's; norms, biases, embeddings never decay."""
-    rows: Literal["all", "new_tokens"] = "all"
-    """``new_tokens``: of a (vocabulary, width) matrix only the rows of the region markup train."""
+    rows: Literal["all", "new_tokens", "new_words"] = "all"
+    """Which rows of a (vocabulary, width) matrix train: ``new_tokens`` are those of the region
+    markup, ``new_words`` those that `ModelConfig.new_words` made; none if it made none."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -98,6 +99,9 @@ class StageConfig:
     """Patterns of parameters that stay frozen though a rule matches them."""
     lora: LoraConfig | None = None
     """Adapters on top of frozen linear layers."""
+    objective: Literal["answers", "names"] = "answers"
+    """What is learnt: ``answers``, as the paper does; ``names``: the token of a region points where
+    the words of its name do, for models whose region tokens speak in words (the bundled one)."""
     mixture: dict[str, Any] = field(default_factory=dict[str, Any])
     """The examples: what `vlm_fo1.data.mixture` reads."""
     steps: int
@@ -167,6 +171,15 @@ class ModelConfig:
     """``random``: take the sizes from ``path`` and draw the weights by the run's seed."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel."""
+    new_words: bool = False
+    """Give words in the names of regions that the tokenizer writes letter by letter a token."""
+    standardise: int = 64
+    """Records whose region features are looked at when a stage begins, so that the region connector
+    trains on features of mean 0 and variance 1; what is saved takes plain ones. 0: it does not."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _need(self.standardise >= 0, f"standardise = {self.standardise}: it cannot be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +192,8 @@ class DataConfig:
     """Micro-batches read at once and sorted by length; more means less padding."""
     workers: int = 0
     """Processes that read and collate ahead, per training process; 0 does it in the loop."""
+    kept_maps_gib: float = 1.0
+    """Memory on a CPU for maps of a frozen auxiliary tower, of images that come again; 0: none."""
     on_bad_record: Literal["report", "stop"] = "report"
     """``report``: leave it out, list it in ``bad_records.jsonl``; ``stop``: end with its error."""
 
@@ -187,6 +202,7 @@ class DataConfig:
         _need(self.max_tokens >= 1, f"max_tokens = {self.max_tokens}: it must be at least 1")
         _need(self.pool_batches >= 1, f"pool_batches = {self.pool_batches}: at least 1")
         _need(self.workers >= 0, f"workers = {self.workers}: it cannot be negative")
+        _need(self.kept_maps_gib >= 0, f"kept_maps_gib = {self.kept_maps_gib}: not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +299,8 @@ class TrainConfig:
         if self.distributed.strategy == "fsdp":
             bad = [stage.name for stage in self.stages if stage.frozen_precision != "fp32"]
             _need(not bad, f"FSDP needs one dtype: set frozen_precision: fp32 in {', '.join(bad)}")
+            names = [stage.name for stage in self.stages if stage.objective == "names"]
+            _need(not names, f"{', '.join(names)}: objective: names runs with strategy: ddp")
 
     def mixtures(self) -> list[dict[str, Any]]:
         """The mixtures of all stages and of the evaluation, each once."""

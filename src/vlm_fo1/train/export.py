@@ -26,6 +26,7 @@ def export(
     accelerator: Accelerator,
     facts: Mapping[str, Any],
     save_model: Callable[[Any, Mapping[str, Tensor], Path], Any],
+    plain_state: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     name: str,
 ) -> Path:
     """Write weights of a stage as a checkpoint folder, at once or not at all; every process calls.
@@ -37,6 +38,7 @@ def export(
         accelerator: Of the stage.
         facts: Written to ``provenance.json`` with the versions: data, steps, figures.
         save_model: Writes weights and what else belongs there, such as the processor.
+        plain_state: Tensors as they train to those that are saved.
         name: Of the folder in that of the run.
 
     Returns:
@@ -50,6 +52,7 @@ def export(
     if accelerator.is_main_process:
         if stage.lora is not None:
             state = merge(state, stage.lora)
+        state = plain_state(state)
         dtype = getattr(torch, config.output.dtype)
         state = {
             name: value.to(dtype) if value.is_floating_point() else value

@@ -113,6 +113,7 @@ class StageRun:
     ) -> None:
         self.config, self.stage, self.components = config, stage, components
         self.stop, self.watch, self.start_from = stop, watch, start_from
+        self.objective = components.objective(stage)
         self.accelerator: Accelerator = start(config, stage)
         self.logs = MetricsLogger(
             config.output.folder,
@@ -141,7 +142,10 @@ class StageRun:
         accelerator, stage, config = self.accelerator, self.stage, self.config
         set_seed(config.seed)
         model = self.components.load_model(self.start_from)
-        self.plan: StagePlan = apply_stage(model, stage, self.components.new_token_ids)
+        self.objective.begin(model)
+        self.plan: StagePlan = apply_stage(
+            model, stage, self.components.new_token_ids, self.components.new_word_ids
+        )
         for rule, count in self.plan.counts.items():
             logger.info("stage %s: %s trains %s numbers", stage.name, rule, f"{count:,}")
         if stage.gradient_checkpointing:
@@ -176,8 +180,8 @@ class StageRun:
         config, accelerator = self.config, self.accelerator
         return BatchLoader(
             lambda shard, shards: self.components.make_source(mixture, shard, shards),
-            self.components.collate,
-            self.components.length,
+            self.objective.collate,
+            self.objective.length,
             BatchSettings(
                 batch_size=self.stage.batch_size,
                 pool_batches=config.data.pool_batches,
@@ -294,7 +298,7 @@ class StageRun:
         """The loss of a batch, summed over its targets; it and its figures are metered."""
         inputs = to_device(batch.inputs, self.accelerator.device)
         with self.accelerator.autocast():
-            found = self.components.loss(self.model, inputs)
+            found = self.objective.loss(self.model, inputs)
         loss, figures = (found, {}) if isinstance(found, Tensor) else found
         meters.add(loss=loss, **figures)
         return loss
@@ -405,7 +409,7 @@ class StageRun:
         }
         return export(
             inner(self.model), self.config, self.stage, self.accelerator, facts,
-            self.components.save_model, name,
+            self.components.save_model, self.components.plain_state, name,
         )  # fmt: skip
 
     def close(self) -> None:

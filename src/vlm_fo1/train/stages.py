@@ -116,7 +116,10 @@ def check_optimizers(optimizers: Iterable[Optimizer], model: nn.Module, plan: St
 
 
 def apply_stage(
-    model: nn.Module, stage: StageConfig, new_token_ids: Sequence[int] = ()
+    model: nn.Module,
+    stage: StageConfig,
+    new_token_ids: Sequence[int] = (),
+    new_word_ids: Sequence[int] = (),
 ) -> StagePlan:
     """Add adapters, freeze, thaw and group a model's parameters in place.
 
@@ -124,6 +127,7 @@ def apply_stage(
         model: The network, not yet wrapped for several processes.
         stage: The stage.
         new_token_ids: Rows of the region markup in the embedding, for ``rows: new_tokens``.
+        new_word_ids: Rows of words that the run added, for ``rows: new_words``.
 
     Returns:
         What trains, for the optimiser. Trained parameters are float32, frozen ones as
@@ -137,6 +141,8 @@ def apply_stage(
         targets = modules_of(model, stage.lora.targets)
         add_adapters(model, stage.lora, targets)
     found = assign(model, stage)
+    if not new_word_ids:
+        found = {name: rule for name, rule in found.items() if rule.rows != "new_words"}
     named = dict(model.named_parameters())
     undecayed = _embedding_parameters(model)
     groups: dict[tuple[float, float], list[str]] = {}
@@ -151,10 +157,11 @@ def apply_stage(
             continue
         parameter.data = parameter.data.float()
         trained = parameter.numel()
-        if rule.rows == "new_tokens":
-            _check_rows(name, parameter, new_token_ids)
-            masks.append(RowMask(name, tuple(new_token_ids)))
-            trained = len(new_token_ids) * parameter.shape[1]
+        if rule.rows != "all":
+            rows = tuple(new_token_ids if rule.rows == "new_tokens" else new_word_ids)
+            _check_rows(name, parameter, rows)
+            masks.append(RowMask(name, rows))
+            trained = len(rows) * parameter.shape[1]
         decays = parameter.ndim > 1 and id(parameter) not in undecayed and rule.rows == "all"
         decay = stage.weight_decay if rule.weight_decay is None else rule.weight_decay
         groups.setdefault((rule.lr, decay if decays else 0.0), []).append(name)

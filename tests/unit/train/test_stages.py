@@ -139,6 +139,6 @@ def test_the_patterns_of_every_config_file_match(path, tied):
     for each in read(path, TrainConfig).stages:
         model = tiny_model(tie_word_embeddings=tied)
         plan = apply_stage(model, each, NEW)
-        assert any(name.startswith("region_encoder") for name in plan.names)
+        assert any(name.startswith("region_connector") for name in plan.names)
         if path.stem in ("stage1", "stage2"):
             assert not any(name.startswith("host.model.visual") for name in plan.names)
