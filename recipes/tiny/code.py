@@ -41,7 +41,8 @@ def truth_of(views: Sequence[View]) -> dict[str, Tensor]:
         found["papers"].append(AT["papers"].get(view.rendered.background or "", IGNORED))
         boxes = view.regions.xyxy / np.array(view.rendered.image.size * 2, np.float32)
         low, high = boxes[:, :2], boxes[:, 2:]
-        places.append(np.concatenate([(low + high) / 2, high - low], axis=1))
+        middle_size = np.concatenate([(low + high) / 2, high - low], axis=1)
+        places.append(middle_size.astype(np.float32))
         for truth in view.regions.truth.tolist():
             thing = view.rendered.objects[truth] if truth >= 0 else None
             text = thing.text if thing else None

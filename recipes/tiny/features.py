@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def fill(
     """
     processor = make_processor(build_tokenizer())
     model = FO1ForConditionalGeneration.from_pretrained(towers, dtype=torch.float32)
-    model.to(device).eval()
+    cast(Any, model).to(device).eval()
     draw = source(recipe, sprites, {"learns": "regions", "stream": _STREAM}, 0, 1).draw
     folder.mkdir(parents=True, exist_ok=True)
     size = recipe.towers[-1].batch_size

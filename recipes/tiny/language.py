@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, S learnt tokens of all rows, K alternatives, V words, 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class LanguageLesson(nn.Module):
         assert hidden_BTD is not None
         logits_SV = model.get_output_embeddings()(hidden_BTD[:, :-1][learnt]).float()
         loss_S, right_S = set_loss(logits_SV, batch["choices_SK"])
-        choice = torch.isin(labels[:, 1:][learnt], self.choices)
+        choice = torch.isin(labels[:, 1:][learnt], cast(Tensor, self.choices))
         share = (right_S & choice).sum() / choice.sum().clamp(min=1)
         if self.training:
             self._rise(share.detach(), len(labels), batch["gate"])

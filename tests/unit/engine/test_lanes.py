@@ -14,7 +14,7 @@ from tests.helpers.hosts import Prompter
 from vlm_fo1 import FO1
 from vlm_fo1.engine import Limits, ListTokens, Prefix, Prompt, generate
 from vlm_fo1.engine.generate import Decoder
-from vlm_fo1.engine.lanes import sharing_of
+from vlm_fo1.engine.lanes import Lanes, sharing_of
 from vlm_fo1.tasks import Request
 
 DEMO = Path(str(files("vlm_fo1"))) / "assets" / "demo"
@@ -185,7 +185,9 @@ def test_gaps_are_closed_and_the_answer_stays(monkeypatch):
     done = {}
     for number, generation in decoder.run(asked):
         done[number] = generation
+        assert isinstance(decoder.lanes, Lanes)
         columns.append(decoder.lanes.owners_BT.shape[1])
+    assert isinstance(decoder.lanes, Lanes)
     assert max(columns) < 2 * (len(asked[0].prefix.ids) + 8 * 12 + 40)
     assert decoder.lanes.cache is None
     (alone,) = run_plain(prompter, [asked[0]])

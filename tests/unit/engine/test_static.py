@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_an_answer_that_is_broken_off_gives_the_memory_back():
         limits=Limits(rows=2),
         steps=steps,
     )
-    running = decoder.run(asked)
+    running: Any = decoder.run(asked)  # a generator
     next(running)
     assert not steps.borrow()
     running.close()

@@ -97,5 +97,6 @@ def test_masks_of_what_is_pointed_at_are_kept():
     regions = Regions(np.array([CAT, DOG], np.float32), (64, 48), masks=masks)
     said = Prediction.of_answer(Answer("", regions, (Mention("dog", (1,)),)))
     again = Prediction.from_dict(json.loads(json.dumps(said.to_dict())))
+    assert again.masks is not None
     assert list(again.masks) == [1]
     assert (decode_rle(again.masks[1]) == masks[1]).all()

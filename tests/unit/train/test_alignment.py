@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def test_words_that_are_spelled_get_a_token_and_others_do_not():
 
 def test_a_new_word_starts_near_the_known_word_that_its_regions_say():
     fo1 = FO1.from_pretrained("tiny")
-    model, tokenizer = fo1.model.float(), fo1.processor.tokenizer
+    model: Any = fo1.model.float()
+    tokenizer = fo1.processor.tokenizer
     table = model.get_input_embeddings().weight
     rows, old = table.shape[0], table.detach().clone()
     dog, car = table[tokenizer.convert_tokens_to_ids(["dog", "car"])].detach()
@@ -133,7 +135,7 @@ def test_rows_of_new_words_train_alone_and_without_new_words_none_does():
 
 
 def test_maps_of_a_frozen_tower_are_computed_once_for_each_image():
-    tower = tiny_model().auxiliary.requires_grad_(False)
+    tower: Any = tiny_model().auxiliary.requires_grad_(False)
     computed = []
     plain = tower.forward
     tower.forward = lambda pixels: computed.append(len(pixels)) or plain(pixels)
@@ -190,6 +192,7 @@ def test_a_stage_of_names_teaches_new_things_and_its_weights_load_alone(tmp_path
     data = coco_folder(tmp_path)
     config = run(tmp_path / "run", data, steps=20)
     result = train(config, assemble(config))
+    assert result.folder is not None
     lines = [line for line in read_log(tmp_path / "run") if line["kind"] == "train"]
     assert lines[-1]["named"] == 1.0
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
@@ -199,7 +202,8 @@ def test_a_stage_of_names_teaches_new_things_and_its_weights_load_alone(tmp_path
     with torch.no_grad():
         tokens = fo1.model.get_region_features(**images)[0].float()
     ids = fo1.processor.tokenizer.convert_tokens_to_ids(list(NAMES))
-    words = fo1.model.get_input_embeddings().weight[ids].float()
+    model: Any = fo1.model
+    words = model.get_input_embeddings().weight[ids].float()
     assert (tokens @ words.T).argmax(-1).tolist() == [0, 1]
 
 
@@ -225,7 +229,7 @@ def test_a_stage_of_names_goes_on_exactly_where_it_was_killed(tmp_path):
 
 
 def test_replayed_regions_cost_what_they_moved():
-    model = FO1.from_pretrained("tiny").model.float()
+    model: Any = FO1.from_pretrained("tiny").model.float()
     collate = NameCollate(make_collator("tiny", 2048))
     loss = NameLoss()
     loss.begin(model)

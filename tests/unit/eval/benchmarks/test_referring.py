@@ -2,6 +2,7 @@ import importlib.util
 import json
 import pickle
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_masks_are_scored_where_the_offered_boxes_have_some(tmp_path):
     def one_of_both(item):
         answer = masked(item)
         return answer if item.id == "val/1/0" else replace(
-            answer, mentions=(Mention(*item.request.labels, (0,)),) if answer.mentions else ()
+            answer, mentions=(Mention(item.request.labels[0], (0,)),) if answer.mentions else ()
         )  # fmt: skip
 
     true = values(masked)
@@ -152,10 +153,11 @@ def test_a_segmenter_beside_the_bundled_model_gets_its_masks_scored(tmp_path):
     areas = [mask_areas(record) for record in records]
     assert [row["truth_area"] for row in areas] == [200, 0, 100]
     for record, row in zip(records, areas, strict=True):
+        assert record.answer is not None
         assert row["answer_area"] == 100 * sum(i < 2 for i in record.answer.regions) + (
             64 * 28 if 2 in record.answer.regions else 0
         )
-    assert values["val masks giou"] == pytest.approx(100 * gres(areas)["giou"])
+    assert values["val masks giou"] == pytest.approx(100 * cast(float, gres(areas)["giou"]))
 
 
 def test_a_pickle_that_would_run_something_is_refused_and_not_run(tmp_path):
