@@ -128,7 +128,7 @@ def test_an_endless_iterator_is_read_no_further_than_a_few_batches(fo1, tmp_path
     drawn = itertools.count()
     path = image_file(tmp_path)
     answers = fo1.answer_many(((path, COUNT, BOXES) for _ in drawn), batch_size=2, **SHORT)
-    assert not threads()
+    assert are_gone(threads)
     for number in range(5):
         assert next(answers).task == "counting"
         ahead = int(repr(drawn)[6:-1]) - number - 1

@@ -689,7 +689,7 @@ def test_the_overview_lists_every_command_with_its_line(run):
     text = run("--help").stdout
     for name, line in overview().items():
         assert re.search(rf"{name}\s+{re.escape(line)}", text), name
-    assert run().stdout.strip() == text.strip()
+    assert run().stderr.strip() == text.strip()
 
 
 @pytest.mark.parametrize("name", ASKING)
