@@ -75,7 +75,7 @@ def test_more_questions_do_not_change_the_picture():
 
 def test_what_a_config_asks_for_is_kept():
     config = SyntheticConfig(objects=(2, 3), signs=(0, 0), kinds=4, distractors=(0, 0))
-    allowed = set(available_kinds(config, SpriteSet.shapes()))
+    allowed = set(available_kinds(config, load_sprites(None)))
     assert len(allowed) == 4
     for example, view in views(20, config):
         assert {thing.name for thing in view.rendered.objects} <= allowed
@@ -84,8 +84,9 @@ def test_what_a_config_asks_for_is_kept():
 
 
 def test_a_larger_number_of_kinds_keeps_those_of_a_smaller():
-    sprites = SpriteSet.shapes()
-    orders = [available_kinds(SyntheticConfig(kinds=count), sprites) for count in (2, 5, 10)]
+    orders = [
+        available_kinds(SyntheticConfig(kinds=count), load_sprites(None)) for count in (2, 5, 10)
+    ]
     assert orders[2][:5] == orders[1]
     assert orders[1][:2] == orders[0]
     assert sorted(orders[2]) == sorted(SHAPE_KINDS)
@@ -134,9 +135,8 @@ def test_signs_show_words_of_the_lexicon():
 
 
 def test_a_tint_is_the_colour_that_its_word_says():
-    sprites = SpriteSet.shapes()
     for name, colour in COLOURS.items():
-        assert dominant_colour(tinted(sprites.pictures["shapes"][0], colour)) == name
+        assert dominant_colour(tinted(load_sprites(None).pictures["shapes"][0], colour)) == name
 
 
 def test_names_do_not_contain_each_other():
@@ -187,7 +187,7 @@ def test_settings_that_cannot_be_are_refused(values, said):
 )
 def test_kinds_and_styles_without_pictures_are_refused(values):
     with pytest.raises(ConfigError):
-        render(SyntheticConfig(**values), SpriteSet.shapes(), np.random.default_rng(0))
+        render(SyntheticConfig(**values), load_sprites(None), np.random.default_rng(0))
 
 
 def test_a_missing_sprite_folder_says_how_to_make_one(tmp_path):
@@ -286,7 +286,7 @@ def test_boxes_are_exact_whatever_the_manner():
         coloured=0.0,
     )
     for seed in range(20):
-        rendered = render(config, SpriteSet.shapes(), np.random.default_rng(seed))
+        rendered = render(config, load_sprites(None), np.random.default_rng(seed))
         pixels = np.asarray(rendered.image).astype(int)
         background = np.median(pixels.reshape(-1, 3), axis=0)
         ys, xs = np.nonzero(np.abs(pixels - background).max(axis=2) > 6)
@@ -299,19 +299,19 @@ def test_a_colour_word_is_true_after_the_colours_have_changed():
     words = {
         thing.colour
         for seed in range(30)
-        for thing in render(config, SpriteSet.shapes(), np.random.default_rng(seed)).objects
+        for thing in render(config, load_sprites(None), np.random.default_rng(seed)).objects
     }
     assert words & set(COLOURS)  # the brown of drawn shapes has no word: these were measured
     assert words <= {*COLOURS, None}
     grey = replace(SMALL, variety={"grey": 1.0}, coloured=1.0, plain_background=1.0)
-    rendered = render(grey, SpriteSet.shapes(), np.random.default_rng(0))
+    rendered = render(grey, load_sprites(None), np.random.default_rng(0))
     assert {thing.colour for thing in rendered.objects} == {None}
     assert rendered.background is None
     assert np.ptp(np.asarray(rendered.image).astype(int), axis=2).max() == 0
 
 
 def test_every_manner_can_happen_and_changes_the_image():
-    sprites = replace(SpriteSet.shapes(), textures=(np.full((60, 80, 3), 90, np.uint8),))
+    sprites = replace(load_sprites(None), textures=(np.full((60, 80, 3), 90, np.uint8),))
     plain = replace(SMALL, plain_background=0.0, coloured=0.0)
     usual = np.asarray(render(plain, sprites, np.random.default_rng(3)).image)
     for name in set(VARIETY) - {"font"}:
@@ -332,7 +332,7 @@ def test_a_kind_may_go_by_another_name_that_means_no_other():
     assert mixed == []
     assert set(SYNONYMS.values()) <= set(KINDS)
     sprites = replace(
-        SpriteSet.shapes(), kinds=("cat", "dog", "car", "bus", "book", *SHAPE_KINDS[5:])
+        load_sprites(None), kinds=("cat", "dog", "car", "bus", "book", *SHAPE_KINDS[5:])
     )
     seen = set()
     for seed in range(6):

@@ -38,6 +38,7 @@ distributed: {{device: cpu}}
 evaluation:
   mixture: {{sources: [{{type: jsonl, path: {folder}/records.jsonl}}]}}
   batches: 1
+  answers: 1
 stages:
   - name: stage1
     steps: 3
