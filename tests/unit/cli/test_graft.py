@@ -1,5 +1,6 @@
 """`fo1 graft` and what it refuses, from a host's folder to answers."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -17,10 +18,11 @@ from typer.testing import CliRunner
 
 from vlm_fo1.cli.main import app
 from vlm_fo1.errors import CheckpointError, ConfigError
-from vlm_fo1.families.florence2 import davit_sizes
+from vlm_fo1.families.florence2 import DAVIT_SIZES, davit_sizes
 from vlm_fo1.fo1 import FO1
 from vlm_fo1.graft import graft_host
 from vlm_fo1.markup import Vocabulary
+from vlm_fo1.model import graft as network
 from vlm_fo1.model.graft import graft
 from vlm_fo1.processing.hosts import HOST_CHATS, chat_for_host
 
@@ -81,10 +83,18 @@ def original_name(name: str) -> str:
     return name
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers and pyramids of few channels: at real widths nearly all time goes into convolving."""
+    monkeypatch.setitem(DAVIT_SIZES, "davit-tiny", (32, 1))
+    monkeypatch.setattr(network, "graft", functools.partial(graft, pyramid_channels=8))
+
+
 def run(*arguments: Any) -> Any:
     return CliRunner().invoke(app, ["graft", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("kind", sorted(hosts.CONFIGS))
 def test_a_grafted_folder_answers_questions_about_regions(kind: str, tmp_path: Path) -> None:
     host = save_host(kind, tmp_path / "host")
@@ -135,6 +145,7 @@ def assert_several_images_and_a_system_message_fit_one_prompt(fo1: FO1) -> None:
     assert answer.text == processor.decode(out[0, len(ids) :])
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_host_starts_its_prompts_with_its_own_tokenizers_bos(tmp_path: Path) -> None:
     """The first SmolVLMs are of type idefics3, but start as the second ones do."""
     for name, first in (("idefics3", "<|begin_of_text|>"), ("smolvlm-1", "<|im_start|>")):
@@ -162,6 +173,7 @@ def test_a_host_whose_chat_its_tokenizer_does_not_know_is_refused(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_hosts_repetition_penalty_does_not_reach_decoding(tmp_path: Path) -> None:
     host = save_host("qwen2_5_vl", tmp_path / "host")
     settings = {"repetition_penalty": 1e6, "no_repeat_ngram_size": 1, "max_new_tokens": 6}
@@ -186,6 +198,7 @@ def test_a_hosts_repetition_penalty_does_not_reach_decoding(tmp_path: Path) -> N
     assert scene.ask("what is this", max_new_tokens=6).text == fo1.processor.decode(plain)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_same_seed_grafts_the_same_weights(tmp_path: Path) -> None:
     host = save_host("qwen3_vl", tmp_path / "host")
     states = []
