@@ -16,8 +16,10 @@ from vlm_fo1.errors import ConfigError
 from vlm_fo1.fo1 import FO1
 from vlm_fo1.model.connectors import build_connector
 from vlm_fo1.tasks import Task, ask_labels, ask_regions
+from vlm_fo1.train import network
 from vlm_fo1.train.assemble import assemble, make_collator
 from vlm_fo1.train.config import (
+    DataConfig,
     DistributedConfig,
     ModelConfig,
     OutputConfig,
@@ -175,7 +177,8 @@ def coco_folder(folder: Path) -> Path:
 def run(folder: Path, data: Path, **stage) -> TrainConfig:
     source = {
         "type": "coco", "annotations": str(data / "coco.json"), "images": str(data),
-        "questions": {"turns": [2, 2], "labels": [2, 2], "tasks": {"detection": 1}, "jitter": 0},
+        "questions": {"turns": [2, 2], "labels": [2, 2], "tasks": {"detection": 1}, "jitter": 0,
+                      "distractors": [0, 0]},
     }  # fmt: skip
     rules = (TrainRule(pattern="region_connector", lr=3e-3),)
     options = {"objective": "names", "train": rules, "batch_size": 4, "precision": "fp32", **stage}
@@ -183,12 +186,18 @@ def run(folder: Path, data: Path, **stage) -> TrainConfig:
         stages=(StageConfig(name="names", mixture={"sources": [source]}, **options),),
         model=ModelConfig(path="tiny", new_words=True, standardise=8),
         output=OutputConfig(folder=folder, tensorboard=False, log_every=5),
+        data=DataConfig(pool_batches=2),
         distributed=DistributedConfig(device="cpu"),
     )
 
 
-def test_a_stage_of_names_teaches_new_things_and_its_weights_load_alone(tmp_path):
+@pytest.fixture
+def few_records(monkeypatch):
+    """As many are looked at for new words as `coco_folder` has images."""
+    monkeypatch.setattr(network, "WORD_RECORDS", 8)
 
+
+def test_a_stage_of_names_teaches_new_things_and_its_weights_load_alone(tmp_path, few_records):
     data = coco_folder(tmp_path)
     config = run(tmp_path / "run", data, steps=20)
     result = train(config, assemble(config))
@@ -207,8 +216,7 @@ def test_a_stage_of_names_teaches_new_things_and_its_weights_load_alone(tmp_path
     assert (tokens @ words.T).argmax(-1).tolist() == [0, 1]
 
 
-def test_a_stage_of_names_goes_on_exactly_where_it_was_killed(tmp_path):
-
+def test_a_stage_of_names_goes_on_exactly_where_it_was_killed(tmp_path, few_records):
     data = coco_folder(tmp_path)
     whole = run(tmp_path / "whole", data, steps=2, save_every=1, batch_size=2)
     train(whole, assemble(whole))
