@@ -4,13 +4,21 @@ What a test changes on them it changes through `monkeypatch`, so that the next o
 Libraries are imported in the fixtures, so that tests which need none of them start quickly.
 """
 
+import functools
 import gc
 import logging
+import sys
+import typing
 
 import pytest
 from PIL import Image
 
 from tests.helpers import annotations
+
+if sys.version_info < (3, 12):
+    # Every check of an ArrayLike asks for the members of its protocols; later Pythons keep them.
+    members: typing.Any = typing
+    members._get_protocol_attrs = functools.cache(members._get_protocol_attrs)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -88,19 +88,24 @@ def test_a_run_without_patience_left_ends_early_with_everything_saved(tmp_path, 
     assert len(read_log(tmp_path)) == 4
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run with patience that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(judged_config(folder, patience=2), components(evaluate=scripted))
+    assert len(read_log(folder, "eval")) == 6
+    return folder
+
+
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
-def test_what_was_best_and_patience_survive_a_kill(tmp_path, killed_at):
-    options = {"patience": 2}
-    train(judged_config(tmp_path / "whole", **options), components(evaluate=scripted))
-    config = judged_config(tmp_path / "cut", **options)
+def test_what_was_best_and_patience_survive_a_kill(tmp_path, whole, killed_at):
+    config = judged_config(tmp_path, patience=2)
     with pytest.raises(KilledError):
         train(config, components(evaluate=scripted), watch=kill_at(killed_at))
     train(config, components(evaluate=scripted))
-    whole, cut = (read_log(tmp_path / name, "eval") for name in ("whole", "cut"))
-    assert cut == whole
-    assert len(whole) == 6
-    best = weights_in(tmp_path / "whole" / "best")
-    for name, value in weights_in(tmp_path / "cut" / "best").items():
+    assert read_log(tmp_path, "eval") == read_log(whole, "eval")
+    best = weights_in(whole / "best")
+    for name, value in weights_in(tmp_path / "best").items():
         assert value.equal(best[name]), name
 
 
