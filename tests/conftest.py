@@ -6,19 +6,39 @@ Libraries are imported in the fixtures, so that tests which need none of them st
 
 import functools
 import gc
+import importlib.machinery
 import logging
 import sys
 import typing
+from unittest import mock
 
 import pytest
-from PIL import Image
-
-from tests.helpers import annotations
+from jaxtyping import _import_hook
 
 if sys.version_info < (3, 12):
     # Every check of an ArrayLike asks for the members of its protocols; later Pythons keep them.
     members: typing.Any = typing
     members._get_protocol_attrs = functools.cache(members._get_protocol_attrs)
+
+
+class CheckedLoader(_import_hook._JaxtypingLoader):
+    """Keeps the code of a checked module under a name of its own, and of that module alone.
+
+    The hook's loader does so for whatever the module imports as well, and all of torch and
+    transformers, which pip compiled, would be compiled once more by every worker.
+    """
+
+    exec_module = importlib.machinery.SourceFileLoader.exec_module
+
+    def get_code(self, fullname):
+        name = functools.partial(
+            _import_hook._optimized_cache_from_source, self._typechecker.get_hash()
+        )
+        with mock.patch("importlib._bootstrap_external.cache_from_source", name):
+            return super().get_code(fullname)
+
+
+_import_hook._JaxtypingLoader = CheckedLoader
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,6 +102,10 @@ def av():
 @pytest.fixture
 def images(tmp_path):
     """A folder with the two images that `tests.helpers.annotations` is about."""
+    from PIL import Image
+
+    from tests.helpers import annotations
+
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("1.jpg", "2.jpg"):
