@@ -8,7 +8,9 @@ would change the machine (`make`, `pip`, `git`) is not run: the names in it have
 """
 
 import ast
+import contextlib
 import importlib.resources
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vlm_fo1 import FO1
+from vlm_fo1.cli import machine, packages
 from vlm_fo1.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -126,8 +130,17 @@ def loaded_once():
             kept[key] = load(*name, **how)
         return kept[key]
 
+    def run_probe(code: str) -> tuple[bool, str]:
+        """Of `fo1 doctor`: its processes would import all that this one has imported."""
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as out:
+            warnings.simplefilter("ignore")
+            exec(code, {})
+        return True, out.getvalue().strip()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FO1, "from_pretrained", from_pretrained)
+        for module in (packages, machine):
+            patch.setattr(module, "run_probe", run_probe)
         yield
 
 

@@ -360,8 +360,8 @@ def asked_from_threads(fo1, tmp_path, count):
     return held
 
 
-def test_thirty_mixed_requests_from_eight_threads_get_the_serial_answers(fo1, tmp_path):
-    before, after = asked_from_threads(fo1, tmp_path, 30)
+def test_sixteen_mixed_requests_from_eight_threads_get_the_serial_answers(fo1, tmp_path):
+    before, after = asked_from_threads(fo1, tmp_path, 16)
     assert after <= before
 
 
