@@ -7,7 +7,8 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 LMMS := .venv-lmms
 BIN := $(VENV)/bin
-PIP = -m pip --disable-pip-version-check install --quiet
+# Most modules that come are never imported: those that are get compiled when they are first.
+PIP = -m pip --disable-pip-version-check install --quiet --no-compile
 DEMO := src/vlm_fo1/assets/demo
 NOT_HERE := not weights and not network and not browser$(if $(shell command -v nvidia-smi),, and not gpu)
 # What pyproject.toml asks for at least: the version that test-oldest tests.
