@@ -94,15 +94,20 @@ def test_the_loss_of_names_is_its_formula():
     assert right.item() == 1.0
 
 
-def test_words_that_are_spelled_get_a_token_and_others_do_not():
+def test_names_that_are_spelled_get_a_token_and_others_do_not():
     tokenizer = FO1.from_pretrained("tiny").processor.tokenizer
-    examples = [record([lists(**{"red hexagon": [0], "car": [1]})])]
+    named = {"hexagon": [0], "car": [1], "six sided nut": [2], "sports car": [3], "red car": [4]}
+    examples = [record([lists(**{name: at})], 5) for name, at in named.items()]
     assert tokenizer.tokenize("hexagon") == list("hexagon")
-    assert new_words(examples, tokenizer) == ["hexagon"]
-    (id_,) = add_words(["hexagon"], tokenizer, len(tokenizer) + 3)
-    assert id_ == len(tokenizer) - 1
-    assert tokenizer("red hexagon")["input_ids"][-1] == id_
-    assert id_ not in tokenizer("hexagons")["input_ids"], "a longer word stays as it was"
+    found = new_words(examples, tokenizer)
+    assert found == ["hexagon", "six sided nut", "sports car"]
+    ids = add_words(found, tokenizer, len(tokenizer) + 3)
+    assert ids == list(range(len(tokenizer) - 3, len(tokenizer)))
+    for name, id_ in zip(found, ids, strict=True):
+        text = f"Please detect {name}, car in this image."
+        assert id_ in tokenizer(text)["input_ids"]
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        assert id_ not in tokenizer(f"{name}s")["input_ids"], "a longer word stays as it was"
     assert new_words(examples, tokenizer) == []
 
 
