@@ -71,7 +71,7 @@ def test_a_connector_on_standardised_features_computes_what_it_did_and_is_saved_
         torch.testing.assert_close(value, before[name], atol=1e-4, rtol=1e-4)
 
 
-def test_names_come_from_lists_and_captions_and_not_from_what_is_replayed():
+def test_names_come_from_lists_and_captions():
     turns = [
         lists(dog=[0, 2], cat=[]),
         lists(animal=[0, 3]),
@@ -79,7 +79,6 @@ def test_names_come_from_lists_and_captions_and_not_from_what_is_replayed():
         Turn.asked(ask_labels(Task.REFERRING, "the last"), label_answer({"the last": [3]})),
     ]
     assert region_names(record(turns, 4)) == {0: "dog", 2: "dog", 3: "animal", 1: "red car"}
-    assert region_names(record(turns, 4, replay=True)) == {}
 
 
 def test_the_loss_of_names_is_its_formula():
@@ -233,13 +232,17 @@ def test_a_stage_of_names_goes_on_exactly_where_it_was_killed(tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_replayed_regions_cost_what_they_moved():
+def test_replayed_regions_cost_what_they_moved_and_others_are_not_to_say_their_names():
     model: Any = FO1.from_pretrained("tiny").model.float()
     collate = NameCollate(make_collator("tiny", 2048))
     loss = NameLoss()
     loss.begin(model)
     batch = collate([record([lists(dog=[0], car=[1])], replay=True)])
     assert batch["named"].tolist() == [-1, -1]
+    both = [record([lists(dog=[0], car=[1])], replay=True), record([lists(cat=[1])])]
+    assert collate(both)["named"].tolist() == [-1, -1, -1, 2]
+    tokenizer = collate.collator.processor.tokenizer
+    assert [tokenizer.decode(ids) for ids in collate(both)["name_ids"]] == ["dog", "car", "cat"]
     assert loss(model, batch)[0].item() == 0
     with torch.no_grad():
         model.region_connector[-1].bias.add_(0.5)
