@@ -22,8 +22,8 @@ def fo1():
     return FO1.from_pretrained("tiny")
 
 
-def record(regions=4, **labels):
-    boxes = np.array([[4 + 20 * i, 8, 18 + 20 * i, 30] for i in range(regions)], np.float32)
+def record(**labels):
+    boxes = np.array([[4 + 20 * i, 8, 18 + 20 * i, 30] for i in range(4)], np.float32)
     turn = Turn.asked(ask_labels(Task.DETECTION, list(labels)), label_answer(labels))
     return Example(image=Image.new("RGB", (96, 64), "navy"), regions_xyxy=boxes, turns=(turn,))
 
