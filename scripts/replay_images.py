@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     config = read_recipe(RECIPE).image_config(
-        str(options.sprites), styles=STYLES, turns=(TURNS, TURNS), absent_style="none"
+        str(options.sprites), styles=STYLES, variety={}, turns=(TURNS, TURNS), absent_style="none"
     )
     write_images(SyntheticSource(config, SEED), options.out, range(COUNT))
     records = options.out / "records.jsonl"
