@@ -7,8 +7,7 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 LMMS := .venv-lmms
 BIN := $(VENV)/bin
-# Most modules that come are never imported: those that are get compiled when they are first.
-PIP = -m pip --disable-pip-version-check install --quiet --no-compile
+PIP = -m pip --disable-pip-version-check install --quiet
 DEMO := src/vlm_fo1/assets/demo
 NOT_HERE := not weights and not network and not browser$(if $(shell command -v nvidia-smi),, and not gpu)
 # What pyproject.toml asks for at least: the version that test-oldest tests.
@@ -79,15 +78,17 @@ define new_venv
 endef
 
 # torch goes first and alone: see the head of constraints.txt
-# $(1) is an environment, $(2) the versions that it gets.
+# $(1) is an environment, $(2) the versions that it gets, $(3) more options of pip.
 define torch_first
 	@$(1)/bin/python $(PIP) -c $(2) pip
-	@$(1)/bin/python $(PIP) -c $(2) torch
+	@$(1)/bin/python $(PIP) $(3) -c $(2) torch
 endef
 
 # ocr, photo, onnx and scikit-image are about 220 MB of wheels, so that the tests find real text and things;
-# app is so that every call of docs/app.md is made
-FOR_TESTS := -e '.[supervision,train,detectors,ocr,photo,video,onnx,app,eval]' --group dev
+# app is so that every call of docs/app.md is made. Of 17 000 modules that come with them the tests
+# import a sixth, which compiles them: pip would take a minute and a half for all.
+NO_COMPILE := --no-compile
+FOR_TESTS := $(NO_COMPILE) -e '.[supervision,train,detectors,ocr,photo,video,onnx,app,eval]' --group dev
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(call new_venv,$(VENV))
@@ -96,10 +97,12 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[supervision]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
-	@echo "Installing the tools for tests into $(VENV)"
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(call new_venv,$(VENV))
+	@echo "Installing vlm_fo1 and the tools for tests into $(VENV): the first time takes a few minutes"
+	$(call torch_first,$(VENV),constraints.txt,$(NO_COMPILE))
 	@$(BIN)/python $(PIP) -c constraints.txt $(FOR_TESTS)
-	@touch $@
+	@touch $(VENV)/.core $@
 
 $(OLDEST)/.dev: TRANSFORMERS := transformers==$(FLOOR)
 $(NEWEST)/.dev: TRANSFORMERS := transformers<6
