@@ -13,7 +13,11 @@ import typing
 from unittest import mock
 
 import pytest
+from hypothesis import settings
 from jaxtyping import _import_hook
+
+settings.register_profile("unhurried", deadline=None)  # a slow machine is no fault
+settings.load_profile("unhurried")
 
 if sys.version_info < (3, 12):
     # Every check of an ArrayLike asks for the members of its protocols; later Pythons keep them.

@@ -187,14 +187,14 @@ WHIMS = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(WHIMS)
 def test_whatever_a_model_thinks_its_answer_parses_with_no_problem(processor, matchers, whim):
     check_answers(processor, matchers, *whim)
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(WHIMS)
 def test_ten_thousand_answers_of_models_that_mean_no_good_parse(processor, matchers, whim):
     check_answers(processor, matchers, *whim)

@@ -21,7 +21,7 @@ from vlm_fo1.eval.metrics import (
     semantic_iou,
 )
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 sides = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(1, 20)] * 2)
 boxes = st.lists(sides.map(lambda s: [s[0], s[1], s[0] + s[2], s[1] + s[3]]), max_size=4)
 by_label = st.dictionaries(st.sampled_from("abc"), boxes, max_size=3)

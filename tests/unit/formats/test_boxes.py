@@ -468,7 +468,7 @@ ANSWERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     source=st.one_of(
         JSON,
@@ -492,7 +492,7 @@ def test_any_value_gives_regions_or_says_why_not(source, image):
     assert all(text.encode() for text in said)  # can be printed and saved
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=st.lists(st.lists(st.floats() | st.floats(0, 1), min_size=1, max_size=12), max_size=3))
 def test_any_rows_of_numbers_give_regions_or_say_why_not(rows):
     with contextlib.suppress(BoxError):

@@ -52,7 +52,7 @@ corner = st.floats(-20, 90, width=32)
 extent = st.floats(0.25, 120, width=32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sides, sides, corner, corner, extent, extent)
 def test_any_box_on_any_map_equals_the_sampled_mean(h, w, x, y, box_w, box_h) -> None:
     torch.manual_seed(0)
