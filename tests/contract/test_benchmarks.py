@@ -8,7 +8,7 @@ from html import escape
 import pytest
 from tests.helpers.evaluation import BenchmarkCase, all_cases, answering, records_of, silent
 
-from vlm_fo1 import FO1, config
+from vlm_fo1 import config
 from vlm_fo1.errors import ItemError
 from vlm_fo1.eval.benchmark import Benchmark
 from vlm_fo1.eval.benchmarks import BENCHMARKS, load_benchmark, published
@@ -37,11 +37,6 @@ def data(case: BenchmarkCase, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     case.write(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def fo1():
-    return FO1.from_pretrained("tiny")
 
 
 def run(out, case, benchmark, data, says, shard=None, **options):
@@ -140,13 +135,13 @@ def test_columns_in_print_are_names_of_scores_where_scores_have_them(case, bench
         assert set(table.columns) & set(values), f"nothing of ours stands beside {table.source}"
 
 
-def test_the_bundled_model_answers_its_questions(case, benchmark, data, fo1, tmp_path):
+def test_the_bundled_model_answers_its_questions(case, benchmark, data, tiny, tmp_path):
     items = items_of(benchmark, data)[:1]
     header = Header(
         benchmark=case.name, options={}, items=1, digest=digest_of(items), model={}
     )  # fmt: skip
     with PredictionFile(tmp_path / "predictions.jsonl", header) as file:
-        few = lambda asked: fo1.answer_many(asked, tile=None, max_new_tokens=40)  # noqa: E731
+        few = lambda asked: tiny.answer_many(asked, tile=None, max_new_tokens=40)  # noqa: E731
         list(predict(items, few, file, data=data))
     ((record),) = read_run(tmp_path)[1]
     assert not record.error

@@ -1,5 +1,6 @@
 """The benchmarks by name: one literal table, each imported when it is asked for."""
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -76,8 +77,12 @@ def published(name: str) -> tuple[Published, ...]:
     Args:
         name: A key of `BENCHMARKS`.
     """
-    tables = config.read_mapping(Path(__file__).with_name("published.yaml"))
-    return tuple(config.build(Published, values) for values in tables.get(name, ()))
+    return tuple(config.build(Published, values) for values in _printed().get(name, ()))
+
+
+@functools.cache
+def _printed() -> Mapping[str, Any]:
+    return config.read_mapping(Path(__file__).with_name("published.yaml"))
 
 
 def _pair(text: str) -> tuple[str, Any]:
