@@ -36,7 +36,7 @@ def new_words(examples: Iterable[Example], tokenizer: Any) -> list[str]:
     names = {name for example in examples for name in region_names(example).values()}
     found: set[str] = set()
     for name in names:
-        words = _WORD.findall(name) if len(tokenizer.tokenize(name)) > 1 else []
+        words = (_WORD.findall(name) or [name]) if len(tokenizer.tokenize(name)) > 1 else []
         spelled = [word for word in words if len(tokenizer.tokenize(word)) >= len(word)]
         found.update(spelled if len(words) == 1 else [name] if spelled else [])
     decoder = tokenizer.backend_tokenizer.decoder

@@ -95,21 +95,14 @@ def test_the_loss_of_names_is_its_formula():
 
 def test_names_that_are_spelled_get_a_token_and_others_do_not():
     tokenizer = FO1.from_pretrained("tiny").processor.tokenizer
-    names = (
-        "hexagon",
-        "car",
-        "six sided nut",
-        "sports car",
-        "red car",
-        "Kühlschrank",
-        "großes Rad",
-    )
+    names = ("hexagon", "car", "six sided nut", "sports car", "red car", "Kühlschrank",
+             "großes Rad", "猫", "4x4", "7")  # fmt: skip
     examples = [record([lists(**{name: [0]})]) for name in names]
     assert tokenizer.tokenize("hexagon") == list("hexagon")
     found = new_words(examples, tokenizer)
-    assert found == ["großes Rad", "hexagon", "six sided nut", "sports car"]
+    assert found == ["4x4", "großes Rad", "hexagon", "six sided nut", "sports car", "猫"]
     ids = add_words(found, tokenizer, len(tokenizer) + 3)
-    assert ids == list(range(len(tokenizer) - 4, len(tokenizer)))
+    assert ids == list(range(len(tokenizer) - 6, len(tokenizer)))
     for name, id_ in zip(found, ids, strict=True):
         text = f"Please detect {name}, car in this image."
         assert id_ in tokenizer(text)["input_ids"]
