@@ -26,7 +26,7 @@ SHARPNESS = 10.0
 """Of the softmax over names: a token that says a name alone has this logit for it, 0 for others."""
 SAID = 0.7
 """How much of a name a token has to say, as a share, to be left as it is."""
-STAYS = 4.0
+STAYS = 12.0
 """How much a token counts that should stay, beside one that learns a name."""
 
 

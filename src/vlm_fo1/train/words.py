@@ -23,22 +23,27 @@ from vlm_fo1.train.names import region_names
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-ALIKE = 0.95
+ALIKE = 0.9
 """Cosine of a new word to the known one that it starts from: alike, and not the same."""
 
 
 def new_words(examples: Iterable[Example], tokenizer: Any) -> list[str]:
     """Names of regions that the tokenizer writes letter by letter, in order.
 
-    Of a name with one word, that word; of a name with several, all of it.
+    Of a name with one word, that word; of a name with several, all of it. What would be read back
+    as something else stays spelled: a decoder of bytes takes ``ü`` in a token for the byte 252.
     """
     names = {name for example in examples for name in region_names(example).values()}
     found: set[str] = set()
     for name in names:
-        words = _WORD.findall(name) if len(tokenizer.tokenize(name)) > 1 else []
+        words = (_WORD.findall(name) or [name]) if len(tokenizer.tokenize(name)) > 1 else []
         spelled = [word for word in words if len(tokenizer.tokenize(word)) >= len(word)]
         found.update(spelled if len(words) == 1 else [name] if spelled else [])
-    return sorted(found)
+    decoder = tokenizer.backend_tokenizer.decoder
+    kept = sorted(word for word in found if decoder is None or decoder.decode([word]) == word)
+    if len(kept) < len(found):
+        logger.info("spelled letter by letter: %s", ", ".join(sorted(found.difference(kept))))
+    return kept
 
 
 def add_words(words: Sequence[str], tokenizer: Any, first: int = 0) -> list[int]:

@@ -33,7 +33,7 @@ from vlm_fo1.train.metrics import read_log
 from vlm_fo1.train.names import STAYS, NameCollate, NameLoss, named_loss, region_names
 from vlm_fo1.train.stages import apply_stage
 from vlm_fo1.train.standardise import CONNECTOR, Standard
-from vlm_fo1.train.words import add_words, grow, new_words
+from vlm_fo1.train.words import ALIKE, add_words, grow, new_words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("hexagon", "car")
@@ -97,19 +97,21 @@ def test_the_loss_of_names_is_its_formula():
 
 def test_names_that_are_spelled_get_a_token_and_others_do_not():
     tokenizer = FO1.from_pretrained("tiny").processor.tokenizer
-    named = {"hexagon": [0], "car": [1], "six sided nut": [2], "sports car": [3], "red car": [4]}
-    examples = [record([lists(**{name: at})], 5) for name, at in named.items()]
+    names = ("hexagon", "car", "six sided nut", "sports car", "red car", "Kühlschrank",
+             "großes Rad", "猫", "4x4", "7")  # fmt: skip
+    examples = [record([lists(**{name: [0]})]) for name in names]
     assert tokenizer.tokenize("hexagon") == list("hexagon")
     found = new_words(examples, tokenizer)
-    assert found == ["hexagon", "six sided nut", "sports car"]
+    assert found == ["4x4", "großes Rad", "hexagon", "six sided nut", "sports car", "猫"]
     ids = add_words(found, tokenizer, len(tokenizer) + 3)
-    assert ids == list(range(len(tokenizer) - 3, len(tokenizer)))
+    assert ids == list(range(len(tokenizer) - 6, len(tokenizer)))
     for name, id_ in zip(found, ids, strict=True):
         text = f"Please detect {name}, car in this image."
         assert id_ in tokenizer(text)["input_ids"]
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
         assert id_ not in tokenizer(f"{name}s")["input_ids"], "a longer word stays as it was"
     assert new_words(examples, tokenizer) == []
+    assert tokenizer.decode(tokenizer("Kühlschrank")["input_ids"]) == "Kühlschrank"
 
 
 def test_a_new_word_starts_near_the_known_word_that_its_regions_say():
@@ -126,7 +128,7 @@ def test_a_new_word_starts_near_the_known_word_that_its_regions_say():
     assert model.get_output_embeddings().weight is table
     assert torch.equal(table[:rows], old)
     cosine = torch.nn.functional.cosine_similarity(table[id_], dog, dim=0).item()
-    assert cosine == pytest.approx(0.95, abs=1e-3)
+    assert cosine == pytest.approx(ALIKE, abs=1e-3)
 
 
 def test_rows_of_new_words_train_alone_and_without_new_words_none_does():
