@@ -15,7 +15,8 @@ from recipes.tiny.recipe import RECIPE, read_recipe
 
 SEED, COUNT, TURNS = 4242, 300, 10
 TASKS = {
-    "detection": 2.0, "counting": 2.0, "referring": 4.0, "brief_caption": 4.0, "detailed_caption": 0.5,
+    "detection": 2.0, "counting": 2.0, "referring": 4.0, "brief_caption": 4.0,
+    "detailed_caption": 0.5,
     "region_ocr": 1.0, "visual_prompt": 1.0, "grounded_caption": 0.3, "reasoning": 0.7, "free": 1.0,
 }  # fmt: skip
 """What is asked: most of what is forgotten first."""

@@ -34,15 +34,17 @@ class KeptMaps:
         if trains or pixels_I3HW.device.type != "cpu":
             return self.compute(pixels_I3HW)
         names = [_name_of(pixels_3HW) for pixels_3HW in pixels_I3HW]
-        new = [index for index, name in enumerate(names) if name not in self._kept]
-        found = {name: self._kept[name] for name in names if name in self._kept}
-        if new:
-            maps = self.compute(pixels_I3HW[new])
-            for row, index in enumerate(new):
-                found[names[index]] = [stage[row].clone() for stage in maps]
-        for name in names:
+        found: dict[bytes, list[Tensor]] = {}
+        for index, name in enumerate(names):
+            if name not in found:
+                found[name] = self._kept.get(name) or self._alone(pixels_I3HW[index])
             self._keep(name, found[name])
         return [torch.stack(stage) for stage in zip(*(found[name] for name in names), strict=True)]
+
+    def _alone(self, pixels_3HW: Tensor) -> list[Tensor]:
+        """Maps of one image. In a batch their last bits depend on the others, and a resumed run,
+        which has nothing in memory, meets an image in other company."""
+        return [stage[0].clone() for stage in self.compute(pixels_3HW[None])]
 
     def _keep(self, name: bytes, maps: list[Tensor]) -> None:
         if name in self._kept:
