@@ -42,8 +42,11 @@ class KeptMaps:
         return [torch.stack(stage) for stage in zip(*(found[name] for name in names), strict=True)]
 
     def _alone(self, pixels_3HW: Tensor) -> list[Tensor]:
-        """Maps of one image. In a batch their last bits depend on the others, and a resumed run,
-        which has nothing in memory, meets an image in other company."""
+        """Maps of one image.
+
+        In a batch their last bits depend on the others, and a resumed run, which has nothing in
+        memory, meets an image in other company.
+        """
         return [stage[0].clone() for stage in self.compute(pixels_3HW[None])]
 
     def _keep(self, name: bytes, maps: list[Tensor]) -> None:
