@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from vlm_fo1.config import plain
 from vlm_fo1.eval.benchmark import Benchmark, Card, Published
 from vlm_fo1.eval.benchmarks import published
-from vlm_fo1.eval.files import Header
+from vlm_fo1.eval.files import Header, uncollected
 from vlm_fo1.eval.metrics import proposal_recall
 from vlm_fo1.eval.metrics.tally import Score
 from vlm_fo1.eval.predictions import Record
@@ -82,6 +83,7 @@ class Report:
         }
 
 
+@uncollected()
 def make_report(
     benchmark: Benchmark, header: Header, records: Sequence[Record], *, samples: int = 1000
 ) -> Report:
@@ -134,7 +136,7 @@ def _proposals(records: Sequence[Record]) -> Score:
             scores = [-np.inf if s is None else s for s in answer.proposal_scores or ()]
             order = np.argsort(-np.array(scores), kind="stable") if scores else slice(None)
             offered = answer.boxes[order]
-        images.append({"truth": record.unlabelled()["truth"], "proposals": offered})
+        images.append({"truth": [*chain(*record.truth["boxes"].values())], "proposals": offered})
     recall = proposal_recall(images)
     return {name: None if value is None else 100 * value for name, value in recall.items()}
 

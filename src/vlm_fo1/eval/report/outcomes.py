@@ -90,7 +90,8 @@ def _best(record: Record) -> Prediction:
                 own[best] = max(own.get(best, 0.0), value)
                 scores[best] = max(scores[best], value)
     mentions = tuple(
-        Mention(label, tuple(own), tuple(own.values())) for label, own in found.items()
+        Mention(label, tuple(own), tuple(round(value, 6) for value in own.values()))
+        for label, own in found.items()
     )
     return replace(
         answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks=None
