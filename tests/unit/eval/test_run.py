@@ -181,6 +181,13 @@ def test_a_limit_takes_the_first_items(data):
     assert [item.id for item in items_of(FOLDER, data, limit=3)] == ["1", "2", "3"]
 
 
+def test_a_missing_file_is_told_with_what_is_needed_and_where_it_comes_from(tmp_path):
+    for name, file in (("humanref", "annotations.jsonl"), ("refcoco", r"refcoco/refs\(unc\).p")):
+        said = rf"{file}.*; needed: .*; from: (huggingface|github).*"
+        with pytest.raises(EvaluationError, match=said):
+            items_of(load_benchmark(name), tmp_path)
+
+
 def test_doubled_ids_are_refused(data):
     class Doubled:
         card = FOLDER.card
