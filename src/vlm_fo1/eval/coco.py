@@ -72,7 +72,8 @@ def read_coco(path: Path, *, unknown_category: int | None = None) -> CocoSet:
 
     Raises:
         EvaluationError: The file is missing or no COCO data set, it has no image, ids are doubled
-            (those of annotations may be, in another image), or annotations are of images or categories that it does not have.
+            (those of annotations in one image), or annotations are of images or categories that it
+            does not have.
     """
     values = read_object(path, EvaluationError)
     rows = {key: _rows(values, key, path) for key in ("images", "categories", "annotations")}
@@ -129,8 +130,12 @@ def corners(annotations: Sequence[Mapping[str, Any]], where: str) -> list[list[f
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path:
-    """Where an image is: the first folder that has it, else where it should be in the first one."""
-    places = [folder / name for folder in folders]
+    """Where an image is: the first folder that has it, else where it should be in the first one.
+
+    Files written on Windows may have backslashes in their names.
+    """
+    names = dict.fromkeys((name, name.replace("\\", "/")))
+    places = [folder / name for name in names for folder in folders]
     return next((place for place in places if place.is_file()), places[0])
 
 

@@ -178,7 +178,7 @@ def test_scores_are_needed_one_per_answer():
     image = {"truth": {"a": [BOX]}, "answer": {"a": [BOX]}}
     with pytest.raises(EvaluationError, match="item 0 has no 'scores'"):
         average_precision([image])
-    with pytest.raises(EvaluationError, match=r"shape \(0,\) for 1 boxes of image 0, 'a'"):
+    with pytest.raises(EvaluationError, match=r"shape \(0,\) for 1 boxes of image 0, answer, 'a'"):
         average_precision([{**image, "scores": {}}])
     with pytest.raises(EvaluationError, match="frequency of 'a' is None: one of r, c, f"):
         average_precision([{**image, "scores": {"a": [1]}}], frequency={})

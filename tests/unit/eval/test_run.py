@@ -119,7 +119,7 @@ def test_gaps_doubles_and_strangers_are_errors_with_counts(tmp_path, data):
     (tmp_path / "predictions-1-of-2.jsonl").unlink()
     path = tmp_path / "predictions.jsonl"
     path.write_text(path.read_text().replace('"index": 6', '"index": 7'))
-    with pytest.raises(EvaluationError, match="1 of 7 items are not of this benchmark"):
+    with pytest.raises(EvaluationError, match="1 predictions are of no item, as there are 7"):
         read_run(tmp_path)
 
 

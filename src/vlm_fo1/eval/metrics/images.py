@@ -28,7 +28,6 @@ from vlm_fo1.eval.metrics.records import (
     BoxLists,
     by_label,
     field,
-    joined_numbers,
     listed,
 )
 
@@ -103,18 +102,13 @@ def read_images(
     lists = {"truth": BoxLists(), "crowd": BoxLists(), "answer": BoxLists()}
     group_L: dict[str, list[int]] = {kind: [] for kind in lists}
     label_of: dict[Hashable, int] = {}
-    image_G, label_G, spared_G, negative_G, failed_I, sized_L = [], [], [], [], [], []
-    areas: list[tuple[Any, int, str, str]] = []
-    scores: list[tuple[Any, int, str, str]] = []
+    image_G, label_G, spared_G, negative_G, failed_I = [], [], [], [], []
     for index, image in enumerate(listed(images, "images")):
         said = _fields(image, index)
         failed_I.append(said["answer"] is None)
         spared = {rename(label) for label in image.get("not_exhaustive") or ()}
         negative = {rename(label) for label in image.get("negative") or ()}
-        area_of = by_label(image.get("areas") or {}, f"image {index}, areas")
-        score_of: Mapping[Hashable, Any] = {}
-        if scored and said["answer"] is not None:
-            score_of = by_label(field(image, "scores", index), f"image {index}, scores")
+        stated = _numbers_of(image, index, scored=scored)
         group_of: dict[int, int] = {}
         for kind, boxes_of in said.items():
             for label, boxes in (boxes_of or {}).items():
@@ -126,28 +120,18 @@ def read_images(
                     label_G.append(number)
                     spared_G.append(name in spared)
                     negative_G.append(name in negative)
-                count = lists[kind].add(boxes, f"image {index}", kind, repr(label))
+                own = stated[kind].get(label, [] if scored and kind == "answer" else None)
+                lists[kind].add(boxes, f"image {index}", kind, repr(label), each=own)
                 group_L[kind].append(group_of[number])
-                place = f"image {index}, {label!r}"
-                if kind == "answer" and scored:
-                    scores.append((score_of.get(label, []), count, place, "scores"))
-                elif kind == "truth":
-                    sized_L.append(area_of.get(label) is not None)
-                    if sized_L[-1]:
-                        areas.append((area_of[label], count, place, "areas"))
     grouped, order_of = {}, {}
     for kind, boxes in lists.items():
-        boxes_N4, list_N = boxes.stacked()
-        group_N = np.array(group_L[kind], np.int64)[list_N]
-        order_N = order_of[kind] = np.argsort(group_N, kind="stable")
-        grouped[kind] = Grouped(boxes_N4[order_N], group_N[order_N])
-        if kind == "truth":
-            area_M = box_areas(boxes_N4)
-            area_M[np.array(sized_L, np.bool_)[list_N]] = joined_numbers(areas)
+        grouped[kind], order_of[kind] = _in_groups(boxes, group_L[kind])
+    stated_M = lists["truth"].numbers("areas")[order_of["truth"]]
+    score_N = lists["answer"].numbers("scores")[order_of["answer"]] if scored else None
     return Images(
         **grouped,
-        area_M=area_M[order_of["truth"]],
-        score_N=joined_numbers(scores)[order_of["answer"]] if scored else None,
+        area_M=np.where(np.isnan(stated_M), box_areas(grouped["truth"].boxes_N4), stated_M),
+        score_N=score_N,
         image_G=np.array(image_G, np.int64),
         label_G=np.array(label_G, np.int64),
         names=list(label_of),
@@ -173,3 +157,20 @@ def _fields(image: Any, index: int) -> dict[str, Mapping[Hashable, Any] | None]:
         if kind != "answer" or boxes_of is not None:
             by_label(boxes_of, f"image {index}, {kind}")
     return said
+
+
+def _numbers_of(image: Any, index: int, *, scored: bool) -> dict[str, Mapping[Hashable, Any]]:
+    """Areas of objects, and the scores of answers where they are needed, by label."""
+    scores: Any = {}
+    if scored and image["answer"] is not None:
+        scores = by_label(field(image, "scores", index), f"image {index}, scores")
+    areas = by_label(image.get("areas") or {}, f"image {index}, areas")
+    return {"truth": areas, "crowd": {}, "answer": scores}
+
+
+def _in_groups(lists: BoxLists, group_L: list[int]) -> tuple[Grouped, Ints]:
+    """Boxes with groups ascending, and their order; lists of one group stay in order."""
+    boxes_N4, list_N = lists.stacked()
+    group_N = np.array(group_L, np.int64)[list_N]
+    order_N = np.argsort(group_N, kind="stable")
+    return Grouped(boxes_N4[order_N], group_N[order_N]), order_N

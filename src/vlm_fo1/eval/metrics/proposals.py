@@ -23,7 +23,7 @@ def proposal_recall(
         ``recall@.5`` and so on; None without objects.
 
     Raises:
-        EvaluationError: No images, one without ``truth`` or ``proposals``, or an IoU outside (0, 1].
+        EvaluationError: No images, one without ``truth`` or ``proposals``, or an IoU not in (0, 1].
         BoxError: A box is not four finite numbers, or is reversed.
     """
     at = overlaps(at)

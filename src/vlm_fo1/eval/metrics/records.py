@@ -105,7 +105,9 @@ def overlaps(at: Iterable[Any]) -> tuple[float, ...]:
     values = tuple(at)
     for value in values:
         if not is_number(value) or not 0 < value <= 1:
-            raise EvaluationError(f"an IoU of {value!r} was asked for: it must be in (0, 1], as 0.5")
+            raise EvaluationError(
+                f"an IoU of {value!r} was asked for: it must be in (0, 1], as 0.5"
+            )
     return values
 
 
@@ -163,35 +165,21 @@ def read_boxes(value: Any, where: str) -> Array:
     return lists.stacked()[0]
 
 
-def joined_numbers(parts: Sequence[tuple[Any, int, str, str]]) -> Array:
-    """The numbers of many lists one after the other, (N,).
-
-    Args:
-        parts: What `checked_numbers` takes: values, how many there have to be, place and name.
-
-    Raises:
-        EvaluationError: As there.
-    """
-    if all(type(values) is list and len(values) == count for values, count, _, _ in parts):
-        flat = [*chain.from_iterable(values for values, _, _, _ in parts)]
-        if set(map(type, flat)) <= {float} and np.isfinite(flat_N := np.array(flat)).all():
-            return flat_N
-    return np.concatenate([np.zeros(0), *(checked_numbers(*part) for part in parts)])
-
-
 class BoxLists:
     """Many lists of boxes that are checked together, which is quick for hundreds of thousands."""
 
     def __init__(self) -> None:
         self._parts: list[Any] = []
         self._places: list[tuple[Any, ...]] = []
+        self._each: list[Any] = []
 
-    def add(self, value: Any, *place: Any) -> int:
+    def add(self, value: Any, *place: Any, each: Any = None) -> int:
         """Take in one list and return how many boxes it holds.
 
         Args:
             value: (N, 4) xyxy, one bare box, or nothing: ``[]`` or ``[[]]``.
             *place: Where it stands, for the message.
+            each: (N,) a number for each box, for `numbers`.
 
         Raises:
             BoxError: Not numbers, or not four of them a box; of plain lists `stacked` says so.
@@ -200,6 +188,7 @@ class BoxLists:
         part = value if plain else _rows(value, place)
         self._parts.append(part)
         self._places.append(place)
+        self._each.append(each)
         return len(part)
 
     def stacked(self) -> tuple[Array, npt.NDArray[np.int64]]:
@@ -224,6 +213,29 @@ class BoxLists:
                 "corner to the size"
             )
         return boxes_N4, list_N
+
+    def numbers(self, what: str) -> Array:
+        """What was given with each box, (N,); NaN where nothing was.
+
+        Args:
+            what: Its name, for the message.
+
+        Raises:
+            EvaluationError: There are more or fewer for a list, or one is not finite.
+        """
+        sizes_L = [len(part) for part in self._parts]
+        known_L = np.array([each is not None for each in self._each], np.bool_)
+        values_N = np.full(sum(sizes_L), np.nan)
+        given = [*zip(self._each, sizes_L, self._places, strict=True)]
+        given = [(each, size, place) for each, size, place in given if each is not None]
+        if all(type(each) is list and len(each) == size for each, size, _ in given):
+            flat = [*chain.from_iterable(each for each, _, _ in given)]
+            if set(map(type, flat)) <= {float} and np.isfinite(flat).all():
+                values_N[np.repeat(known_L, sizes_L)] = flat
+                return values_N
+        checked = [checked_numbers(each, size, _named(place), what) for each, size, place in given]
+        values_N[np.repeat(known_L, sizes_L)] = np.concatenate([np.zeros(0), *checked])
+        return values_N
 
 
 def _all_plain(parts: Sequence[Any]) -> Array | None:
