@@ -198,7 +198,7 @@ class Curve:
         return start_K, np.diff(start_K, append=len(self.segment_P))
 
 
-def _needed(objects_C: Array) -> npt.NDArray[np.int32]:
+def _needed(objects_C: Ints) -> npt.NDArray[np.int32]:
     """How many right answers reach each of COCO's recalls, (C, R); 0 is reached by the first."""
     objects_C1 = np.maximum(objects_C, 1)[:, None]
     needed_CR = np.ceil(_RECALLS * objects_C1 - 1e-6)
