@@ -1,5 +1,7 @@
 """Runs of a benchmark: whole, killed and gone on with, in shards, with items that break."""
 
+import contextlib
+import gc
 import json
 from dataclasses import replace
 
@@ -106,6 +108,14 @@ def test_two_shards_equal_one_run(tmp_path, data):
         run(tmp_path / "parts", items, data, shard=Shard.parse(text))
     parts, whole = (read_run(tmp_path / name)[1] for name in ("parts", "whole"))
     assert [record.to_dict() for record in parts] == [record.to_dict() for record in whole]
+
+
+def test_reading_a_run_leaves_the_search_for_garbage_as_it_was(tmp_path, data):
+    run(tmp_path / "out", items_of(FOLDER, data), data)
+    for folder, raised in (("out", ()), ("none", EvaluationError)):
+        with pytest.raises(raised) if raised else contextlib.nullcontext():
+            read_run(tmp_path / folder)
+        assert gc.isenabled()
 
 
 def test_gaps_doubles_and_strangers_are_errors_with_counts(tmp_path, data):
