@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from benchmarks.gpu_parts.official import OfficialWay
 from benchmarks.same_answers import make_images
 from vlm_fo1 import FO1, Answer, Request
 from vlm_fo1.images import read_image
@@ -111,24 +112,23 @@ def batch(fo1: FO1, folder: Path, listed: Sequence[Any], rounds: int) -> dict[st
 
 
 def whole_call(fo1: FO1, rounds: int) -> dict[str, Any]:
-    """A whole call beside one that ends in transformers' own loop, for as many tokens."""
+    """A whole call beside the official way, for as many tokens."""
     image, boxes = DEMO / "photo.jpg", json.loads((DEMO / "boxes.json").read_text("utf-8"))
-    labels = ["orange", "apple"]
-    answer = fo1.detect(image, labels, boxes, scores=None)
-    tokens = len(fo1.processor.tokenizer(answer.text)["input_ids"])
-    question = questions_of(Request(task="detection", labels=tuple(labels)), len(boxes))[0].text
-    opened = read_image(image)
-
-    @torch.inference_mode()
-    def official() -> Any:
-        return fo1.model.generate(
-            **fo1.processor([opened], [question], [boxes]),
-            max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
-            pad_token_id=fo1.processor.pad_token_id,
-        )  # fmt: skip
-
-    ours, theirs = ratio(lambda: fo1.detect(image, labels, boxes, scores=None), official, rounds)
-    title = f"a whole call of {tokens} tokens: encoding and transformers' generate / ours"
+    request, way, opened = (
+        Request(task="detection", labels=("orange", "apple")),
+        OfficialWay(fo1),
+        read_image(image),
+    )
+    text = fo1.answer(image, request, boxes, scores=None).text
+    tokens = len(fo1.processor.tokenizer(text)["input_ids"])
+    question = questions_of(request, len(boxes))[0].text
+    assert way.answer(opened, boxes, question, tokens) == text
+    ours, theirs = ratio(
+        lambda: fo1.answer(image, request, boxes, scores=None),
+        lambda: way.answer(opened, boxes, question, tokens),
+        rounds,
+    )
+    title = f"a whole call of {tokens} tokens: the official way / ours"
     return _row(title, ours, theirs, ">= 3", theirs / ours)
 
 

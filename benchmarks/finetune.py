@@ -4,7 +4,8 @@ Run ``python -m benchmarks.finetune --out FOLDER``. It renders images to train o
 runs ``fo1 train``, and asks the model before and after about the others with given boxes: every
 kind of the data (detection), and how many there are of each that is there (counting). With
 ``--sprites`` it also measures what of the bundled model's own ability is left, on images that did
-not train.
+not train. ``--shuffled`` gives the boxes of each training image to each other's names: whoever
+learns from regions learns nothing then. ``--names several`` calls the kinds by two or three words.
 """
 
 import argparse
@@ -28,6 +29,12 @@ from vlm_fo1.train.answers import ask, draw_records
 from vlm_fo1.train.figures import figures_of
 
 CONFIG = Path("configs/train/finetune.yaml")
+SEVERAL = {
+    "arrow": "pointing arrow", "circle": "round disc", "cross": "thick plus sign",
+    "heart": "love heart", "hexagon": "six sided nut", "moon": "crescent moon",
+    "square": "square tile", "star": "five pointed star", "triangle": "road triangle",
+}  # fmt: skip
+"""Names of two or three words for the kinds that are rendered."""
 
 
 def main() -> None:
@@ -36,12 +43,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--sprites", type=Path, help="of recipes.synthetic.build")
+    parser.add_argument("--shuffled", action="store_true", help="boxes under each other's names")
+    parser.add_argument("--names", choices=("one", "several"), default="one", help="words a name")
     parser.add_argument("--set", action="append", default=[], help="for fo1 train")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     shapes = SyntheticConfig(turns=(6, 6))
     write_images(SyntheticSource(shapes, 0), options.out / "mine", range(100))
     write_images(SyntheticSource(shapes, 77), options.out / "new", range(40))
+    for part in ("mine", "new"):
+        change(
+            options.out / part / "coco.json",
+            SEVERAL if options.names == "several" else {},
+            shuffled=options.shuffled and part == "mine",
+        )
     before = measured(FO1.from_pretrained("tiny"), options)
     changes = [part for change in options.set for part in ("--set", change)]
     command = [str(Path(sys.executable).with_name("fo1")), "train", str(options.config.resolve())]
@@ -55,6 +70,22 @@ def main() -> None:
         print(f"| {name} | {value:.3f} | {after[name]:.3f} |")
 
 
+def change(path: Path, names: dict[str, str], *, shuffled: bool) -> None:
+    """Other names for the kinds of a data set, and each image's boxes dealt out anew."""
+    content = json.loads(path.read_text())
+    for row in content["categories"]:
+        row["name"] = names.get(row["name"], row["name"])
+    rows: dict[int, list[Any]] = {}
+    for row in content["annotations"]:
+        rows.setdefault(row["image_id"], []).append(row)
+    rng = np.random.default_rng(0)
+    for some in rows.values() if shuffled else ():
+        boxes = [row["bbox"] for row in some]
+        for row, place in zip(some, rng.permutation(len(some)), strict=True):
+            row["bbox"] = boxes[place]
+    path.write_text(json.dumps(content))
+
+
 def measured(fo1: FO1, options: argparse.Namespace) -> dict[str, float]:
     """Figures on new images, and on those of the bundled model's own kind."""
     figures = {
@@ -65,7 +96,7 @@ def measured(fo1: FO1, options: argparse.Namespace) -> dict[str, float]:
         if not own.exists():
             config = read_recipe(RECIPE).image_config(
                 str(options.sprites),
-                styles=("google", "fluent"), turns=(6, 6), absent_style="none",
+                styles=("google", "fluent"), variety={}, turns=(6, 6), absent_style="none",
             )  # fmt: skip
             write_images(SyntheticSource(config, 5151), own, range(120))
         records = draw_records(read_examples(own / "records.jsonl"), 120)

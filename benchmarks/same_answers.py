@@ -27,7 +27,7 @@ def make_images(folder: Path, count: int, sprites: str | None) -> None:
 
     recipe = read_recipe(RECIPE)
     config = (
-        recipe.image_config(sprites, objects=(3, 16), distractors=(0, 6))
+        recipe.image_config(sprites, variety={}, objects=(3, 16), distractors=(0, 6))
         if sprites
         else SyntheticConfig(objects=(3, 16))
     )

@@ -60,7 +60,7 @@ class Asked:
 def make_images(sprites: str, seed: int, count: int) -> list[RenderedImage]:
     """Images of the styles that train."""
     recipe = read_recipe(RECIPE)
-    config = recipe.image_config(sprites, styles=("google", "fluent"), objects=(6, 22))
+    config = recipe.image_config(sprites, styles=("google", "fluent"), variety={}, objects=(6, 22))
     loaded = load_sprites(sprites)
     return [
         render(config, loaded, np.random.default_rng([seed, number])) for number in range(count)

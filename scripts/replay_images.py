@@ -14,6 +14,11 @@ from recipes.synthetic.export import write_images
 from recipes.tiny.recipe import RECIPE, read_recipe
 
 SEED, COUNT, TURNS = 4242, 300, 10
+TASKS = {
+    "detection": 2.0, "counting": 2.0, "referring": 4.0, "brief_caption": 4.0, "detailed_caption": 0.5,
+    "region_ocr": 1.0, "visual_prompt": 1.0, "grounded_caption": 0.3, "reasoning": 0.7, "free": 1.0,
+}  # fmt: skip
+"""What is asked: most of what is forgotten first."""
 STYLES = ("google", "fluent")
 
 
@@ -24,7 +29,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     config = read_recipe(RECIPE).image_config(
-        str(options.sprites), styles=STYLES, turns=(TURNS, TURNS), absent_style="none"
+        str(options.sprites),
+        styles=STYLES,
+        variety={},
+        tasks=TASKS,
+        turns=(TURNS, TURNS),
+        absent_style="none",
     )
     write_images(SyntheticSource(config, SEED), options.out, range(COUNT))
     records = options.out / "records.jsonl"

@@ -41,21 +41,32 @@ class OfficialWay:
         self.attention = "sdpa"
         if device.type == "cuda" and is_flash_attn_2_available():
             self.attention = "flash_attention_2"
+        self.visual: Any = None
         with torch.inference_mode(mode=False), torch.device(device):
-            self.visual: Any = Qwen2_5_VisionTransformerPretrainedModel._from_config(  # noqa: SLF001
-                config.host.vision_config, dtype=dtype, attn_implementation=self.attention
-            )
+            if config.host.model_type == "qwen2_5_vl":
+                self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(  # noqa: SLF001
+                    config.host.vision_config, dtype=dtype, attn_implementation=self.attention
+                )
             self.backbone: Any = Florence2VisionBackbone._from_config(  # noqa: SLF001
                 config.auxiliary, dtype=dtype, attn_implementation="sdpa"
             )
-        self.visual.load_state_dict(self.model.host.model.visual.state_dict(), assign=True)
+        if self.visual is not None:
+            self.visual.load_state_dict(self.model.host.model.visual.state_dict(), assign=True)
+            self.visual.eval()
         self.backbone.load_state_dict(self.model.auxiliary.tower.state_dict(), assign=True)
-        self.visual.eval()
         self.backbone.eval()
 
     @torch.inference_mode()
     def primary(self, pixel_values: Tensor, image_grid_thw: Tensor) -> tuple[Tensor, Tensor]:
-        """Merged tokens (n, D) and last full-attention map (C, H, W) of one image."""
+        """Merged tokens (n, D) and last full-attention map (C, H, W) of one image.
+
+        Of another host than the released one it is our own way: such towers have no windows.
+        """
+        if self.visual is None:
+            encoded = self.model.host_adapter.encode_images(
+                self.model.host, pixel_values, image_grid_thw
+            )
+            return encoded.tokens[0], encoded.maps[0].map_CHW
         config = self.visual.config
         output = self.visual(pixel_values.to(self.visual.dtype), grid_thw=image_grid_thw)
         merge = config.spatial_merge_size
@@ -86,7 +97,7 @@ class OfficialWay:
     ) -> Tensor:
         """Region features (N, R): resize, join, RoIAlign, mean; boxes in auxiliary pixels."""
         config = self.model.config.regions
-        patch = self.visual.config.patch_size
+        patch = self.model.config.host.vision_config.patch_size
         height, width = (float(patch * side) for side in map_CHW.shape[1:])
         factor = boxes_N4.new_tensor([width / auxiliary_wh[0], height / auxiliary_wh[1]])
         primary_boxes_N4 = boxes_N4 * factor.repeat(2)

@@ -1,14 +1,13 @@
 """What the language model learns: to answer from rows of image and region tokens.
 
 Regions are a set: any order of tags is right, and a tag that was written is not right again.
-Shapes: B rows, T tokens, S learnt tokens of all rows, K alternatives, V words, D width.
+Shapes: B rows, T tokens, S learnt tokens of all rows, V words, D width.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from recipes.tiny.features import Seen
 from recipes.tiny.muon import optimizers
 from recipes.tiny.network import make_processor
 from recipes.tiny.recipe import Lesson, Recipe
-from recipes.tiny.rows import Row, Rows, runs_of_tags
+from recipes.tiny.rows import Row, Rows
 from recipes.tiny.words import build_tokenizer, id_of
 from vlm_fo1.config import build as build_config
 from vlm_fo1.data.answers import NOTHING
@@ -27,8 +26,8 @@ from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.model.packing import separate
 from vlm_fo1.train.components import RunComponents
 from vlm_fo1.train.export import save_pretrained
+from vlm_fo1.train.sets import alternatives, set_loss
 
-_NEVER = -1e9
 _LEAST = 300  # rows between two rises
 _MEMORY = 600  # rows that the running mean of right choices goes back
 
@@ -87,31 +86,6 @@ class LanguageLesson(nn.Module):
         if recent > gate and since > _LEAST:
             rises, recent, since = rises + 1, recent - 0.02, 0
         self.level.copy_(torch.tensor([rises, recent, since]))
-
-
-def set_loss(logits_SV: Tensor, choices_SK: Tensor) -> tuple[Tensor, Tensor]:
-    """How unlikely all right tokens are together, and whether the likeliest token is one of them.
-
-    Args:
-        logits_SV: Of each place.
-        choices_SK: Right tokens, below 0 where there are fewer than K.
-    """
-    allowed_SK = logits_SV.gather(1, choices_SK.clamp(min=0)).masked_fill(choices_SK < 0, _NEVER)
-    loss_S = logits_SV.logsumexp(-1) - allowed_SK.logsumexp(-1)
-    return loss_S, (logits_SV.argmax(-1, keepdim=True) == choices_SK).any(-1)
-
-
-def alternatives(labels_BT: Tensor, tags: Sequence[int]) -> Tensor:
-    """(S, K) ids that are right in each learnt place: of a list of tags, any that is to come."""
-    found = [(labels, runs_of_tags(labels, tags)) for labels in labels_BT.numpy()]
-    most = max((end - start for _, runs in found for start, end in runs), default=1)
-    out = np.full((*labels_BT.shape, max(1, most)), IGNORED, np.int64)
-    for row, (labels, runs) in zip(out, found, strict=True):
-        row[:, 0] = labels
-        for start, end in runs:
-            for at in range(start, end):
-                row[at, : end - at] = labels[at:end]
-    return torch.from_numpy(out)[:, 1:][labels_BT[:, 1:] != IGNORED]
 
 
 def components(recipe: Recipe, towers: Path, features: Sequence[Seen]) -> RunComponents:

@@ -24,6 +24,7 @@ from recipes.tiny.recipe import MAX_LABELS, Lesson, Recipe
 from vlm_fo1.data.collate import IGNORED, Encoded
 from vlm_fo1.data.regions import BuiltRegions
 from vlm_fo1.processing import FO1Processor
+from vlm_fo1.train.sets import runs_of_tags
 
 Rng = np.random.Generator
 
@@ -153,13 +154,6 @@ class Rows:
             labels += [*[IGNORED] * len(question), *mixed.tolist()]
             segments += [number] * (len(question) + len(answer))
         return Encoded(ids, labels, segments, len(pairs))
-
-
-def runs_of_tags(labels: np.ndarray, tags: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and end of every list of tags."""
-    inside = (labels >= tags[0]) & (labels <= tags[-1])
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.view(np.int8), [0]])))
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def choose_regions(view: View, rng: Rng) -> np.ndarray:

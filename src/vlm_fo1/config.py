@@ -4,6 +4,7 @@ An unknown key is an error with the nearest known name, a value of the wrong kin
 its path, and what `dump` writes `read` gives back unchanged.
 """
 
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -246,7 +247,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         if position == len(parents):
             node[step] = _yaml(text, f"override {override!r}: the value")
         else:
-            if isinstance(node, dict) and node.get(step) is None:
+            below = node.get(step) if isinstance(node, dict) else node[step]
+            # A copy: what a YAML anchor names stands in other places too, which stay as they are.
+            node[step] = copy.copy(below) if isinstance(below, dict | list) else below
+            if isinstance(node, dict) and below is None:
                 node[step] = {}
             node = node[step]
 

@@ -21,7 +21,7 @@ from recipes.tiny.code import LISTS, Code, truth_of, word_ids
 from recipes.tiny.drills import most_extreme, nearest_to_tag
 from recipes.tiny.features import load
 from recipes.tiny.imagined import imagine
-from recipes.tiny.language import LanguageLesson, alternatives, set_loss
+from recipes.tiny.language import LanguageLesson
 from recipes.tiny.muon import orthogonal
 from recipes.tiny.network import LOUD, build
 from recipes.tiny.recipe import RECIPE, Lesson, Recipe, read_recipe
@@ -30,13 +30,14 @@ from recipes.tiny.towers import INPUTS, look_at, source
 from recipes.tiny.words import build_tokenizer, id_of, words
 from vlm_fo1 import FO1
 from vlm_fo1.config import build as build_config
-from vlm_fo1.data.collate import IGNORED, Collator
+from vlm_fo1.data.collate import Collator
 from vlm_fo1.data.example import Example
 from vlm_fo1.errors import CheckpointError, ConfigError
 from vlm_fo1.model.modeling import EncodedImages, FO1ForConditionalGeneration
 from vlm_fo1.tasks import TASKS
 from vlm_fo1.train.loss import answer_loss
 from vlm_fo1.train.metrics import read_log
+from vlm_fo1.train.sets import alternatives
 
 NETWORK: dict[str, Any] = {
     "host_config": {
@@ -241,21 +242,6 @@ def test_a_row_has_the_ids_and_the_loss_of_the_record_with_its_questions(small, 
         alone = row.encoded.input_ids[:first] + [row.encoded.input_ids[i] for i in chosen]
         assert alone[: len(prompt)] == prompt
         assert answer.endswith(processor.chat.stop_token)
-
-
-def test_any_order_of_tags_is_right_and_a_tag_is_not_right_twice(small):
-    _, processor = small
-    tags = processor.region_tag_ids()
-    first, second = tags[:2]
-    labels = torch.tensor([[IGNORED, IGNORED, first, second, 301]])
-    logits = torch.zeros(3, len(processor.tokenizer))
-    logits[0, second] = logits[1, first] = logits[2, 301] = 20.0
-    _, right = set_loss(logits, alternatives(labels, tags))
-    assert right.tolist() == [True, False, True]  # in the row, first stands there already
-    labels[0, 2:4] = torch.tensor([second, first])
-    loss, right = set_loss(logits, alternatives(labels, tags))
-    assert right.all()
-    assert loss.max() < 1e-3
 
 
 def test_the_code_of_a_region_says_its_words(code):

@@ -75,7 +75,7 @@ app = typer.Typer(
     cls=LazyGroup,
     add_completion=False,
     no_args_is_help=True,
-    rich_markup_mode=None,  # the overview is plain: drawing boxes around it takes longer than all else
+    rich_markup_mode=None,  # boxes around the overview would take longer than all else
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

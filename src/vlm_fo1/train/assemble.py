@@ -19,6 +19,7 @@ from vlm_fo1.train.components import Objective, RunComponents
 from vlm_fo1.train.config import TrainConfig
 from vlm_fo1.train.names import NameCollate, NameLoss
 from vlm_fo1.train.network import Network
+from vlm_fo1.train.sets import SetCollate, set_answer_loss
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ def assemble(config: TrainConfig) -> RunComponents:
     network = Network(config, start, processor, first_records)
     name_loss = NameLoss()
     names = Objective(collate=NameCollate(collator), loss=name_loss, begin=name_loss.begin)
+    length = ExampleLength(collator)
+    sets = Objective(collate=SetCollate(collator), loss=set_answer_loss, length=length)
     notes: dict[str, None] = {}
     for mixture in config.mixtures():  # a mistake in the last should not wait for the first to end
         for part in make_source(mixture, 0, 1).parts:
@@ -104,12 +107,12 @@ def assemble(config: TrainConfig) -> RunComponents:
         load_model=network.load,
         make_source=make_source,
         collate=collator,
-        length=ExampleLength(collator),
+        length=length,
         new_token_ids=ids,
         new_word_ids=network.word_ids,
         fingerprint=fingerprint,
         save_model=network.save,
         plain_state=network.plain_state,
-        other_objectives={"names": names},
+        other_objectives={"names": names, "sets": sets},
         processor=processor,
     )

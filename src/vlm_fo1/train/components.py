@@ -107,4 +107,4 @@ class TrainResult:
     stopped_by: int | None
     """The signal that ended it after saving; None if it ran to its end."""
     bad_records: int
-    """Examples left out in this run on all processes, listed in ``bad_records.jsonl``."""
+    """Examples left out, each once however often it came; `bad_records.jsonl` lists them."""

@@ -99,9 +99,11 @@ class StageConfig:
     """Patterns of parameters that stay frozen though a rule matches them."""
     lora: LoraConfig | None = None
     """Adapters on top of frozen linear layers."""
-    objective: Literal["answers", "names"] = "answers"
-    """What is learnt: ``answers``, as the paper does; ``names``: the token of a region points where
-    the words of its name do, for models whose region tokens speak in words (the bundled one)."""
+    objective: Literal["answers", "sets", "names"] = "answers"
+    """What is learnt: ``answers``, as the paper does; ``sets``: the same, and any order of the
+    regions of a list is right, for models that have an order of their own; ``names``: the token of
+    a region points where the words of its name do, for models whose region tokens speak in words
+    (the bundled one)."""
     mixture: dict[str, Any] = field(default_factory=dict[str, Any])
     """The examples: what `vlm_fo1.data.mixture` reads."""
     steps: int

@@ -65,7 +65,8 @@ def train(
         TrainingError: The loss is not a number, or the data ran out or is bad.
     """
     out = config.output.folder
-    bad_records, folder = 0, None
+    bad_records: set[BadRecord] = set()
+    folder = None
     with stop_on_signals() as stop, claim(config, resume=resume, allow_changes=allow_changes):
         done = [is_finished(config, number) for number in range(len(config.stages))]
         if all(done):
@@ -81,13 +82,13 @@ def train(
             try:
                 run.prepare(allow_changes=allow_changes)
                 finished = run.steps()
-                bad_records += run.bad_records
+                bad_records |= run.bad_records
                 if not finished:
-                    return TrainResult(None, run.stopped_by, bad_records)
+                    return TrainResult(None, run.stopped_by, len(bad_records))
                 folder = run.finish()
             finally:
                 run.close()
-    return TrainResult(folder, None, bad_records)
+    return TrainResult(folder, None, len(bad_records))
 
 
 class StageRun:
@@ -120,7 +121,8 @@ class StageRun:
             main=self.accelerator.is_main_process,
             tensorboard=config.output.tensorboard,
         )
-        self.step, self.bad_records = 0, 0
+        self.step = 0
+        self.bad_records: set[BadRecord] = set()
         self.model: Any = None
         self.optimizers: Sequence[Optimizer] = ()
         self.loader = self._load_batches(stage.mixture)
@@ -292,7 +294,7 @@ class StageRun:
     def _list(self, bad: Sequence[BadRecord]) -> None:
         """List records that were left out."""
         self.logs.bad(bad)
-        self.bad_records += len(bad)
+        self.bad_records.update(bad)
 
     def _loss(self, batch: Batch, meters: Meters) -> Tensor:
         """The loss of a batch, summed over its targets; it and its figures are metered."""

@@ -26,18 +26,13 @@ SHARPNESS = 10.0
 """Of the softmax over names: a token that says a name alone has this logit for it, 0 for others."""
 SAID = 0.7
 """How much of a name a token has to say, as a share, to be left as it is."""
-STAYS = 4.0
+STAYS = 12.0
 """How much a token counts that should stay, beside one that learns a name."""
 
 
 def region_names(example: Example) -> dict[int, str]:
-    """What regions of a record are called: in lists of detection, and alone in brief captions.
-
-    Those of a record that is replayed have no name: they are to stay as they are.
-    """
+    """What regions of a record are called: in lists of detection, and alone in brief captions."""
     found: dict[int, str] = {}
-    if example.replay:
-        return found
     for turn in example.turns:
         if turn.task == Task.DETECTION:
             for mention in scan(turn.answer).mentions:
@@ -68,19 +63,21 @@ class NameCollate:
         """As `Collator`, without ``labels``; with what stands for the names.
 
         Returns:
-            ``named`` (N,) for every region the number of its name, -1 for none; ``name_ids`` K
-            tensors of token ids.
+            ``named`` (N,) for every region the number of its name, -1 for none and for those of
+            a record that is replayed, which are to stay as they are; ``name_ids`` K tensors of
+            token ids, names of replayed regions too: others are not to say those.
         """
         batch = self.collator([replace(one, turns=one.turns[:1]) for one in examples])
         del batch["labels"]
         names: dict[str, int] = {}
         named: list[int] = []
         for example in examples:
-            called = region_names(example)
-            named += [
-                names.setdefault(called[index], len(names)) if index in called else -1
-                for index in range(len(example.regions_xyxy))
-            ]
+            called = {
+                index: names.setdefault(name, len(names))
+                for index, name in region_names(example).items()
+            }
+            learnt = {} if example.replay else called
+            named += [learnt.get(index, -1) for index in range(len(example.regions_xyxy))]
         tokenizer = self.collator.processor.tokenizer
         ids = tokenizer(list(names), add_special_tokens=False)["input_ids"] if names else []
         batch["named"] = torch.tensor(named, dtype=torch.int64)

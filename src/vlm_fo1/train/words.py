@@ -1,8 +1,9 @@
-"""Tokens of their own for words that a tokenizer spells letter by letter.
+"""Tokens of their own for names that a tokenizer spells letter by letter.
 
 A small tokenizer knows the words of its training and writes any other in letters, which its model
-hardly ever saw. A word of the user's names gets one token instead, and starts as the known word
-that its regions look most like. Tokenizers of real hosts spell no word so: nothing is added there.
+hardly ever saw. A name of the user's with such a word gets one token instead, for all its words,
+as a region says its name at once; it starts as the known word that its regions look most like.
+Tokenizers of real hosts spell no word so: nothing is added there.
 Shapes: V rows of the embedding, D its width.
 """
 
@@ -22,15 +23,27 @@ from vlm_fo1.train.names import region_names
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-ALIKE = 0.95
+ALIKE = 0.9
 """Cosine of a new word to the known one that it starts from: alike, and not the same."""
 
 
 def new_words(examples: Iterable[Example], tokenizer: Any) -> list[str]:
-    """Words in the names of regions that the tokenizer writes letter by letter, in order."""
+    """Names of regions that the tokenizer writes letter by letter, in order.
+
+    Of a name with one word, that word; of a name with several, all of it. What would be read back
+    as something else stays spelled: a decoder of bytes takes ``ü`` in a token for the byte 252.
+    """
     names = {name for example in examples for name in region_names(example).values()}
-    words = sorted({word for name in names for word in _WORD.findall(name)})
-    return [word for word in words if len(tokenizer.tokenize(word)) >= len(word)]
+    found: set[str] = set()
+    for name in names:
+        words = (_WORD.findall(name) or [name]) if len(tokenizer.tokenize(name)) > 1 else []
+        spelled = [word for word in words if len(tokenizer.tokenize(word)) >= len(word)]
+        found.update(spelled if len(words) == 1 else [name] if spelled else [])
+    decoder = tokenizer.backend_tokenizer.decoder
+    kept = sorted(word for word in found if decoder is None or decoder.decode([word]) == word)
+    if len(kept) < len(found):
+        logger.info("spelled letter by letter: %s", ", ".join(sorted(found.difference(kept))))
+    return kept
 
 
 def add_words(words: Sequence[str], tokenizer: Any, first: int = 0) -> list[int]:
@@ -77,7 +90,7 @@ def grow(model: Any, tokenizer: Any, words: Sequence[str], called: Mapping[str, 
     rows: list[Tensor] = []
     for word in words:
         row_D = functional.normalize(torch.randn(table_VD.shape[1], generator=generator), dim=0)
-        shown = [found for name, found in called.items() if word in _WORD.findall(name)]
+        shown = [found for name, found in called.items() if word in (name, *_WORD.findall(name))]
         if shown and usual is not None and known:
             meant_D = torch.cat(shown).mean(0) - usual
             likeness = functional.cosine_similarity(meant_D[None], table_VD[known], dim=-1)

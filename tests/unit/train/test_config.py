@@ -79,6 +79,18 @@ def test_single_keys_are_set_from_the_command_line(tmp_path):
     assert config.stages[0].lora.targets == ("host.*_proj",)
 
 
+def test_a_key_that_is_set_below_an_anchor_stays_as_it_is_where_else_the_anchor_stands():
+    config = read("configs/train/finetune.yaml", TrainConfig, [
+        "stages.1.mixture.sources.1.weight=3", "stages.1.mixture.seed=4",
+    ])  # fmt: skip
+    names, regions = (stage.mixture for stage in config.stages)
+    assert regions["sources"][1]["weight"] == 3
+    assert regions["seed"] == 4
+    assert names["sources"][1]["weight"] == 1
+    assert "seed" not in names
+    assert names["sources"][0] == regions["sources"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -306,6 +306,7 @@ def test_whatever_a_record_raises_is_a_line_and_the_run_goes_on(tmp_path, worker
     config = run_config(tmp_path, data={"workers": workers})
     outcome = train(config, dataclasses.replace(components(), collate=raising))
     assert outcome.folder is not None
+    assert outcome.bad_records == 1, "once, however often it came"
     (line,) = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "2"
     assert "RuntimeError: calculated padded input size" in json.loads(line)["reason"]
