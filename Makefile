@@ -116,7 +116,7 @@ $(OLDEST)/.dev $(NEWEST)/.dev: pyproject.toml constraints.txt
 
 $(LMMS)/.dev: pyproject.toml constraints.txt
 	$(call new_venv,$(@D))
-	@grep '^torch==' constraints.txt > $(@D)/constraints.txt
+	@grep -E '^(pip|torch)==' constraints.txt > $(@D)/constraints.txt
 	$(call torch_first,$(@D),$(@D)/constraints.txt)
 	@echo "Installing vlm_fo1 beside lmms-eval into $(@D): it is large"
 	@$(@D)/bin/python $(PIP) -c $(@D)/constraints.txt -e '.[lmms]' --group dev

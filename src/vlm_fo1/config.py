@@ -133,7 +133,9 @@ def read_json(path: str | Path, raises: type[FO1Error] = ConfigError) -> Any:
                 f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its "
                 "folder, or download the file again"
             ) from error
-        raise raises(f"{path} is not JSON: {error}") from error
+        raise raises(
+            f"{path} is {'not JSON: ' + str(error) if text.strip() else 'empty'}"
+        ) from error
 
 
 def read_object(path: str | Path, raises: type[FO1Error] = ConfigError) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def read_samples(data: Path, images: Path | None, seed: int) -> list[Sample]:
 
 def _of_lines(data: Path, folder: Path) -> list[Sample]:
     found: list[Sample] = []
-    for number, line in enumerate(read_text(data, DataError).splitlines(), 1):
+    for number, line in enumerate(read_text(data, DataError).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -210,7 +210,7 @@ def _ask(job: Job, errors: Console) -> int:
         options=config.plain(benchmark.options),
         items=len(items),
         digest=digest_of(items),
-        model=_decisive(job, benchmark),
+        model=_decisive(job, benchmark, asking=any(item.boxes is None for item in items)),
         shard=job.shard,
         data=str(job.data),
         command=shlex.join(["fo1", *sys.argv[1:]]),
@@ -248,8 +248,13 @@ def _items(job: Job, benchmark: "Benchmark", errors: Console) -> "list[Item]":
     return [item if item.boxes is not None else replace(item, boxes=given) for item in items]
 
 
-def _decisive(job: Job, benchmark: "Benchmark") -> dict[str, Any]:
+def _decisive(job: Job, benchmark: "Benchmark", *, asking: bool) -> dict[str, Any]:
     """What decides the answers, with what stands for what was not typed.
+
+    Args:
+        job: What was typed.
+        benchmark: What is asked.
+        asking: Whether an item needs the proposer.
 
     Raises:
         ConfigError: Tiles that cannot be.
@@ -258,7 +263,7 @@ def _decisive(job: Job, benchmark: "Benchmark") -> dict[str, Any]:
     from vlm_fo1.proposers.base import default_proposer
 
     model = dict(job.model)
-    if model["proposer"] is None and model["boxes"] is None:
+    if asking and model["proposer"] is None:
         model["proposer"] = default_proposer(model["model"])
     if model["tile"] is None:
         model["tile"] = "auto" if benchmark.card.tiled else "none"

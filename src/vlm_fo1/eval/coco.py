@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,14 @@ def read_coco(path: Path, *, unknown_category: int | None = None) -> CocoSet:
             -1 for no target; they have to be read from `CocoImage.annotations`.
 
     Raises:
-        EvaluationError: The file is missing or no COCO data set, it has no image, ids are doubled,
-            or annotations are of images or categories that it does not have.
+        EvaluationError: The file is missing or no COCO data set, it has no image, ids are doubled
+            (those of annotations in one image), or annotations are of images or categories that it
+            does not have.
     """
     values = read_object(path, EvaluationError)
     rows = {key: _rows(values, key, path) for key in ("images", "categories", "annotations")}
     for key in ("images", "categories"):
-        _refuse_doubles((row.get("id") for row in rows[key]), key, path)
+        _refuse_doubles((row.get("id") for row in rows[key]), f"ids of {key}", path)
     names = [str(row.get("name")) for row in rows["categories"]]
     _refuse_doubles(names, "names of categories", path)
     if not rows["images"]:
@@ -91,6 +93,8 @@ def read_coco(path: Path, *, unknown_category: int | None = None) -> CocoSet:
     allowed = {*entries, unknown_category} - {None}
     _refuse_strays(rows["annotations"], "category_id", allowed, path)
     _refuse_strays(rows["annotations"], "image_id", images, path)
+    ids = (f"{row['id']} of image {row['image_id']}" for row in rows["annotations"] if "id" in row)
+    _refuse_doubles(ids, "ids of annotations", path)
     for row in rows["annotations"]:
         images[row["image_id"]].annotations.append(row)
     return CocoSet(
@@ -116,17 +120,22 @@ def corners(annotations: Sequence[Mapping[str, Any]], where: str) -> list[list[f
     except BoxError as error:
         raise EvaluationError(f"{where}: {error}") from error
     for annotation, (x1, y1, x2, y2) in zip(annotations, boxes, strict=True):
-        if x2 < x1 or y2 < y1:
+        if not (-inf < x1 <= x2 < inf and -inf < y1 <= y2 < inf):  # nor is NaN
             raise EvaluationError(
                 f"{where}: the box of annotation {annotation.get('id')} is {x2 - x1:g} wide and "
-                f"{y2 - y1:g} high; 'bbox' is (x, y, width, height), which must not be negative"
+                f"{y2 - y1:g} high; 'bbox' is (x, y, width, height), which must be finite and not "
+                "negative"
             )
     return boxes
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path:
-    """Where an image is: the first folder that has it, else where it should be in the first one."""
-    places = [folder / name for folder in folders]
+    """Where an image is: the first folder that has it, else where it should be in the first one.
+
+    Files written on Windows may have backslashes in their names.
+    """
+    names = dict.fromkeys((name, name.replace("\\", "/")))
+    places = [folder / name for name in names for folder in folders]
     return next((place for place in places if place.is_file()), places[0])
 
 
@@ -155,7 +164,7 @@ def _rows(values: Mapping[str, Any], key: str, path: Path) -> list[Mapping[str, 
 
 
 def _refuse_doubles(ids: Iterable[Any], what: str, path: Path) -> None:
-    """Refuse ids that stand twice.
+    """Refuse ids and names that stand twice.
 
     Raises:
         EvaluationError: With how many and the first.
@@ -163,8 +172,8 @@ def _refuse_doubles(ids: Iterable[Any], what: str, path: Path) -> None:
     doubled = [id_ for id_, times in Counter(ids).items() if times > 1]
     if doubled:
         raise EvaluationError(
-            f"{path}: {len(doubled)} ids of {what} stand more than once, {doubled[0]!r} is the "
-            "first: each must be there once"
+            f"{path}: {len(doubled)} {what} stand more than once, {doubled[0]!r} is the first: "
+            "each must be there once"
         )
 
 

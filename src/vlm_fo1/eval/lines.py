@@ -23,7 +23,7 @@ def read_lines(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[st
         EvaluationError: The file is missing, has no line, or a line is no such object.
     """
     empty = True
-    for number, text in enumerate(read_text(path, EvaluationError).splitlines(), start=1):
+    for number, text in enumerate(read_text(path, EvaluationError).split("\n"), start=1):
         if not text.strip():
             continue
         empty = False

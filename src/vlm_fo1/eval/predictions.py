@@ -58,7 +58,11 @@ class Prediction:
             ),
             proposal_scores=None if scores is None else tuple(map(rounded_score, scores.tolist())),
             mentions=tuple(
-                Mention(written.get(said.label, said.label), said.indices, said.confidence)
+                Mention(
+                    written.get(said.label, said.label),
+                    said.indices,
+                    said.confidence and tuple(round(value, 6) for value in said.confidence),
+                )
                 for said in answer.mentions
             ),
             count=answer.count,
@@ -78,7 +82,7 @@ class Prediction:
         for said in self.mentions:
             known = said.confidence or (np.nan,) * len(said.indices)
             for index, value in zip(said.indices, known, strict=True):
-                first.setdefault((said.label, index), rounded_score(value))
+                first.setdefault((said.label, index), None if value != value else value)  # NaN
         return [(label, index, value) for (label, index), value in first.items()]
 
     @property

@@ -5,6 +5,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,13 @@ def items_of(benchmark: Benchmark, data: Path, limit: int | None = None) -> list
     """
     if not data.is_dir():
         raise EvaluationError(f"--data {data} is no folder: it must hold {benchmark.card.layout}")
-    items = []
-    for item in benchmark.items(data):
-        if limit is not None and len(items) >= limit:
-            break
-        items.append(item)
+    try:
+        items = list(islice(benchmark.items(data), limit))
+    except EvaluationError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        card = benchmark.card
+        raise EvaluationError(f"{error}; needed: {card.layout}; from: {card.source}") from error
     if not items:
         raise EvaluationError(f"{data} holds no item of {benchmark.card.title}: nothing to ask")
     doubled = [id_ for id_, times in Counter(item.id for item in items).items() if times > 1]

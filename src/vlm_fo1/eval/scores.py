@@ -20,12 +20,14 @@ class Part:
         scale: What values are multiplied by: shares are printed per cent.
         records: The records that a score to be resampled is about, by position; None for all. Of
             records that are drawn together one may stand for all.
+        words: Whether the words of an answer decide it, so that no boxes set it a limit.
     """
 
     score: Resampled | Mapping[str, float | None]
     prefix: str = ""
     scale: float = 100.0
     records: Sequence[int] | None = None
+    words: bool = False
 
     def values(self) -> Mapping[str, float | None]:
         """The values, as shares."""
@@ -60,6 +62,12 @@ class Scores:
             for key, value in part.values().items():
                 result[part.name(key)] = None if value is None else value * part.scale
         return result
+
+    @property
+    def values_of_boxes(self) -> Score:
+        """Those of `values` that boxes decide."""
+        words = {p.name(key) for p in self.parts if p.words for key in p.values()}
+        return {name: value for name, value in self.values.items() if name not in words}
 
     def intervals(
         self, groups: Sequence[str], samples: int = 1000, seed: int = 0

@@ -148,6 +148,7 @@ def test_countbench_end_to_end(run, tmp_path):
     assert "accuracy" in said
     text = (tmp_path / "evaluations" / "countbench" / "report.md").read_text()
     assert "| FO1 + UPN | 89.73 |" in text
+    assert "| **tiny** (this run) |" in text  # the boxes are the file's: no proposer was asked
 
 
 def test_the_list_shows_every_benchmark_with_files_and_choices(run, loads):

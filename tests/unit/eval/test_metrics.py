@@ -1,5 +1,6 @@
 """Metrics against cases worked out by hand; boxes are written (x, y, width, height) here."""
 
+import numpy as np
 import pytest
 
 from vlm_fo1.eval import metrics
@@ -420,6 +421,9 @@ def test_read_text_is_right_whatever_its_case_but_not_its_punctuation():
         ("<region4><region5> 10 people", 10),
         ("see region12", 2),
         ("region 5 and 6", 5),
+        ("\u0663 cats", 3),  # digits of any script, as the official pattern has them
+        ("<region\uff13>\uff14 cats", 4),
+        ("9" * 5000, int("9" * 4000)),  # a model that repeats itself stops no scoring
         ("", 0),
         (None, 0),
     ],
@@ -433,6 +437,7 @@ def test_the_official_count_is_the_first_number_outside_the_tags(text, expected)
     [
         ([(8, 6), (9, 9), (7, 7)], 91.7, 0),
         ([(8, 6), None, (7, 7)], 86.7, 1),
+        (np.array([[8, 6], [7, 7]]), 86.7, 0),
         ([(8, 6), (-1, -1), (7, 7)], 86.7, 1),
         ([(9, 8), (8, 9), (10, 5), (7, 7)], 85.3, 0),
         ([None], None, 1),

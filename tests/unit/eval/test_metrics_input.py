@@ -81,6 +81,8 @@ def test_boxes_without_labels_are_refused_where_labels_count(metric):
         ([[0, 0, float("inf"), 9]], r"holds \(0, 0, inf, 9\)"),
         ([[10, 10, 5, 5]], r"holds \(10, 10, 5, 5\).*is it \(x, y, width, height\)"),
         ([[True, True, True, True]], "must be rows of four numbers.*got bool"),
+        ([[0, 0, 10**400, 9]], "must be rows of four numbers.*got object"),
+        ([[0.0, 0.0, 9.0, 9.0], 5], "must be rows of four numbers"),
         (None, "must be rows of four numbers"),
     ],
 )
@@ -122,6 +124,14 @@ def test_answers_and_truths_pair_up():
         referring_accuracy([[BOX]], [BOX, BOX])
     with pytest.raises(EvaluationError, match="got 2 and 1"):
         text_accuracy(["a", "b"], ["a"])
+
+
+@pytest.mark.parametrize("at", [0, 50, float("nan"), True])
+def test_an_overlap_that_every_box_reaches_or_none_is_refused(at):
+    with pytest.raises(EvaluationError, match=rf"IoU of {at}.* must be in \(0, 1\]"):
+        referring_accuracy([[BOX]], [BOX], at=at)
+    with pytest.raises(EvaluationError, match=rf"IoU of {at}.* must be in \(0, 1\]"):
+        metrics.proposal_recall([{"truth": [BOX], "proposals": [BOX]}], at=[0.5, at])
 
 
 def test_an_expression_of_several_objects_is_no_item_of_refcoco():
@@ -168,10 +178,18 @@ def test_scores_are_needed_one_per_answer():
     image = {"truth": {"a": [BOX]}, "answer": {"a": [BOX]}}
     with pytest.raises(EvaluationError, match="item 0 has no 'scores'"):
         average_precision([image])
-    with pytest.raises(EvaluationError, match=r"shape \(0,\) for 1 boxes of image 0, 'a'"):
+    with pytest.raises(EvaluationError, match=r"shape \(0,\) for 1 boxes of image 0, answer, 'a'"):
         average_precision([{**image, "scores": {}}])
     with pytest.raises(EvaluationError, match="frequency of 'a' is None: one of r, c, f"):
         average_precision([{**image, "scores": {"a": [1]}}], frequency={})
+
+
+def test_average_precision_counts_images_by_whole_numbers():
+    image = {"truth": {"a": [BOX]}, "answer": {"a": [BOX]}, "scores": {"a": [1.0]}}
+    tally = metrics.precision_tally([image, image])
+    assert tally.score([2, 1])["ap"] == pytest.approx(1)
+    with pytest.raises(EvaluationError, match="weights must be whole numbers"):
+        tally.score([0.5, 1])
 
 
 def test_ratings_rows_and_texts_of_another_form_are_refused():

@@ -1,6 +1,7 @@
 """Reports: figures beside figures, ceilings, failures, plots and the worst cases."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -145,6 +146,38 @@ def test_outcomes_say_what_is_right_found_and_wrong(tmp_path):
     assert outcomes.area_M.tolist() == [400, 400]
     assert outcomes.found_M.tolist() == [True, False]
     assert outcomes.wrong_I.tolist() == [3]
+
+
+def test_labels_are_told_each_by_itself_where_they_recur(tmp_path):
+    write_coco(tmp_path, {**OBJECTS, "d.png": [("dog", [10, 10, 40, 30])]})
+    report = report_of(tmp_path, mixed)
+    assert report.outcomes is not None
+    assert report.outcomes.by_label == {
+        "cat": {"objects": 1, "found": 1, "answered": 1},
+        "dog": {"objects": 4, "found": 1, "answered": 1},
+    }
+    text = as_markdown(report)
+    assert "| dog | 4 | 1 | 1 | 25.00 | 100.00 |\n| cat | 1 | 1 | 1 | 100.00 | 100.00 |" in text
+    assert report.to_dict()["by_label"] == report.outcomes.by_label
+    write_coco(tmp_path, OBJECTS)
+    assert "By label" not in as_markdown(report_of(tmp_path, mixed))  # two labels of three images
+
+
+def test_problems_of_answers_are_counted_whatever_numbers_they_hold(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+
+    def says(item):
+        return replace(truthful(item), problems=(f"{item.id} regions were left out", "b|c"))
+
+    text = as_markdown(report_of(tmp_path, says))
+    assert "| N regions were left out | 3 |\n" in text
+    assert "| b\\|c | 3 |" in text
+
+
+def test_a_run_that_asked_for_what_is_there_alone_says_so(tmp_path):
+    write_coco(tmp_path, OBJECTS)
+    asking = load_benchmark("folder", ["ask=present"])
+    assert "only the labels that an image has" in as_markdown(report_of(tmp_path, mixed, asking))
 
 
 def test_scores_stand_beside_their_boxes(tmp_path):

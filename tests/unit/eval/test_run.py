@@ -1,5 +1,7 @@
 """Runs of a benchmark: whole, killed and gone on with, in shards, with items that break."""
 
+import contextlib
+import gc
 import json
 from dataclasses import replace
 
@@ -108,6 +110,14 @@ def test_two_shards_equal_one_run(tmp_path, data):
     assert [record.to_dict() for record in parts] == [record.to_dict() for record in whole]
 
 
+def test_reading_a_run_leaves_the_search_for_garbage_as_it_was(tmp_path, data):
+    run(tmp_path / "out", items_of(FOLDER, data), data)
+    for folder, raised in (("out", ()), ("none", EvaluationError)):
+        with pytest.raises(raised) if raised else contextlib.nullcontext():
+            read_run(tmp_path / folder)
+        assert gc.isenabled()
+
+
 def test_gaps_doubles_and_strangers_are_errors_with_counts(tmp_path, data):
     items = items_of(FOLDER, data)
     run(tmp_path, items, data, shard=Shard(1, 2))
@@ -119,7 +129,7 @@ def test_gaps_doubles_and_strangers_are_errors_with_counts(tmp_path, data):
     (tmp_path / "predictions-1-of-2.jsonl").unlink()
     path = tmp_path / "predictions.jsonl"
     path.write_text(path.read_text().replace('"index": 6', '"index": 7'))
-    with pytest.raises(EvaluationError, match="1 of 7 items are not of this benchmark"):
+    with pytest.raises(EvaluationError, match="1 predictions are of no item, as there are 7"):
         read_run(tmp_path)
 
 
@@ -179,6 +189,13 @@ def test_some_missing_images_are_warned_of_and_all_missing_are_refused(tmp_path,
 
 def test_a_limit_takes_the_first_items(data):
     assert [item.id for item in items_of(FOLDER, data, limit=3)] == ["1", "2", "3"]
+
+
+def test_a_missing_file_is_told_with_what_is_needed_and_where_it_comes_from(tmp_path):
+    for name, file in (("humanref", "annotations.jsonl"), ("refcoco", r"refcoco/refs\(unc\).p")):
+        said = rf"{file}.*; needed: .*; from: (huggingface|github).*"
+        with pytest.raises(EvaluationError, match=said):
+            items_of(load_benchmark(name), tmp_path)
 
 
 def test_doubled_ids_are_refused(data):

@@ -1,7 +1,7 @@
 """Detection in a folder of one's own: any images with a COCO file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,11 @@ class Folder:
 
     def judge(self, records: Sequence[Record]) -> Scores:
         """F1 of answers as they are, and AP by the scores that were chosen."""
-        return judge_detection(records, self.options.scores)
+        scores = judge_detection(records, self.options.scores)
+        if self.options.ask == "all":
+            return scores
+        said = "only the labels that an image has were asked of it: none of others can be false"
+        return replace(scores, notes=(said, *scores.notes))
 
 
 def judge_detection(records: Sequence[Record], scored: Scored = "confidence") -> Scores:

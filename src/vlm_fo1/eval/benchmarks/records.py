@@ -23,6 +23,7 @@ from vlm_fo1.eval.metrics.tally import Tally, share
 from vlm_fo1.eval.predictions import Record, boxes_by_label
 from vlm_fo1.eval.scores import Part, Scores, places_of
 from vlm_fo1.markup import RELEASED, scan
+from vlm_fo1.regions import rounded
 from vlm_fo1.tasks import TASKS, Request, Task
 
 _NAMES = (Task.DETECTION, Task.GROUNDED_CAPTION, Task.IDENTIFY)
@@ -59,7 +60,7 @@ class Records:
         parts: list[Part] = []
         for task, places in places_of(record.truth["task"] for record in records).items():
             own = [records[place] for place in places]
-            parts += [Part(tally, task, scale, places) for tally, scale in _tallies(task, own)]
+            parts += _parts(task, own, places)
         errors = [1 - _exact(record) for record in records]
         return Scores(parts=tuple(parts), errors=errors)
 
@@ -103,17 +104,19 @@ def _request(turn: Turn, answered: Set[str]) -> Request:
     return Request(task="free", text=tags.sub("{}", words), regions=regions)
 
 
-def _tallies(task: str, records: Sequence[Record]) -> Iterator[tuple[Tally, float]]:
-    """The tallies of a task, and what their values are multiplied by."""
+def _parts(task: str, records: Sequence[Record], places: Sequence[int]) -> Iterator[Part]:
+    """The scores of a task, whose records have these places."""
     if task in _NAMES:
         images = [record.labelled() for record in records]
         if any(image["truth"] for image in images):
-            yield pooled_f1_tally(images, "all"), 100
-            yield false_positives_tally(images), 1
+            yield Part(pooled_f1_tally(images, "all"), task, records=places)
+            prefix = f"{task} false positives per truth"
+            yield Part(false_positives_tally(images), prefix, 1, places)
     if task in _PHRASES:
-        yield grec_tally([record.unlabelled() for record in records]), 100
+        yield Part(grec_tally([record.unlabelled() for record in records]), task, records=places)
     rows = [(_exact(record), 1) for record in records]
-    yield Tally.of_items(rows, lambda sums_1K: {"exact": share(*sums_1K[0])}), 100
+    tally = Tally.of_items(rows, lambda sums_1K: {"exact": share(*sums_1K[0])})
+    yield Part(tally, task, records=places, words=task not in (*_NAMES, *_PHRASES))
 
 
 def _exact(record: Record) -> float:
@@ -125,11 +128,17 @@ def _exact(record: Record) -> float:
         return float(official_count(record.answer.text) == official_count(truth["answer"]))
     if task in _NAMES:
         said = {label: sorted(boxes) for label, boxes in record.answer.by_label.items()}
-        return float(said == {label: sorted(boxes) for label, boxes in truth["boxes"].items()})
+        true = {label: sorted(_rounded(boxes)) for label, boxes in truth["boxes"].items()}
+        return float(said == true)
     if task in _PHRASES:
         return grec_tally([record.unlabelled()]).score()["pr"] or 0.0
     value: Any = text_accuracy_tally([record.answer.plain], [truth["answer"]]).score()["accuracy"]
     return value or 0.0
+
+
+def _rounded(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Boxes as those of an answer are."""
+    return [[rounded(value) for value in box] for box in boxes]
 
 
 RECORDS = Records(

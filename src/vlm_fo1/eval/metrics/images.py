@@ -27,13 +27,9 @@ from vlm_fo1.eval.metrics.records import (
     Array,
     BoxLists,
     by_label,
-    checked_numbers,
     field,
     listed,
 )
-
-_NAMES = {"truth": "areas", "answer": "scores"}
-"""What stands beside boxes, a number each."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,6 @@ def read_images(
     group_L: dict[str, list[int]] = {kind: [] for kind in lists}
     label_of: dict[Hashable, int] = {}
     image_G, label_G, spared_G, negative_G, failed_I = [], [], [], [], []
-    numbers: dict[str, list[Array]] = {"truth": [], "answer": []}
     for index, image in enumerate(listed(images, "images")):
         said = _fields(image, index)
         failed_I.append(said["answer"] is None)
@@ -117,28 +112,22 @@ def read_images(
         group_of: dict[int, int] = {}
         for kind, boxes_of in said.items():
             for label, boxes in (boxes_of or {}).items():
-                number = label_of.setdefault(rename(label), len(label_of))
+                name = rename(label)
+                number = label_of.setdefault(name, len(label_of))
                 if number not in group_of:
                     group_of[number] = len(image_G)
                     image_G.append(index)
                     label_G.append(number)
-                    spared_G.append(rename(label) in spared)
-                    negative_G.append(rename(label) in negative)
-                count = lists[kind].add(boxes, f"image {index}", kind, repr(label))
+                    spared_G.append(name in spared)
+                    negative_G.append(name in negative)
+                own = stated[kind].get(label, [] if scored and kind == "answer" else None)
+                lists[kind].add(boxes, f"image {index}", kind, repr(label), each=own)
                 group_L[kind].append(group_of[number])
-                if kind in stated:
-                    own = stated[kind].get(label, [] if kind == "answer" else None)
-                    numbers[kind].append(
-                        np.full(count, np.nan) if own is None
-                        else checked_numbers(own, count, f"image {index}, {label!r}", _NAMES[kind])
-                    )  # fmt: skip
     grouped, order_of = {}, {}
     for kind, boxes in lists.items():
         grouped[kind], order_of[kind] = _in_groups(boxes, group_L[kind])
-    stated_M = np.concatenate([np.zeros(0), *numbers["truth"]])[order_of["truth"]]
-    score_N = (
-        np.concatenate([np.zeros(0), *numbers["answer"]])[order_of["answer"]] if scored else None
-    )
+    stated_M = lists["truth"].numbers("areas")[order_of["truth"]]
+    score_N = lists["answer"].numbers("scores")[order_of["answer"]] if scored else None
     return Images(
         **grouped,
         area_M=np.where(np.isnan(stated_M), box_areas(grouped["truth"].boxes_N4), stated_M),
@@ -172,12 +161,11 @@ def _fields(image: Any, index: int) -> dict[str, Mapping[Hashable, Any] | None]:
 
 def _numbers_of(image: Any, index: int, *, scored: bool) -> dict[str, Mapping[Hashable, Any]]:
     """Areas of objects, and the scores of answers where they are needed, by label."""
-    stated: dict[str, Any] = {"truth": image.get("areas") or {}}
+    scores: Any = {}
     if scored and image["answer"] is not None:
-        stated["answer"] = field(image, "scores", index)
-    for kind, values in stated.items():
-        by_label(values, f"image {index}, {_NAMES[kind]}")
-    return stated
+        scores = by_label(field(image, "scores", index), f"image {index}, scores")
+    areas = by_label(image.get("areas") or {}, f"image {index}, areas")
+    return {"truth": areas, "crowd": {}, "answer": scores}
 
 
 def _in_groups(lists: BoxLists, group_L: list[int]) -> tuple[Grouped, Ints]:

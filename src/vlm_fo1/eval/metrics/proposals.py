@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vlm_fo1.eval.metrics.matching import SLACK, Grouped, claims, overlap_iou
-from vlm_fo1.eval.metrics.records import BoxLists, field, listed, read_boxes
+from vlm_fo1.eval.metrics.records import BoxLists, field, listed, overlaps, read_boxes
 from vlm_fo1.eval.metrics.tally import Score, share
 
 
@@ -23,16 +23,17 @@ def proposal_recall(
         ``recall@.5`` and so on; None without objects.
 
     Raises:
-        EvaluationError: No images, or one without ``truth`` or ``proposals``.
+        EvaluationError: No images, one without ``truth`` or ``proposals``, or an IoU not in (0, 1].
         BoxError: A box is not four finite numbers, or is reversed.
     """
+    at = overlaps(at)
     truths, proposals = BoxLists(), BoxLists()
     for index, image in enumerate(listed(images, "images")):
         boxes = field(image, "proposals", index)
         proposals.add([] if boxes is None else boxes[:most], f"image {index}", "proposals")
         truths.add(field(image, "truth", index), f"image {index}", "truth")
     truth = Grouped(*truths.stacked())
-    found_NT = claims(Grouped(*proposals.stacked()), truth, tuple(at), later_on_tie=True) >= 0
+    found_NT = claims(Grouped(*proposals.stacked()), truth, at, later_on_tie=True) >= 0
     return {
         f"recall@{f'{least:g}'.lstrip('0')}": share(float(found_T), float(len(truth)))
         for least, found_T in zip(at, found_NT.sum(0), strict=True)

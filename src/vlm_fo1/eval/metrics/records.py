@@ -4,6 +4,7 @@ Shapes: N boxes of all lists together, L lists.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -89,13 +90,34 @@ def by_label(value: Any, where: str) -> Mapping[Hashable, Any]:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is one number, of Python or NumPy; a truth value is none."""
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
+
+
+def overlaps(at: Iterable[Any]) -> tuple[float, ...]:
+    """IoU that suffice, as they are.
+
+    Raises:
+        EvaluationError: One is not in (0, 1]: no box would miss it, or reach it.
+    """
+    values = tuple(at)
+    for value in values:
+        if not is_number(value) or not 0 < value <= 1:
+            raise EvaluationError(
+                f"an IoU of {value!r} was asked for: it must be in (0, 1], as 0.5"
+            )
+    return values
+
+
 def number(value: Any, where: str) -> float:
     """One finite number that is not negative.
 
     Raises:
         EvaluationError: It is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if not is_number(value):
         raise EvaluationError(f"{where} is {value!r}: a number is needed")
     if not 0 <= value < float("inf"):
         raise EvaluationError(f"{where} is {value}: it must be finite and not negative")
@@ -147,52 +169,40 @@ class BoxLists:
     """Many lists of boxes that are checked together, which is quick for hundreds of thousands."""
 
     def __init__(self) -> None:
-        self._parts: list[Array] = []
+        self._parts: list[Any] = []
         self._places: list[tuple[Any, ...]] = []
+        self._each: list[Any] = []
 
-    def add(self, value: Any, *place: Any) -> int:
+    def add(self, value: Any, *place: Any, each: Any = None) -> int:
         """Take in one list and return how many boxes it holds.
 
         Args:
             value: (N, 4) xyxy, one bare box, or nothing: ``[]`` or ``[[]]``.
             *place: Where it stands, for the message.
+            each: (N,) a number for each box, for `numbers`.
 
         Raises:
-            BoxError: Not numbers, or not four of them a box.
+            BoxError: Not numbers, or not four of them a box; of plain lists `stacked` says so.
         """
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, a tensor elsewhere
-            raise BoxError(
-                f"{_named(place)} must be rows of four numbers (x1, y1, x2, y2): {error}"
-            ) from error
-        if array.shape in {(0,), (1, 0)}:
-            array = np.zeros((0, 4))
-        elif array.shape == (4,):
-            array = array[None]
-        if array.dtype.kind not in "iuf":
-            raise BoxError(
-                f"{_named(place)} must be rows of four numbers (x1, y1, x2, y2), got "
-                f"{array.dtype.name} values"
-            )
-        if array.ndim != 2 or array.shape[1] != 4:
-            raise BoxError(
-                f"{_named(place)} must have shape (N, 4), got {array.shape}: pass one "
-                "(x1, y1, x2, y2) per box"
-            )
-        self._parts.append(array.astype(np.float64))
+        plain = type(value) is list and value and type(value[0]) is list and value[0]
+        part = value if plain else _rows(value, place)
+        self._parts.append(part)
         self._places.append(place)
-        return len(array)
+        self._each.append(each)
+        return len(part)
 
     def stacked(self) -> tuple[Array, npt.NDArray[np.int64]]:
         """All boxes (N, 4), and the number of the list that each is of (N,), in ascending order.
 
         Raises:
-            BoxError: A box is not finite or is reversed.
+            BoxError: A box is not four finite numbers, or is reversed.
         """
         sizes_L = [len(part) for part in self._parts]
         list_N = np.repeat(np.arange(len(sizes_L), dtype=np.int64), sizes_L)
-        boxes_N4 = np.concatenate([np.zeros((0, 4)), *self._parts])
+        boxes_N4 = _all_plain(self._parts)
+        if boxes_N4 is None:
+            rows = map(_rows, self._parts, self._places)
+            boxes_N4 = np.concatenate([np.zeros((0, 4)), *rows])
         good_N = (boxes_N4[:, 2:] >= boxes_N4[:, :2]).all(1) & np.isfinite(boxes_N4).all(1)
         if not good_N.all():
             worst = int(np.argmin(good_N))
@@ -203,6 +213,70 @@ class BoxLists:
                 "corner to the size"
             )
         return boxes_N4, list_N
+
+    def numbers(self, what: str) -> Array:
+        """What was given with each box, (N,); NaN where nothing was.
+
+        Args:
+            what: Its name, for the message.
+
+        Raises:
+            EvaluationError: There are more or fewer for a list, or one is not finite.
+        """
+        sizes_L = [len(part) for part in self._parts]
+        known_L = np.array([each is not None for each in self._each], np.bool_)
+        values_N = np.full(sum(sizes_L), np.nan)
+        given = [*zip(self._each, sizes_L, self._places, strict=True)]
+        given = [(each, size, place) for each, size, place in given if each is not None]
+        if all(type(each) is list and len(each) == size for each, size, _ in given):
+            flat = [*chain.from_iterable(each for each, _, _ in given)]
+            if set(map(type, flat)) <= {float} and np.isfinite(flat).all():
+                values_N[np.repeat(known_L, sizes_L)] = flat
+                return values_N
+        checked = [checked_numbers(each, size, _named(place), what) for each, size, place in given]
+        values_N[np.repeat(known_L, sizes_L)] = np.concatenate([np.zeros(0), *checked])
+        return values_N
+
+
+def _all_plain(parts: Sequence[Any]) -> Array | None:
+    """(N, 4) of lists of four floats each, in one step; None where something else is among them."""
+    if not all(type(part) is list or not len(part) for part in parts):
+        return None
+    rows = [*chain.from_iterable(parts)]
+    if set(map(type, rows)) <= {list} and set(map(len, rows)) <= {4}:
+        flat = [*chain.from_iterable(rows)]
+        if set(map(type, flat)) <= {float}:
+            return np.array(flat).reshape(-1, 4)
+    return None
+
+
+def _rows(value: Any, place: tuple[Any, ...]) -> Array:
+    """(N, 4) of one list.
+
+    Raises:
+        BoxError: Not numbers, or not four of them a box.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, a tensor elsewhere
+        raise BoxError(
+            f"{_named(place)} must be rows of four numbers (x1, y1, x2, y2): {error}"
+        ) from error
+    if array.shape in {(0,), (1, 0)}:
+        array = np.zeros((0, 4))
+    elif array.shape == (4,):
+        array = array[None]
+    if array.dtype.kind not in "iuf":
+        raise BoxError(
+            f"{_named(place)} must be rows of four numbers (x1, y1, x2, y2), got "
+            f"{array.dtype.name} values"
+        )
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BoxError(
+            f"{_named(place)} must have shape (N, 4), got {array.shape}: pass one "
+            "(x1, y1, x2, y2) per box"
+        )
+    return array.astype(np.float64)
 
 
 def _named(place: tuple[Any, ...]) -> str:

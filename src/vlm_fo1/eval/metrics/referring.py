@@ -25,6 +25,7 @@ from vlm_fo1.eval.metrics.records import (
     choice,
     field,
     listed,
+    overlaps,
     read_boxes,
     same_length,
 )
@@ -45,7 +46,8 @@ def referring_accuracy(answers: Iterable[Any], truths: Iterable[Any], at: float 
         than one box. No box and a failed item are wrong.
 
     Raises:
-        EvaluationError: No items, lists of different length, or a truth that is not one box.
+        EvaluationError: No items, lists of different length, a truth that is not one box, or an
+            ``at`` outside (0, 1].
         BoxError: A box is not four finite numbers, or is reversed.
     """
     return referring_tally(answers, truths, at).score()
@@ -60,6 +62,7 @@ def referring_tally(answers: Iterable[Any], truths: Iterable[Any], at: float = 0
     """
     answers, truths = listed(answers, "answers"), listed(truths, "truths")
     same_length(answers, truths, "answers and truths")
+    (at,) = overlaps([at])
     rows = np.zeros((len(truths), 4))
     for index, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
         object_14 = read_boxes(truth, f"truth {index}")

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vlm_fo1.errors import EvaluationError
-from vlm_fo1.eval.metrics.records import field, listed, same_length
+from vlm_fo1.eval.metrics.records import field, is_number, listed, same_length
 from vlm_fo1.eval.metrics.tally import Score, Tally, mean, share
 
 _REGION = re.compile(r"<region\d+>")
-_NUMBER = re.compile(r"(?<!region)[0-9]+")
+_NUMBER = re.compile(r"(?<!region)\d+")
+_DIGITS = 4000
+"""More of one number are not read: Python refuses to, and no count has them."""
 _HALLUSION_KEYS = ("category", "set", "figure", "question", "right")
 
 
@@ -66,6 +68,7 @@ def official_count(text: str | None) -> int:
     Every ``<regionN>`` is deleted; then the first run of digits counts that ``region`` does not
     stand right before; 0 if there is none. So "2 door car ... There are 3" gives 2, number words
     are not read, and "region12" without brackets gives 2: print the number of regions beside it.
+    Digits are those of any script.
 
     Args:
         text: The answer with its tags; None (the item failed) gives 0: count it as wrong even
@@ -77,7 +80,7 @@ def official_count(text: str | None) -> int:
     if text is None:
         return 0
     match = _NUMBER.search(_REGION.sub("", _text(text, "answer")))
-    return int(match[0]) if match else 0
+    return int(match[0][:_DIGITS]) if match else 0
 
 
 def text_accuracy(answers: Iterable[Any], truths: Iterable[Any]) -> float:
@@ -183,15 +186,16 @@ def _hallusion_row(row: Any, index: int) -> tuple[Any, ...]:
 def _rating(pair: Any, index: int) -> tuple[float, float] | None:
     if pair is None:
         return None
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
+    if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
         raise EvaluationError(f"pair {index} is {pair!r}: (reference, ours) or None is needed")
-    if tuple(pair) == (-1, -1):
+    reference, ours = pair
+    if (reference, ours) == (-1, -1):
         return None
-    if not all(isinstance(value, int | float) and 0 <= value <= 10 for value in pair):
+    if not all(is_number(value) and 0 <= value <= 10 for value in pair):
         raise EvaluationError(
             f"pair {index} is {pair!r}: ratings lie between 0 and 10; None is an unreadable one"
         )
-    return float(pair[0]), float(pair[1])
+    return float(reference), float(ours)
 
 
 def _folded(text: Any, what: str) -> str:

@@ -1,7 +1,10 @@
 """A report as a value: scores, intervals, ceilings, failures, and what to draw."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,10 +12,10 @@ import numpy as np
 from vlm_fo1.config import plain
 from vlm_fo1.eval.benchmark import Benchmark, Card, Published
 from vlm_fo1.eval.benchmarks import published
-from vlm_fo1.eval.files import Header
+from vlm_fo1.eval.files import Header, uncollected
 from vlm_fo1.eval.metrics import proposal_recall
 from vlm_fo1.eval.metrics.tally import Score
-from vlm_fo1.eval.predictions import Record
+from vlm_fo1.eval.predictions import Prediction, Record
 from vlm_fo1.eval.report.outcomes import Outcomes, best_possible, finds_boxes, outcomes_of
 
 GALLERY = 12
@@ -32,8 +35,8 @@ class Report:
     intervals: Mapping[str, tuple[float, float] | None]
     """95 %, over images; a name that is missing cannot be resampled."""
     ceiling: Score
-    """The values of the best answer that the offered boxes allow; empty where boxes are not what
-    is looked for."""
+    """The values of the best answer that the offered boxes allow; none of those that words decide,
+    and empty where boxes are not what is looked for."""
     proposals: Score
     """Recall of the offered boxes whatever things are called, in per cent; empty likewise."""
     boxes_per_item: float | None
@@ -41,8 +44,10 @@ class Report:
     items: int
     images: int
     failures: Sequence[Record]
-    problems: int
-    """Answers that the parser could not use in full."""
+    with_problems: int
+    """Answers that the parser could not use in full, or that needed several questions."""
+    problems: Mapping[str, int]
+    """How many answers have each, numbers left out, the commonest first."""
     seconds: Mapping[str, float]
     """Mean seconds an item, by part."""
     notes: tuple[str, ...]
@@ -74,7 +79,9 @@ class Report:
             "items": self.items,
             "images": self.images,
             "failed": [{"id": r.id, "image": r.image, "error": r.error} for r in self.failures],
-            "answers_with_problems": self.problems,
+            "answers_with_problems": self.with_problems,
+            "problems": dict(self.problems),
+            "by_label": {} if self.outcomes is None else dict(self.outcomes.by_label),
             "seconds_per_item": dict(self.seconds),
             "notes": list(self.notes),
             "published": plain(self.published),
@@ -82,6 +89,7 @@ class Report:
         }
 
 
+@uncollected()
 def make_report(
     benchmark: Benchmark, header: Header, records: Sequence[Record], *, samples: int = 1000
 ) -> Report:
@@ -109,13 +117,14 @@ def make_report(
         published=published(header.benchmark),
         values=scores.values,
         intervals=scores.intervals([record.group for record in records], samples),
-        ceiling=benchmark.judge(best_possible(records)).values if boxes else {},
+        ceiling=benchmark.judge(best_possible(records)).values_of_boxes if boxes else {},
         proposals=_proposals(records) if boxes else {},
         boxes_per_item=float(np.mean([len(a.boxes) for a in answered])) if answered else None,
         items=len(records),
         images=len({record.image for record in records}),
         failures=[record for record in records if record.answer is None],
-        problems=sum(bool(answer.problems) for answer in answered),
+        with_problems=sum(bool(answer.problems) for answer in answered),
+        problems=_problems(answered),
         seconds=_seconds(records),
         notes=scores.notes,
         outcomes=outcomes,
@@ -134,9 +143,14 @@ def _proposals(records: Sequence[Record]) -> Score:
             scores = [-np.inf if s is None else s for s in answer.proposal_scores or ()]
             order = np.argsort(-np.array(scores), kind="stable") if scores else slice(None)
             offered = answer.boxes[order]
-        images.append({"truth": record.unlabelled()["truth"], "proposals": offered})
+        images.append({"truth": [*chain(*record.truth["boxes"].values())], "proposals": offered})
     recall = proposal_recall(images)
     return {name: None if value is None else 100 * value for name, value in recall.items()}
+
+
+def _problems(answers: Sequence[Prediction]) -> Mapping[str, int]:
+    kinds = ({re.sub(r"\d+", "N", text) for text in answer.problems} for answer in answers)
+    return dict(Counter(chain.from_iterable(kinds)).most_common())
 
 
 def _seconds(records: Sequence[Record]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Shapes: N answered boxes, M objects, I records, G groups (a label of an image).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,8 @@ class Outcomes:
     found_M: Bools
     wrong_I: npt.NDArray[np.int64]
     """Boxes too many and objects missing, by record; a failed one has one more."""
+    by_label: Mapping[str, Mapping[str, int]]
+    """``objects``, how many of them were ``found``, and boxes ``answered``, by label."""
 
 
 def finds_boxes(records: Sequence[Record]) -> bool:
@@ -59,6 +61,7 @@ def outcomes_of(records: Sequence[Record]) -> Outcomes:
         area_M=images.area_M,
         found_M=found_M,
         wrong_I=extra_I + missed_I + images.failed_I,
+        by_label=_by_label(images, found_M, counted_N),
     )
 
 
@@ -90,11 +93,28 @@ def _best(record: Record) -> Prediction:
                 own[best] = max(own.get(best, 0.0), value)
                 scores[best] = max(scores[best], value)
     mentions = tuple(
-        Mention(label, tuple(own), tuple(own.values())) for label, own in found.items()
+        Mention(label, tuple(own), tuple(round(value, 6) for value in own.values()))
+        for label, own in found.items()
     )
     return replace(
         answer, text="", plain="", mentions=mentions, proposal_scores=tuple(scores), masks=None
     )
+
+
+def _by_label(images: Images, found_M: Bools, counted_N: Bools) -> dict[str, dict[str, int]]:
+    groups = {
+        "objects": images.truth.group_N,
+        "found": images.truth.group_N[found_M],
+        "answered": images.answer.group_N[counted_N],
+    }
+    counts = {
+        key: np.bincount(images.label_G[group], minlength=len(images.names)).tolist()
+        for key, group in groups.items()
+    }
+    return {
+        str(name): dict(zip(counts, row, strict=True))
+        for name, *row in zip(images.names, *counts.values(), strict=True)
+    }
 
 
 def _by_image(images: Images, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -7,6 +7,8 @@ from vlm_fo1.eval.report.content import Report
 
 FAILURES = 20
 """How many failed items are named; the JSON file names all."""
+LABELS = 30
+"""How many labels are; likewise."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ def tables_of(report: Report) -> list[Table]:
     tables = [_scores(report), *_published(report)]
     if report.proposals:
         tables.append(_proposals(report))
+    tables += _by_label(report)
+    if report.problems:
+        tables.append(_problems(report))
     if report.failures:
         tables.append(_failures(report))
     return [*tables, _run(report)]
@@ -76,6 +81,33 @@ def _proposals(report: Report) -> Table:
     return Table("Offered boxes", ["recall", "per cent"], rows, note)
 
 
+def _by_label(report: Report) -> list[Table]:
+    """What became of each label, where labels are names that recur and no expressions."""
+    counts = {} if report.outcomes is None else report.outcomes.by_label
+    if not counts or 2 * len(counts) > report.items:
+        return []
+    worst = sorted(counts.items(), key=lambda item: item[1]["found"] - item[1]["objects"])
+    rows = [
+        [name, *(str(own[key]) for key in ("objects", "found", "answered")),
+         shown(_per_cent(own["found"], own["objects"])),
+         shown(_per_cent(own["found"], own["answered"]))]
+        for name, own in worst[:LABELS]
+    ]  # fmt: skip
+    more = len(worst) - len(rows)
+    note = "At IoU 0.5, most missed first." + (f" {more} more stand in report.json." * (more > 0))
+    columns = ["label", "objects", "found", "boxes answered", "recall", "precision"]
+    return [Table("By label", columns, rows, note)]
+
+
+def _per_cent(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def _problems(report: Report) -> Table:
+    rows = [[text, str(count)] for text, count in [*report.problems.items()][:FAILURES]]
+    return Table("Answers with problems", ["what the program says of them", "answers"], rows)
+
+
 def _failures(report: Report) -> Table:
     rows = [[r.id, r.image, r.error] for r in report.failures[:FAILURES]]
     more = len(report.failures) - len(rows)
@@ -91,7 +123,7 @@ def _run(report: Report) -> Table:
     rows: list[list[str]] = [
         ["items", str(report.items)],
         ["images", str(report.images)],
-        ["answers with problems", str(report.problems)],
+        ["answers with problems", str(report.with_problems)],
         *([f"seconds an item, {name}", f"{value:.3f}"] for name, value in report.seconds.items()),
         ["options", _said(header.options)],
         ["model", _said(header.model)],

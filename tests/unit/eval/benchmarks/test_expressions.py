@@ -26,6 +26,14 @@ def test_humanref_scores_targets_by_domain_and_number_and_rejection_apart(tmp_pa
     assert values["rejection"] == pytest.approx(50)  # the failed one is no rejection
 
 
+def test_a_separator_inside_an_expression_does_not_end_its_line(tmp_path):
+    write_image(tmp_path / "a.jpg", boxes=[A])
+    row = '{"image": "a.jpg", "expression": "the\u2028red\x85box", "boxes": [[0, 0, 10, 10]]}'
+    (tmp_path / "rows.jsonl").write_text(f"{row}\r\n{row}\n", encoding="utf-8")
+    items = list(load_benchmark("expressions").items(tmp_path))
+    assert [item.request.labels for item in items] == [("the\u2028red\x85box",)] * 2
+
+
 def test_humanrefs_candidates_are_offered_on_request_and_the_protocol_says_so(tmp_path):
     data = write_humanref(tmp_path)
     assert next(load_benchmark("humanref").items(data)).boxes is None

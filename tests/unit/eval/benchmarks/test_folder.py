@@ -65,9 +65,17 @@ def test_a_failed_image_has_found_nothing(tmp_path):
         (lambda c: c["annotations"][0].update(category_id=9), "category_id of 1 of 3 annotations"),
         (lambda c: c["annotations"][0].update(image_id=9), "image_id of 1 of 3 annotations"),
         (lambda c: c["images"][0].update(id=2), "1 ids of images stand more than once"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            "annotations stand .* '1 of image 1'",
+        ),
         (lambda c: c["images"].clear() or c["annotations"].clear(), "has no images"),
         (lambda c: c.pop("categories"), "'categories' must be a list"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "must not be negative"),
+        (lambda c: c["categories"][0].update(name="dog"), "json: 1 names of categories stand more"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "must be .* not negative"),
+        (lambda c: c["annotations"][0].update(bbox=[1, float("nan"), 3, 4]), "must be finite"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("inf"), 4]), "must be finite"),
+        (lambda c: c["annotations"][0].update(bbox=[-float("inf"), 2, 9, 4]), "must be finite"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2]), "annotation 1"),
         (lambda c: c["images"][0].pop("file_name"), "image 1 has no name"),
     ],
@@ -89,6 +97,12 @@ def test_of_several_files_one_has_to_be_named(tmp_path):
     with pytest.raises(EvaluationError, match="--option annotations=coco"):
         list(load_benchmark("folder").items(tmp_path))
     assert len(list(load_benchmark("folder", ["annotations=coco.json"]).items(tmp_path))) == 2
+
+
+def test_images_are_found_by_names_that_windows_wrote(tmp_path):
+    path = write_coco(tmp_path, OBJECTS)
+    path.write_text(path.read_text().replace('"file_name": "', '"file_name": "images\\\\'))
+    assert all(item.image.is_file() for item in load_benchmark("folder").items(tmp_path))
 
 
 def test_ids_that_are_zero_or_have_gaps_are_ids_like_others(tmp_path):

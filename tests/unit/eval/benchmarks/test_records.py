@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from tests.helpers.benchmark_cases.records import A, B, write_records
-from tests.helpers.evaluation import answer_to, records_of
+from tests.helpers.evaluation import answer_to, records_of, truthful
 
 from vlm_fo1.data.example import Example, Turn, write_examples
 from vlm_fo1.errors import EvaluationError
@@ -36,6 +36,20 @@ def test_many_names_in_the_tasks_own_words_are_asked_as_the_model_takes_them(tmp
     assert (unclear.task, unclear.text) == ("free", turns[2].question)
 
 
+def test_boxes_of_part_pixels_are_the_boxes_of_a_right_answer(tmp_path):
+    data = write_records(tmp_path)
+    found = "<ground>cat</ground><objects><region0></objects>"
+    example = Example(
+        image=data / "images" / "a.png",
+        regions_xyxy=np.array([[0.123456, 1, 9.87654, 10]], np.float32),
+        turns=(Turn.asked(ask_labels("detection", ["cat"]), found),),
+    )
+    write_examples(data / "records.jsonl", [example])
+    benchmark = load_benchmark("records")
+    scores = benchmark.judge(records_of(benchmark, data, truthful))
+    assert scores.values["detection exact"] == pytest.approx(100)
+
+
 def test_tasks_are_judged_each_by_what_it_is_for(tmp_path):
     benchmark = load_benchmark("records")
     data = write_records(tmp_path)
@@ -56,6 +70,9 @@ def test_tasks_are_judged_each_by_what_it_is_for(tmp_path):
     assert scores.values["counting exact"] == 0
     assert scores.values["brief_caption exact"] == pytest.approx(100)
     assert scores.values["referring pr"] == 0
+    assert scores.values["detection false positives per truth all"] == 0
+    by_words = {"counting exact", "brief_caption exact"}
+    assert scores.values.keys() - scores.values_of_boxes.keys() == by_words
     assert scores.errors == [0, 1, 0, 1]
 
 
