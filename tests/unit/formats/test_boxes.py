@@ -390,7 +390,7 @@ def test_what_cannot_be_used_is_refused_with_its_index(source, words):
     ("content", "words"),
     [
         (b"[[1, 2,", r"b\.json is not JSON"),
-        (b"", "is not JSON"),
+        (b"", r"b\.json is empty"),
         (b"\xff\xfe", "cannot be read as UTF-8 text"),
         (b"null", "holds None: a list or a dict is needed"),
         (b'"other.json"', "holds 'other.json': a list or a dict is needed"),
